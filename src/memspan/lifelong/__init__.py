@@ -1,0 +1,1 @@
+"""Lifelong: continual learning, model editing and memory banks, without losing the old."""

@@ -1,0 +1,198 @@
+"""What every long-term memory system shares: the values users see, and the two roles a system can play.
+
+An *organizer* decides what is built from episodes and how recall walks it. A *scribe* takes every language decision
+(which entities, which facts, which dates, what contradicts what). The facade in `memory.py` owns transactions,
+search, provenance and the clock; it calls both and neither touches a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from memspan.longterm.store import Transaction
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """One thing that was said or read, exactly as it came. Immutable once added.
+
+    Args:
+        text: what was said.
+        speaker: who said it.
+        at: when it was said; a naive datetime is taken as UTC.
+        session: the conversation or document it belongs to; neighbours are looked for only inside a session.
+        id: the caller's id, unique within a space; made from a counter when it is left out.
+        metadata: anything JSON can hold. `role` ("user" or "assistant") and `caption` are used by recall.
+    """
+
+    text: str
+    speaker: str | None = None
+    at: datetime | None = None
+    session: str | None = None
+    id: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recollection:
+    """One thing recalled, with where it comes from and why it was found.
+
+    Attributes:
+        kind: "episode", "fact", "entity", "community" or another kind of record.
+        id: the record's id; for an episode the caller's id.
+        text: the record's text.
+        score: higher is better; comparable only within one recall.
+        episodes: ids of the source episodes, the strongest first; an episode's own hit names itself.
+        valid_at, invalid_at: when it began and ceased to be true in the world; None is unknown or still true.
+        recorded_at, retired_at: when the store began and ceased to believe it.
+        why: which searches found it and with what weight, in words.
+    """
+
+    kind: str
+    id: str
+    text: str
+    score: float
+    episodes: list[str]
+    valid_at: datetime | None = None
+    invalid_at: datetime | None = None
+    recorded_at: datetime | None = None
+    retired_at: datetime | None = None
+    speaker: str | None = None
+    session: str | None = None
+    why: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+# --- what a scribe reads out of text -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EntityDraft:
+    """An entity as a text names it: `name` as written (pronouns resolved), `label` in spaCy's scheme or "THING"."""
+
+    name: str
+    label: str = "THING"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FactDraft:
+    """A fact as one episode states it.
+
+    Attributes:
+        subject, object: entity names; `object` may be a value ("42", "vegetarian").
+        relation: NAME_IN_CAPS.
+        text: the fact as one sentence that can be read alone.
+        valid_at: when it became true, None when the text does not say and the tense does not imply it.
+        invalid_at: when it ceased to be true, if the text says so.
+        ends: the text says that this fact holds no longer ("no longer works at X").
+        functional: at most one object per subject can be true at a time (LIVES_IN, WORKS_AT).
+        reason: the words that led to it, for `why` and for audits.
+    """
+
+    subject: str
+    relation: str
+    object: str
+    text: str
+    valid_at: datetime | None = None
+    invalid_at: datetime | None = None
+    ends: bool = False
+    functional: bool = False
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extraction:
+    """Everything a scribe read out of one episode."""
+
+    entities: tuple[EntityDraft, ...] = ()
+    facts: tuple[FactDraft, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FactView:
+    """A stored fact as a scribe sees it when it relates a new one to it. Referred to by its position, never by id."""
+
+    subject: str
+    relation: str
+    object: str
+    text: str
+    valid_at: datetime | None
+    invalid_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Relations:
+    """How a new fact relates to known ones: positions in the sequence that was passed in."""
+
+    duplicates: tuple[int, ...] = ()
+    contradicted: tuple[int, ...] = ()
+    reason: str = ""
+
+
+@runtime_checkable
+class Scribe(Protocol):
+    """Takes every language decision of a store. Deterministic unless its docstring says otherwise."""
+
+    name: str
+
+    def extract(self, episodes: Sequence[Episode], context: Sequence[Episode] = ()) -> list[Extraction]:
+        """One extraction per episode; `context` are the turns just before the first of them."""
+
+    def relate(self, fact: FactDraft, known: Sequence[FactView]) -> Relations:
+        """Which known facts the new one repeats, and which it contradicts."""
+
+    def summarize(self, name: str, facts: Sequence[str], previous: str = "") -> str:
+        """A short summary of what is known of `name`."""
+
+
+# --- what an organizer does ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Query:
+    """A question as recall sees it. All filters are already checked.
+
+    Attributes:
+        text: the question.
+        k: how many results are wanted.
+        kinds: kinds of record wanted.
+        space: the tenant.
+        as_of: world time the answer should hold at; None is now.
+        believed_at: store time whose beliefs are asked for; None is now.
+        after, before: bounds on the episodes' own time, after inclusive, before exclusive.
+        sessions, speakers, metadata: filters; empty means any.
+        rerank: name of the reranker.
+    """
+
+    text: str
+    k: int = 10
+    kinds: tuple[str, ...] = ("episode",)
+    space: str = "default"
+    as_of: datetime | None = None
+    believed_at: datetime | None = None
+    after: datetime | None = None
+    before: datetime | None = None
+    sessions: tuple[str, ...] = ()
+    speakers: tuple[str, ...] = ()
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    rerank: str | None = None
+
+
+@runtime_checkable
+class Organizer(Protocol):
+    """Decides what is built from episodes and how recall walks it."""
+
+    name: str
+
+    def on_add(self, tx: Transaction, episodes: Sequence[tuple[int, Episode]]) -> None:
+        """Called inside the transaction that adds `(record id, episode)` pairs; an error undoes all of it."""
+
+    def recall(self, tx: Transaction, query: Query) -> list[Recollection]:
+        """Candidates for the kinds of record this organizer builds, best first; episodes are the facade's."""
+
+    def maintain(self, tx: Transaction, now: datetime) -> dict[str, int]:
+        """Housekeeping; returns what was done as counts."""

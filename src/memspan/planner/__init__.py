@@ -1,0 +1,1 @@
+"""Planner: predicts bytes and chooses systems under a budget."""

@@ -1,0 +1,1 @@
+"""Probes: exams that measure what a model or a store remembers."""

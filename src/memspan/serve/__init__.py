@@ -1,0 +1,1 @@
+"""Serve: HTTP and MCP access to a memory."""

@@ -1,0 +1,1 @@
+"""Training: gradients, optimizer state and activations, planned before they are spent."""

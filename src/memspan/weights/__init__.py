@@ -1,0 +1,1 @@
+"""Weights: compress, share and page the parameters; compact nets."""
