@@ -7,12 +7,16 @@ search, provenance and the clock; it calls both and neither touches a file.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from memspan.core.errors import InputError
+
 if TYPE_CHECKING:
+    from memspan.longterm.recall import Search
     from memspan.longterm.store import Transaction
 
 
@@ -182,17 +186,42 @@ class Query:
     rerank: str | None = None
 
 
-@runtime_checkable
-class Organizer(Protocol):
-    """Decides what is built from episodes and how recall walks it."""
+class Organizer(ABC):
+    """Decides what is built from episodes and how recall walks it.
+
+    Attributes:
+        name: the catalogue's slug.
+        kinds: the kinds of record it builds, which recall may be asked for.
+        context_turns: how many turns before a batch its scribe wants to see.
+    """
 
     name: str
+    kinds: tuple[str, ...] = ()
+    context_turns: int = 0
 
-    def on_add(self, tx: Transaction, episodes: Sequence[tuple[int, Episode]]) -> None:
-        """Called inside the transaction that adds `(record id, episode)` pairs; an error undoes all of it."""
+    def prepare(self, episodes: Sequence[Episode], context: Sequence[Episode]) -> Sequence[Any]:
+        """The slow reading of a batch, done before the store is locked; one value per episode."""
+        return [None] * len(episodes)
 
-    def recall(self, tx: Transaction, query: Query) -> list[Recollection]:
-        """Candidates for the kinds of record this organizer builds, best first; episodes are the facade's."""
+    @abstractmethod
+    def on_add(self, tx: Transaction, episodes: Sequence[tuple[int, Episode, Any]]) -> None:
+        """Build from `(record id, episode, prepared)` inside the transaction that adds them; an error undoes it all."""
+
+    def recall(self, search: Search) -> list[Recollection]:
+        """Records of the kinds that `search.query` wants, except episodes, best first."""
+        return []
+
+    def episode_bonus(self, search: Search) -> dict[int, tuple[float, str]]:
+        """What the organizer's structure adds to episodes: record id -> (standard deviations, why)."""
+        return {}
+
+    def history(self, tx: Transaction, subject: str, relation: str | None) -> list[Recollection]:
+        """Every fact ever held about a subject, oldest first."""
+        raise InputError(f"the {self.name} organizer keeps no facts; open the store with organizer='zep'")
+
+    def on_forget(self, tx: Transaction, touched: Sequence[int]) -> None:
+        """Rebuild what was made from forgotten episodes and others together: ids of derived records that lost a source."""
 
     def maintain(self, tx: Transaction, now: datetime) -> dict[str, int]:
         """Housekeeping; returns what was done as counts."""
+        return {}

@@ -1,0 +1,324 @@
+"""What one process keeps in RAM to search a space: postings, passage order, vectors.
+
+The rows are the truth. An index reads the passages and vectors that were added since it last looked, and starts anew
+when rows were changed or removed (`meta.generation`), so that many processes can search while one writes.
+
+Legend: P passages, R records, D dimensions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memspan.core.footprint import Footprint
+from memspan.longterm.store import Transaction
+
+F32 = NDArray[np.float32]
+I64 = NDArray[np.int64]
+
+K1, B = 1.2, 0.75  # BM25's usual constants (Robertson and Zaragoza 2009)
+_MERGE_SHARE = 0.2  # a segment this much smaller than the one before it stays apart; else the two are merged
+
+
+@dataclass(slots=True)
+class _Segment:
+    """Postings of a run of passages, sorted by term: `passages[starts[i]:starts[i+1]]` hold `terms[i]`."""
+
+    terms: NDArray[np.uint32]
+    starts: I64
+    passages: NDArray[np.int32]
+    counts: NDArray[np.uint16]
+
+    @classmethod
+    def build(cls, words: NDArray[np.uint32], owners: NDArray[np.int32]) -> _Segment:
+        """From one (term, passage) pair per word."""
+        keys = (words.astype(np.uint64) << np.uint64(32)) | owners.astype(np.uint64)
+        pairs, counts = np.unique(keys, return_counts=True)
+        return cls._grouped(
+            (pairs >> np.uint64(32)).astype(np.uint32),
+            (pairs & np.uint64(0xFFFFFFFF)).astype(np.int32),
+            np.minimum(counts, 65535).astype(np.uint16),
+        )
+
+    @classmethod
+    def _grouped(
+        cls, words: NDArray[np.uint32], passages: NDArray[np.int32], counts: NDArray[np.uint16]
+    ) -> _Segment:
+        first = np.flatnonzero(np.r_[True, words[1:] != words[:-1]]) if len(words) else np.zeros(0, np.int64)
+        return cls(words[first], np.r_[first, len(words)].astype(np.int64), passages, counts)
+
+    def merged(self, later: _Segment) -> _Segment:
+        """Both segments as one; `later` holds only later passages."""
+        words = np.r_[self._spread(), later._spread()]
+        order = np.argsort(words, kind="stable")  # stable keeps passages in order within a term
+        return self._grouped(
+            words[order], np.r_[self.passages, later.passages][order], np.r_[self.counts, later.counts][order]
+        )
+
+    def _spread(self) -> NDArray[np.uint32]:
+        return np.repeat(self.terms, np.diff(self.starts))
+
+    def lookup(self, term: int) -> tuple[NDArray[np.int32], NDArray[np.uint16]]:
+        """Passages that hold a term, and how often."""
+        at = int(np.searchsorted(self.terms, np.uint32(term)))
+        if at == len(self.terms) or self.terms[at] != term:
+            return self.passages[:0], self.counts[:0]
+        span = slice(int(self.starts[at]), int(self.starts[at + 1]))
+        return self.passages[span], self.counts[span]
+
+    @property
+    def nbytes(self) -> int:
+        return self.terms.nbytes + self.starts.nbytes + self.passages.nbytes + self.counts.nbytes
+
+
+class _Column:
+    """An array that grows at its end."""
+
+    __slots__ = ("_data", "_size")
+
+    def __init__(self, dtype: type, width: int = 0) -> None:
+        self._data = np.zeros((0, width) if width else 0, dtype)
+        self._size = 0
+
+    def extend(self, values: NDArray[np.generic]) -> None:
+        need = self._size + len(values)
+        if need > len(self._data):
+            grown = np.zeros((max(need, int(1.25 * len(self._data))), *self._data.shape[1:]), self._data.dtype)
+            grown[: self._size] = self.array
+            self._data = grown
+        self._data[self._size : need] = values
+        self._size = need
+
+    @property
+    def array(self) -> NDArray[np.generic]:
+        """The values, as a view."""
+        return self._data[: self._size]
+
+    @property
+    def nbytes(self) -> int:
+        return self._data.nbytes
+
+
+class PassageIndex:
+    """Searchable passages of the records of one family ("episode", or everything derived) in one space.
+
+    Attributes:
+        record_ids: [R] ids of the records, ascending.
+        owner: [P] position in `record_ids` of each passage's record; passages of a record are neighbours.
+        first: [R] position of each record's first passage.
+        speaker, session: [R] codes into `speakers` and `sessions`; -1 is none.
+        role: [R] 1 for a user's turn, 2 for another role's, 0 where roles are not told.
+        at: [R] microseconds; the smallest int64 where it is not known.
+        is_question: [R] whether the text ends with a question mark.
+    """
+
+    NO_TIME = np.iinfo(np.int64).min
+
+    def __init__(self, space: int, *, episodes: bool) -> None:
+        self.space = space
+        self.episodes = episodes
+        self._reset("")
+
+    def _reset(self, generation: str) -> None:
+        self._generation = generation
+        self._last_passage = 0
+        self._last_vector = 0
+        self._segments: list[_Segment] = []
+        self._columns: dict[str, _Column] = {
+            "record_ids": _Column(np.int64),
+            "first": _Column(np.int64),
+            "speaker": _Column(np.int32),
+            "session": _Column(np.int32),
+            "role": _Column(np.int8),
+            "at": _Column(np.int64),
+            "is_question": _Column(np.bool_),
+            "kind": _Column(np.int16),
+            "owner": _Column(np.int32),
+            "length": _Column(np.float32),
+            "passage_ids": _Column(np.int64),
+            "before": _Column(np.int32),
+            "after": _Column(np.int32),
+        }
+        self._vectors: _Column | None = None
+        self._has_vector = _Column(np.bool_)
+        self.speakers: dict[str, int] = {}
+        self.sessions: dict[str, int] = {}
+        self.kinds: dict[str, int] = {}
+        self._session_end: dict[int, int] = {}  # session code -> its last passage so far
+
+    def __getattr__(self, name: str) -> NDArray[np.generic]:
+        columns = self.__dict__.get("_columns", {})
+        if name in columns:
+            array: NDArray[np.generic] = columns[name].array
+            return array
+        raise AttributeError(name)
+
+    def __len__(self) -> int:
+        return len(self.record_ids)
+
+    # --- reading what is new ---
+
+    def refresh(self, tx: Transaction) -> None:
+        """Read the rows that were committed since the last call."""
+        generation = tx.meta("generation" if self.episodes else "derived_generation") or ""
+        if generation != self._generation:
+            self._reset(generation)
+        family = "r.kind = 'episode'" if self.episodes else "r.kind <> 'episode'"
+        rows = tx.execute(
+            "SELECT p.id, p.record, p.terms, r.session, r.speaker, r.at, substr(rtrim(r.text), -1) = '?',"
+            " coalesce(json_extract(r.data, '$.role'), ''), r.kind"
+            f" FROM passage p JOIN record r ON r.id = p.record WHERE p.space = ? AND p.id > ? AND {family}"
+            " ORDER BY p.id",
+            (self.space, self._last_passage),
+        ).fetchall()
+        if rows:
+            self._append(rows)
+        self._read_vectors(tx)
+
+    def _append(self, rows: list[tuple]) -> None:  # type: ignore[type-arg]
+        base_passage, base_record = len(self.owner), len(self.record_ids)
+        ids, records, blobs, sessions, speakers, ats, questions, roles, kinds = zip(*rows, strict=True)
+        lengths = np.fromiter((len(blob) // 4 for blob in blobs), np.int64, len(blobs))
+        words = np.frombuffer(b"".join(blobs), np.uint32)
+        positions = np.arange(base_passage, base_passage + len(ids), dtype=np.int32)
+        segment = _Segment.build(words, np.repeat(positions, lengths))
+        while self._segments and len(segment.passages) >= _MERGE_SHARE * len(self._segments[-1].passages):
+            segment = self._segments.pop().merged(segment)
+        self._segments.append(segment)
+
+        record_array = np.array(records, np.int64)
+        starts = np.flatnonzero(np.r_[True, record_array[1:] != record_array[:-1]])
+        session_codes = [-1 if s is None else self.sessions.setdefault(s, len(self.sessions)) for s in sessions]
+        put = self._columns
+        put["record_ids"].extend(record_array[starts])
+        put["first"].extend(starts + base_passage)
+        put["owner"].extend((np.cumsum(np.r_[False, record_array[1:] != record_array[:-1]]) + base_record))
+        put["length"].extend(lengths)
+        put["passage_ids"].extend(np.array(ids, np.int64))
+        put["session"].extend(np.array(session_codes, np.int32)[starts])
+        put["speaker"].extend(
+            np.array(
+                [-1 if speakers[i] is None else self.speakers.setdefault(speakers[i], len(self.speakers)) for i in starts],
+                np.int32,
+            )
+        )
+        put["role"].extend(np.array([0 if not roles[i] else 1 if roles[i] in ("user", "human") else 2 for i in starts], np.int8))
+        put["at"].extend(np.array([self.NO_TIME if ats[i] is None else ats[i] for i in starts], np.int64))
+        put["is_question"].extend(np.array([bool(questions[i]) for i in starts]))
+        put["kind"].extend(np.array([self.kinds.setdefault(kinds[i], len(self.kinds)) for i in starts], np.int16))
+        before = np.full(len(ids), -1, np.int32)
+        put["after"].extend(np.full(len(ids), -1, np.int32))
+        after = self.after
+        for offset, code in enumerate(session_codes):
+            if code < 0:  # outside any session only the passages of one record are neighbours
+                previous = base_passage + offset - 1 if offset and records[offset] == records[offset - 1] else -1
+            else:
+                previous = self._session_end.get(code, -1)
+                self._session_end[code] = base_passage + offset
+            before[offset] = previous
+            if previous >= 0:
+                after[previous] = base_passage + offset
+        put["before"].extend(before)
+        self._last_passage = ids[-1]
+
+    def _read_vectors(self, tx: Transaction) -> None:
+        family = "r.kind = 'episode'" if self.episodes else "r.kind <> 'episode'"
+        rows = tx.execute(
+            "SELECT v.id, p.id, v.data FROM vector v JOIN passage p ON p.id = v.passage JOIN record r ON r.id = p.record"
+            f" WHERE p.space = ? AND v.id > ? AND {family} ORDER BY v.id",
+            (self.space, self._last_vector),
+        ).fetchall()
+        missing = len(self.owner) - len(self._has_vector.array)
+        if missing:
+            self._has_vector.extend(np.zeros(missing, np.bool_))
+            if self._vectors is not None:
+                self._vectors.extend(np.zeros((missing, self._vectors.array.shape[1]), np.float32))
+        if not rows:
+            return
+        dim = len(rows[0][2]) // 2
+        if self._vectors is None:
+            self._vectors = _Column(np.float32, dim)
+            self._vectors.extend(np.zeros((len(self.owner), dim), np.float32))
+        slots = np.searchsorted(self.passage_ids, np.array([row[1] for row in rows], np.int64))
+        stacked = np.frombuffer(b"".join(row[2] for row in rows), np.float16).reshape(len(rows), dim)
+        self._vectors.array[slots] = stacked
+        self._has_vector.array[slots] = True
+        self._last_vector = rows[-1][0]
+
+    # --- searching ---
+
+    @property
+    def vectors(self) -> F32 | None:
+        """[P, D] unit vectors, zero where a passage has none yet; None when no passage has one."""
+        return None if self._vectors is None else self._vectors.array.astype(np.float32, copy=False)
+
+    @property
+    def vectors_missing(self) -> int:
+        """How many passages have no vector yet."""
+        return len(self.owner) - int(np.count_nonzero(self._has_vector.array))
+
+    def bm25(self, terms: NDArray[np.uint32], window: tuple[float, ...] = ()) -> F32:
+        """BM25 of every passage, its neighbours in the session counted with decayed weight.
+
+        Args:
+            terms: hashes of the question's stems; each counts once.
+            window: weights of the passages 1, 2, ... before and after.
+
+        Returns:
+            [P] scores. A neighbour's words count as `weight` of one's own in the term frequency and in the length.
+        """
+        size = len(self.owner)
+        score = np.zeros(size, np.float32)
+        if not size:
+            return score
+        length = self.length.astype(np.float32)
+        reach = self._reach(window)
+        wide = length.copy()
+        for weight, near in reach:
+            has = near >= 0
+            wide[has] += weight * length[near[has]]
+        norm = K1 * (1 - B + B * wide / max(float(wide.mean()), 1e-6))
+        for term in np.unique(terms):
+            found = [segment.lookup(int(term)) for segment in self._segments]
+            at = np.concatenate([passages for passages, _ in found])
+            if not len(at):
+                continue
+            counts = np.concatenate([counts for _, counts in found]).astype(np.float32)
+            idf = np.log1p((size - len(at) + 0.5) / (len(at) + 0.5))
+            places, weights = [at], [counts]
+            for weight, near in reach:
+                neighbours = near[at]
+                has = neighbours >= 0
+                places.append(neighbours[has])
+                weights.append(weight * counts[has])
+            frequency = np.bincount(np.concatenate(places), np.concatenate(weights), size).astype(np.float32)
+            score += idf * (K1 + 1) * frequency / (frequency + norm)
+        return score
+
+    def _reach(self, window: tuple[float, ...]) -> list[tuple[float, NDArray[np.int32]]]:
+        reach = []
+        before = after = np.arange(len(self.owner), dtype=np.int32)
+        for weight in window:
+            before = np.where(before >= 0, self.before[before], -1).astype(np.int32)
+            after = np.where(after >= 0, self.after[after], -1).astype(np.int32)
+            reach += [(weight, before), (weight, after)]
+        return reach
+
+    def best_passage(self, scores: F32) -> F32:
+        """[R] the best score among each record's passages."""
+        return np.maximum.reduceat(scores, self.first) if len(self) else scores
+
+    @property
+    def passages_per_record(self) -> I64:
+        """[R] how many passages each record has."""
+        return np.diff(np.r_[self.first, len(self.owner)])
+
+    def footprint(self) -> Footprint:
+        """RAM of all arrays, exact."""
+        nbytes = sum(column.nbytes for column in self._columns.values()) + self._has_vector.nbytes
+        nbytes += sum(segment.nbytes for segment in self._segments)
+        nbytes += self._vectors.nbytes if self._vectors is not None else 0
+        return Footprint.of("store", "ram", nbytes)

@@ -1,0 +1,605 @@
+"""`Memory`: the facade a user holds over store, organizer, scribe, index and embedder.
+
+Adding writes rows in one transaction and returns when they are on the disk. Vectors follow in batches (they can
+always be made again from the rows), so that a slow embedder never stands between an agent and its durability; recall
+first embeds what is still waiting.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import date, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from memspan.core.errors import BudgetError, InputError
+from memspan.core.footprint import Footprint
+from memspan.longterm import clock
+from memspan.longterm.base import Episode, Organizer, Query, Recollection, Scribe
+from memspan.longterm.embedding import EmbedderSlot
+from memspan.longterm.forget import Forgotten, forget_episodes
+from memspan.longterm.index import PassageIndex
+from memspan.longterm.passages import embedded_text, passages
+from memspan.longterm.recall import (
+    Deadline,
+    RankingConfig,
+    Recollections,
+    Search,
+    phrase_matches,
+    quoted_phrases,
+    rank_episodes,
+)
+from memspan.longterm.store import Row, Store, Transaction
+
+if TYPE_CHECKING:
+    from memspan.core.budget import Budget
+    from memspan.longterm.knowledge_survey import Answer
+    from memspan.models.base import Embedder, LanguageModel
+
+Moment = datetime | date | str | None
+PHRASE_BONUS = 3.0
+"""What an episode that holds a quoted phrase word for word gains, in standard deviations."""
+
+
+def load_organizer(name: str | Organizer, scribe: str | Scribe) -> Organizer:
+    """An organizer by its catalogue name.
+
+    Raises:
+        InputError: no organizer of this name works.
+    """
+    if not isinstance(name, str):
+        return name
+    if name == "plain":
+        from memspan.longterm.plain import Plain
+
+        return Plain()
+    from memspan.core import catalog
+
+    info = catalog.system(name)
+    if info.status != "working" or info.interface != "Organizer":
+        working = [s.slug for s in catalog.systems() if s.status == "working" and s.interface == "Organizer"]
+        raise InputError(f"organizer {name!r} cannot be used; those that work: {', '.join(['plain', *working])}")
+    organizer: Organizer = catalog.load(name)(scribe=scribe)
+    return organizer
+
+
+class Memory:
+    """A long-term memory in one file.
+
+    Example:
+        >>> with Memory.open(":memory:", embedder=None) as memory:
+        ...     _ = memory.add([Episode(text="I moved to Lisbon.", speaker="Ann", id="a1")])
+        ...     memory.recall("Where did Ann move?")[0].id
+        'a1'
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        organizer: Organizer,
+        *,
+        embedder: str | Embedder | None = "auto",
+        space: str = "default",
+        budget: Budget | None = None,
+        now: Callable[[], datetime] = clock.now,
+        ranking: RankingConfig | None = None,
+    ) -> None:
+        self.store = store
+        self.organizer = organizer
+        self.space = space
+        self.budget = budget
+        self.ranking = ranking or RankingConfig()
+        self._clock = now
+        self._indexes: dict[tuple[int, bool], PassageIndex] = {}
+        self._embedding = EmbedderSlot(store, embedder, self._now)
+
+    @classmethod
+    def open(
+        cls,
+        target: str | Path = ":memory:",
+        *,
+        organizer: str | Organizer = "plain",
+        scribe: str | Scribe = "rules",
+        embedder: str | Embedder | None = "auto",
+        space: str = "default",
+        budget: str | int | Budget | None = None,
+        timeout: float = 30.0,
+        create: bool = True,
+        now: Callable[[], datetime] = clock.now,
+    ) -> Self:
+        """Open a store, making it when it does not exist.
+
+        Args:
+            target: a path, "sqlite:///path" or ":memory:".
+            organizer: what is built from episodes: "plain", "zep", or an object.
+            scribe: who reads the text for the organizer: "rules", "model", "endpoint:…", or an object.
+            embedder: "auto" (the bundled one when it is installed, else none), a model spec, an object, or None
+                for full text alone.
+            space: the tenant; every other method can name another.
+            budget: bytes the store may hold in RAM, checked before an index is loaded.
+            timeout: seconds to wait for another writer.
+            create: make the file when it is missing.
+            now: the store's clock, for tests and for replaying history.
+
+        Raises:
+            InputError: an unknown organizer or an unusable path.
+            StoreError: not a memspan store, damaged, or too new.
+        """
+        chosen = load_organizer(organizer, scribe)
+        limit = budget
+        if isinstance(budget, str | int):
+            from memspan.core.budget import Budget
+
+            limit = Budget.parse(budget)
+        store = Store(target, timeout=timeout, create=create)
+        return cls(store, chosen, embedder=embedder, space=space, budget=limit, now=now)
+
+    def _now(self) -> int:
+        moment = clock.to_micros(self._clock())
+        assert moment is not None
+        return moment
+
+    # --- add ---
+
+    def add(self, episodes: Iterable[Episode] | Episode, *, space: str | None = None) -> list[str]:
+        """Add episodes: all of them, or none.
+
+        An episode whose id is already there with the same text is left as it is, so that an interrupted run can
+        simply be repeated.
+
+        Returns:
+            The ids, in order. The episodes survive a kill of the process from here on.
+
+        Raises:
+            InputError: an episode cannot be stored; the message names its position.
+            StoreBusyError: another process wrote for longer than the timeout.
+        """
+        batch = [episodes] if isinstance(episodes, Episode) else list(episodes)
+        payloads = [_checked(position, episode) for position, episode in enumerate(batch)]
+        if not batch:
+            return []
+        space = self.space if space is None else space
+        prepared = self.organizer.prepare(batch, self._context(batch[0], space))
+        with self.store.write(self._now(), space) as tx:
+            known = self._known(tx, batch)
+            ids, fresh = self._insert(tx, batch, payloads, known)
+            if fresh:
+                self.organizer.on_add(tx, [(record, batch[i], prepared[i]) for i, record in fresh])
+                index_derived(tx)
+        self._embedding.embed_batches()
+        return ids
+
+    def _context(self, first: Episode, space: str) -> list[Episode]:
+        """The turns just before the first of a batch, which the scribe may need to read it."""
+        if first.session is None or self.organizer.context_turns == 0:
+            return []
+        with self.store.read(self._now(), space) as tx:
+            rows = tx.execute(
+                "SELECT * FROM record WHERE space = ? AND session = ? AND kind = 'episode' ORDER BY id DESC LIMIT ?",
+                (tx.space_id, first.session, self.organizer.context_turns),
+            ).fetchall()
+        return [episode_of(row) for row in reversed(rows)]
+
+    @staticmethod
+    def _known(tx: Transaction, batch: Sequence[Episode]) -> dict[str, str]:
+        given = [episode.id for episode in batch if episode.id is not None]
+        rows = tx.select(
+            "SELECT uid, text FROM record WHERE uid IN ({ids}) AND kind = 'episode' AND space = ?", given, tx.space_id
+        )
+        return {row[0]: row[1] for row in rows}
+
+    @staticmethod
+    def _insert(
+        tx: Transaction, batch: Sequence[Episode], payloads: Sequence[str | None], known: dict[str, str]
+    ) -> tuple[list[str], list[tuple[int, int]]]:
+        last = tx.execute("SELECT seq FROM sqlite_sequence WHERE name = 'record'").fetchone()
+        next_id = (last[0] if last else 0) + 1
+        ids: list[str] = []
+        fresh: list[tuple[int, int]] = []
+        rows = []
+        pieces = []
+        for position, (episode, payload) in enumerate(zip(batch, payloads, strict=True)):
+            uid = f"e{next_id}" if episode.id is None else episode.id
+            ids.append(uid)
+            if uid in known:
+                if known[uid] != episode.text:
+                    raise InputError(
+                        f"episode {position} (id {uid!r}): another text is stored under this id, and episodes are"
+                        " immutable; give it another id, or forget the old one first"
+                    )
+                continue
+            known[uid] = episode.text
+            at = clock.to_micros(episode.at)
+            rows.append(
+                (next_id, tx.space_id, uid, episode.text, episode.speaker, episode.session, at, at, tx.now, payload)
+            )
+            pieces += [
+                (tx.space_id, next_id, part.start, part.stop, part.terms)
+                for part in passages(episode.text, episode.speaker, episode.metadata)
+            ]
+            fresh.append((position, next_id))
+            next_id += 1
+        tx.executemany(
+            "INSERT INTO record (id, space, kind, uid, text, speaker, session, at, valid_at, recorded_at, data)"
+            " VALUES (?, ?, 'episode', ?, ?, ?, ?, ?, ?, ?, ?)",
+            rows,
+        )
+        tx.executemany("INSERT INTO passage (space, record, start, stop, terms) VALUES (?, ?, ?, ?, ?)", pieces)
+        return ids, fresh
+
+    def embed_pending(self, *, progress: bool = False) -> int:
+        """Embed everything that still waits for its vector; returns how many passages that was."""
+        return self._embedding.embed_all(progress=progress)
+
+    # --- recall ---
+
+    def recall(
+        self,
+        query: str,
+        k: int = 10,
+        *,
+        kinds: Sequence[str] = ("episode",),
+        session: str | Sequence[str] = (),
+        speaker: str | Sequence[str] = (),
+        after: Moment = None,
+        before: Moment = None,
+        metadata: Mapping[str, Any] | None = None,
+        as_of: Moment = None,
+        believed_at: Moment = None,
+        rerank: str | None = None,
+        deadline_ms: float | None = None,
+        space: str | None = None,
+    ) -> Recollections:
+        """What the memory holds on a question, best first.
+
+        Args:
+            query: the question. What stands between double quotes is looked for word for word.
+            k: how many results.
+            kinds: "episode", or what the organizer builds ("fact", "entity", "community").
+            session, speaker: only these; after, before: only episodes of that time (after inclusive).
+            metadata: only episodes whose metadata has these values.
+            as_of: facts that were true at this moment, instead of those that are true now.
+            believed_at: what the store believed at this moment.
+            rerank: "rrf", "mmr", "mentions", "distance", "cross"; None is the organizer's own order.
+            deadline_ms: leave stages out rather than take longer; `.skipped` and `why` say which.
+            space: the tenant.
+
+        Raises:
+            InputError: an option that cannot be.
+        """
+        asked = Query(
+            text=_question(query),
+            k=_count(k),
+            kinds=tuple([kinds] if isinstance(kinds, str) else kinds),
+            space=self.space if space is None else space,
+            as_of=clock.as_moment(as_of, "as_of"),
+            believed_at=clock.as_moment(believed_at, "believed_at"),
+            after=clock.as_moment(after, "after"),
+            before=clock.as_moment(before, "before"),
+            sessions=_names(session),
+            speakers=_names(speaker),
+            metadata=dict(metadata or {}),
+            rerank=rerank,
+        )
+        if not asked.kinds:
+            raise InputError("kinds is empty; name at least one, such as 'episode' or 'fact'")
+        deadline = Deadline(deadline_ms)
+        if not deadline.limited:
+            self._embedding.embed_all()
+        vector = self._embedding.embed_query(asked.text, deadline)
+        with self._snapshot(asked.space) as tx:
+            search = Search(
+                tx=tx,
+                query=asked,
+                vector=vector,
+                episodes=self._index(tx, episodes=True),
+                derived=self._index(tx, episodes=False),
+                deadline=deadline,
+                embed=self._embedding.embed,
+            )
+            found: list[Recollection] = []
+            if "episode" in asked.kinds:
+                found += self._recall_episodes(search)
+            if others := [kind for kind in asked.kinds if kind != "episode"]:
+                unknown = [kind for kind in others if kind not in self.organizer.kinds]
+                if unknown:
+                    known = ", ".join(("episode", *self.organizer.kinds))
+                    raise InputError(f"the {self.organizer.name} organizer builds no {unknown[0]!r}; kinds: {known}")
+                found += self.organizer.recall(search)
+        if len(asked.kinds) > 1:
+            found.sort(key=lambda hit: -hit.score)
+        results = Recollections(found[: asked.k])
+        results.skipped = tuple(deadline.skipped)
+        results.seconds = deadline.seconds
+        return results
+
+    def _recall_episodes(self, search: Search) -> list[Recollection]:
+        extra = self.organizer.episode_bonus(search)
+        for record in phrase_matches(search.tx, quoted_phrases(search.query.text)):
+            bonus, why = extra.get(record, (0.0, ""))
+            extra[record] = (bonus + PHRASE_BONUS, f"{why}, " * bool(why) + "quoted words")
+        inside = search.episodes.record_ids
+        extra = {record: value for record, value in extra.items() if _holds(inside, record)}
+        ranked = rank_episodes(search, self.ranking, extra)
+        rows = search.tx.records(int(inside[hit.position]) for hit in ranked)
+        left_out = f" (left out: {', '.join(search.deadline.skipped)})" if search.deadline.skipped else ""
+        hits = []
+        for hit in ranked:
+            row = rows[int(inside[hit.position])]
+            hits.append(_recollection(row, hit.score, [row["uid"]], hit.why + left_out))
+        return hits
+
+    @contextlib.contextmanager
+    def _snapshot(self, space: str) -> Iterator[Transaction]:
+        with self.store.read(self._now(), space) as tx:
+            yield tx
+
+    def _index(self, tx: Transaction, *, episodes: bool) -> PassageIndex:
+        key = (tx.space_id, episodes)
+        index = self._indexes.get(key)
+        if index is None:
+            index = self._indexes[key] = PassageIndex(tx.space_id, episodes=episodes)
+            self._require_ram(tx)
+        index.refresh(tx)
+        return index
+
+    def _require_ram(self, tx: Transaction) -> None:
+        """Refuse an index that would not fit before it is read."""
+        if self.budget is None:
+            return
+        words, count, vectors, dim = tx.execute(
+            "SELECT coalesce(sum(length(terms)) / 4, 0), count(*), count(v.id), coalesce(max(length(v.data)) / 2, 0)"
+            " FROM passage p LEFT JOIN vector v ON v.passage = p.id WHERE p.space = ?",
+            (tx.space_id,),
+        ).fetchone()
+        needed = 6 * words + 64 * count + 4 * dim * (count if vectors else 0)
+        if needed > self.budget.total:
+            raise BudgetError(
+                "the store's index",
+                needed=needed,
+                allowed=self.budget.total,
+                advice="raise the budget, open with embedder=None, or move tenants to stores of their own",
+            )
+
+    def ask(self, question: str, **options: Any) -> Answer:
+        """Answer from memory with citations, or decline; see `knowledge_survey.GroundedAnswerer` for the options."""
+        from memspan.longterm.knowledge_survey import GroundedAnswerer
+
+        model: LanguageModel | str | None = options.pop("model", None)
+        config = {key: options.pop(key) for key in list(options) if key in GroundedAnswerer.OPTIONS}
+        return GroundedAnswerer(self, model, **config).ask(question, **options)
+
+    # --- look after ---
+
+    def history(self, subject: str, relation: str | None = None, *, space: str | None = None) -> list[Recollection]:
+        """Every fact ever held about a subject, closed ones too, oldest first."""
+        with self._snapshot(self.space if space is None else space) as tx:
+            return self.organizer.history(tx, subject, relation)
+
+    def forget(
+        self,
+        ids: str | Sequence[str] = (),
+        *,
+        session: str | None = None,
+        speaker: str | None = None,
+        before: Moment = None,
+        space: str | None = None,
+        everything: bool = False,
+    ) -> Forgotten:
+        """Erase episodes and everything derived only from them, from every index and from the file's bytes.
+
+        Args:
+            ids, session, speaker, before: which episodes; several conditions must all hold.
+            space: the tenant.
+            everything: needed to erase a whole space, which no condition selects.
+
+        Raises:
+            InputError: no condition, or an id that is not there (nothing is erased then).
+        """
+        names = [ids] if isinstance(ids, str) else list(ids)
+        limit = clock.to_micros(clock.as_moment(before, "before"))
+        if not (names or session is not None or speaker is not None or limit is not None or everything):
+            raise InputError("forget needs ids, session, speaker or before; to erase a whole space say everything=True")
+        with self.store.write(self._now(), self.space if space is None else space) as tx:
+            report, texts = forget_episodes(
+                tx, self.organizer, names, session=session, speaker=speaker, before=limit
+            )
+            index_derived(tx)
+        self._embedding.forget(texts)
+        return report.with_purge(self.store.purge())
+
+    def export(self, path: str | Path) -> int:
+        """Write everything to a JSONL file; returns the number of rows. The file appears whole or not at all."""
+        from memspan.longterm.exchange import export_store
+
+        return export_store(self.store, self._now(), Path(path))
+
+    def import_(self, path: str | Path) -> int:
+        """Read a file that `export` wrote into this store: all of it, or nothing; returns the number of rows."""
+        from memspan.longterm.exchange import import_store
+
+        return import_store(self.store, self._now(), Path(path))
+
+    def maintain(self, *, prune: bool = False, reembed: bool = False) -> dict[str, int]:
+        """Housekeeping: the organizer's (communities, summaries), pending vectors, the file's statistics.
+
+        Args:
+            prune: also give free pages back to the file system.
+            reembed: drop all vectors and make them anew, after a change of the embedder.
+
+        Returns:
+            Counts of what was done.
+        """
+        done: dict[str, int] = {}
+        if reembed:
+            done["vectors_dropped"] = self._embedding.reset()
+        for (name,) in self.store.connection.execute("SELECT name FROM space").fetchall():
+            with self.store.write(self._now(), name) as tx:
+                for what, count in self.organizer.maintain(tx, self._clock()).items():
+                    done[what] = done.get(what, 0) + count
+                index_derived(tx)
+        done["embedded"] = self._embedding.embed_all()
+        with self.store.lock:
+            self.store.connection.execute("PRAGMA optimize")
+            if prune:
+                before = self.store.disk_bytes()
+                self.store.connection.execute("VACUUM")
+                self.store.purge()
+                done["bytes_freed"] = max(0, before - self.store.disk_bytes())
+        return done
+
+    def check(self) -> list[str]:
+        """Problems found in the file and between its rows and indexes; empty when sound."""
+        return self.store.check()
+
+    def stats(self, *, space: str | None = None) -> dict[str, Any]:
+        """Counts by kind, vectors, sessions, speakers, the span of time, and bytes."""
+        with self._snapshot(self.space if space is None else space) as tx:
+            kinds = dict(
+                tx.execute("SELECT kind, count(*) FROM record WHERE space = ? GROUP BY kind", (tx.space_id,)).fetchall()
+            )
+            sessions, speakers, first, last = tx.execute(
+                "SELECT count(DISTINCT session), count(DISTINCT speaker), min(at), max(at) FROM record"
+                " WHERE space = ? AND kind = 'episode'",
+                (tx.space_id,),
+            ).fetchone()
+            indexed, embedded = tx.execute(
+                "SELECT count(*), count(v.id) FROM passage p LEFT JOIN vector v ON v.passage = p.id WHERE p.space = ?",
+                (tx.space_id,),
+            ).fetchone()
+            spaces = [row[0] for row in tx.execute("SELECT name FROM space ORDER BY name")]
+        start, end = clock.from_micros(first), clock.from_micros(last)
+        return {
+            "space": self.space if space is None else space,
+            "spaces": spaces,
+            "organizer": self.organizer.name,
+            "embedder": self._embedding.name,
+            "records": kinds,
+            "sessions": sessions,
+            "speakers": speakers,
+            "first": start.isoformat() if start else None,
+            "last": end.isoformat() if end else None,
+            "passages": indexed,
+            "embedded": embedded,
+            "bytes": self.footprint().to_json(),
+        }
+
+    def footprint(self) -> Footprint:
+        """Bytes of the store: RAM of the loaded indexes and SQLite's cache, disk of the file and its log."""
+        total = self.store.footprint() + self._embedding.footprint()
+        for index in self._indexes.values():
+            total += index.footprint()
+        return total
+
+    def close(self) -> None:
+        """Embed what waits if the embedder is loaded, and close the file."""
+        self._embedding.close()
+        self.store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self._embedding.abandon()
+        self.close()
+
+
+# --- helpers ---------------------------------------------------------------------------------------------------------
+
+
+def index_derived(tx: Transaction) -> None:
+    """Give every record that has no passage yet its passages."""
+    rows = tx.execute(
+        "SELECT r.id, r.text FROM record r LEFT JOIN passage p ON p.record = r.id"
+        " WHERE r.space = ? AND r.kind <> 'episode' AND p.id IS NULL",
+        (tx.space_id,),
+    ).fetchall()
+    tx.executemany(
+        "INSERT INTO passage (space, record, start, stop, terms) VALUES (?, ?, ?, ?, ?)",
+        [(tx.space_id, row[0], part.start, part.stop, part.terms) for row in rows for part in passages(row[1])],
+    )
+
+
+def episode_of(row: Row) -> Episode:
+    """The episode a record holds, as it was added."""
+    return Episode(
+        text=row["text"],
+        speaker=row["speaker"],
+        at=clock.from_micros(row["at"]),
+        session=row["session"],
+        id=row["uid"],
+        metadata=json.loads(row["data"]) if row["data"] else {},
+    )
+
+
+def _recollection(row: Row, score: float, episodes: list[str], why: str) -> Recollection:
+    return Recollection(
+        kind=row["kind"],
+        id=row["uid"],
+        text=row["text"],
+        score=score,
+        episodes=episodes,
+        valid_at=clock.from_micros(row["valid_at"]),
+        invalid_at=clock.from_micros(row["invalid_at"]),
+        recorded_at=clock.from_micros(row["recorded_at"]),
+        retired_at=clock.from_micros(row["retired_at"]),
+        speaker=row["speaker"],
+        session=row["session"],
+        why=why,
+        metadata=json.loads(row["data"]) if row["data"] else {},
+    )
+
+
+def _holds(sorted_ids: np.ndarray[Any, Any], value: int) -> bool:
+    at = int(np.searchsorted(sorted_ids, value))
+    return at < len(sorted_ids) and int(sorted_ids[at]) == value
+
+
+def _checked(position: int, episode: Episode) -> str | None:
+    """The episode's metadata as JSON, after every field was found storable."""
+    where = f"episode {position}"
+    if not isinstance(episode, Episode):
+        raise InputError(f"{where} is a {type(episode).__name__}; make it an Episode(text=…)")
+    for name in ("text", "speaker", "session", "id"):
+        value = getattr(episode, name)
+        if value is None and name != "text":
+            continue
+        if not isinstance(value, str):
+            raise InputError(f"{where}: {name} must be text, not {type(value).__name__}")
+        if not value.strip():
+            raise InputError(f"{where}: {name} is empty")
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise InputError(f"{where}: {name} holds half a surrogate pair; decode the input as UTF-8") from None
+    if episode.at is not None and not isinstance(episode.at, datetime):
+        raise InputError(f"{where}: at must be a datetime, not {type(episode.at).__name__}")
+    if not isinstance(episode.metadata, Mapping):
+        raise InputError(f"{where}: metadata must be a mapping, not {type(episode.metadata).__name__}")
+    if not episode.metadata:
+        return None
+    try:
+        return json.dumps(dict(episode.metadata), ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{where}: metadata cannot be written as JSON ({error})") from None
+
+
+def _question(text: str) -> str:
+    if not isinstance(text, str) or not text.strip():
+        raise InputError("the question is empty")
+    return text
+
+
+def _count(k: int) -> int:
+    if not isinstance(k, int) or isinstance(k, bool) or k < 1:
+        raise InputError(f"k must be a whole number of at least 1, not {k!r}")
+    return k
+
+
+def _names(value: str | Sequence[str]) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value)

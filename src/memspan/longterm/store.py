@@ -1,0 +1,405 @@
+"""The store: one SQLite file, many readers, one writer at a time, nothing half-written.
+
+`Store` owns the connection, migrations and locking; `Transaction` is what organizers and the facade write through.
+A transaction takes the write lock at its start (BEGIN IMMEDIATE), so that two writers never find out at commit time
+that one of them must fail. Times at this level are integers (see `clock`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import unquote
+
+from memspan.core.errors import InputError, StoreBusyError, StoreError
+from memspan.core.footprint import Footprint
+from memspan.longterm import schema
+
+Row = sqlite3.Row
+_APPLICATION_ID = 0x6D73706E  # "mspn": tells our files from other SQLite files
+_BATCH = 500  # bound variables per statement stay well under SQLite's oldest limit (999)
+
+
+def store_path(target: str | Path) -> str:
+    """The file behind "agent.db", "sqlite:///agent.db" or ":memory:".
+
+    Raises:
+        InputError: another scheme, an empty path or a directory.
+    """
+    text = str(target)
+    if text.startswith("sqlite:///"):
+        text = unquote(text.removeprefix("sqlite:///")) or ":memory:"
+    elif "://" in text:
+        scheme = text.split("://", 1)[0]
+        raise InputError(f"store {text!r}: scheme {scheme!r} is not supported; use a path or sqlite:///path")
+    if text == ":memory:":
+        return text
+    if not text:
+        raise InputError("store path is empty; give a file name such as agent.db, or :memory:")
+    path = Path(text).expanduser()
+    if path.is_dir():
+        raise InputError(f"store {text!r} is a directory; give a file name inside it")
+    return str(path)
+
+
+def fill(sql: str, ids: Sequence[Any]) -> str:
+    """`sql` with its `{ids}` replaced by as many placeholders as there are ids."""
+    return sql.replace("{ids}", ",".join("?" * len(ids)))
+
+
+class Store:
+    """One open store file.
+
+    Args:
+        target: a path, "sqlite:///path" or ":memory:".
+        timeout: seconds a writer waits for another writer before `StoreBusyError`.
+        create: make the file when it does not exist.
+
+    Raises:
+        StoreError: not a memspan store, damaged, or written by a newer memspan.
+        StoreBusyError: another writer held the lock for longer than `timeout`.
+    """
+
+    def __init__(self, target: str | Path, *, timeout: float = 30.0, create: bool = True) -> None:
+        self.path = store_path(target)
+        self.timeout = timeout
+        self.lock = threading.RLock()
+        if self.path != ":memory:":
+            path = Path(self.path)
+            if not create and not path.exists():
+                raise StoreError(f"there is no store at {self.path}; create it with: memspan remember --store PATH FILE")
+            if not path.parent.exists():
+                raise InputError(f"the folder {path.parent} for the store does not exist; create it first")
+        try:
+            self.connection = sqlite3.connect(
+                self.path, timeout=timeout, isolation_level=None, check_same_thread=False, cached_statements=256
+            )
+            self.connection.row_factory = sqlite3.Row
+            self._prepare()
+        except sqlite3.DatabaseError as error:
+            raise self._translated(error) from error
+
+    def _prepare(self) -> None:
+        run = self.connection.execute
+        run(f"PRAGMA busy_timeout = {int(self.timeout * 1000)}")
+        tables = run("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        marked = run("PRAGMA application_id").fetchone()[0] == _APPLICATION_ID
+        if tables and not marked:
+            raise StoreError(f"{self.path} is an SQLite file of another program; choose another path for the store")
+        run("PRAGMA journal_mode = WAL")
+        # FULL: a commit is on the disk when it returns, also after a power cut.
+        run("PRAGMA synchronous = FULL")
+        run("PRAGMA foreign_keys = ON")
+        run("PRAGMA secure_delete = ON")
+        run("PRAGMA cache_size = -16384")
+        version = run("PRAGMA user_version").fetchone()[0]
+        if version > schema.VERSION:
+            raise StoreError(
+                f"{self.path} has schema version {version}, this memspan knows {schema.VERSION}: upgrade memspan"
+            )
+        if version < schema.VERSION:
+            with self._immediate():
+                version = run("PRAGMA user_version").fetchone()[0]  # another process may have migrated meanwhile
+                for number, script in enumerate(schema.MIGRATIONS[version:], start=version + 1):
+                    for statement in _statements(script):
+                        run(statement)
+                    run(f"PRAGMA user_version = {number}")
+                run(f"PRAGMA application_id = {_APPLICATION_ID}")
+
+    def _translated(self, error: sqlite3.Error) -> StoreError:
+        text = str(error)
+        if "locked" in text or "busy" in text:
+            return StoreBusyError(
+                f"{self.path} is locked by another writer for more than {self.timeout:g} s; try again, or raise timeout="
+            )
+        if "not a database" in text:
+            return StoreError(f"{self.path} is not a memspan store (not an SQLite file); choose another path")
+        if "malformed" in text:
+            return StoreError(f"{self.path} is damaged ({text}); restore a copy, or export what can be read")
+        return StoreError(f"{self.path}: {text}")
+
+    @contextlib.contextmanager
+    def _immediate(self) -> Iterator[None]:
+        """The write lock, held until the block ends; rolled back when it raises."""
+        self.connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            if self.connection.in_transaction:
+                self.connection.execute("ROLLBACK")
+            raise
+        self.connection.execute("COMMIT")
+
+    @contextlib.contextmanager
+    def write(self, now: int, space: str = "default") -> Iterator[Transaction]:
+        """A transaction that either happens as a whole or not at all."""
+        with self.lock:
+            if self.connection.in_transaction:
+                raise StoreError("a transaction is already open in this thread; finish it first")
+            try:
+                with self._immediate():
+                    yield Transaction(self, now, space, writable=True)
+            except sqlite3.Error as error:
+                raise self._translated(error) from error
+
+    @contextlib.contextmanager
+    def read(self, now: int, space: str = "default") -> Iterator[Transaction]:
+        """A consistent snapshot; never waits for the writer."""
+        with self.lock:
+            nested = self.connection.in_transaction
+            try:
+                if not nested:
+                    self.connection.execute("BEGIN")
+                yield Transaction(self, now, space, writable=False)
+            except sqlite3.Error as error:
+                raise self._translated(error) from error
+            finally:
+                if not nested and self.connection.in_transaction:
+                    self.connection.execute("COMMIT")
+
+    def purge(self) -> bool:
+        """Make deleted bytes unreadable: merge the full-text segments, then empty the write-ahead log.
+
+        Returns:
+            True when done; False when another reader kept the log from being emptied within the timeout.
+        """
+        with self.lock:
+            try:
+                with self._immediate():
+                    self.connection.execute("INSERT INTO fulltext (fulltext) VALUES ('optimize')")
+                deadline = time.monotonic() + self.timeout
+                while self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
+                    if time.monotonic() > deadline:
+                        return False
+                    time.sleep(0.02)
+                return True
+            except sqlite3.Error as error:
+                raise self._translated(error) from error
+
+    def check(self) -> list[str]:
+        """Problems found: SQLite's integrity check, foreign keys, and full text against rows. Empty when sound."""
+        with self.lock:
+            run = self.connection.execute
+            problems = [row[0] for row in run("PRAGMA integrity_check") if row[0] != "ok"]
+            problems += [f"row {row[1]} of {row[0]} points at a missing row" for row in run("PRAGMA foreign_key_check")]
+            try:
+                run("INSERT INTO fulltext (fulltext, rank) VALUES ('integrity-check', 1)")
+            except sqlite3.DatabaseError as error:
+                problems.append(f"full text disagrees with the rows ({error})")
+            bare = run(
+                "SELECT count(*) FROM record WHERE kind = 'episode' AND id NOT IN (SELECT record FROM passage)"
+            ).fetchone()[0]
+            if bare:
+                problems.append(f"{bare} episodes have no passage")
+            return problems
+
+    def disk_bytes(self) -> int:
+        """Bytes of the file, its write-ahead log and its shared-memory index."""
+        if self.path == ":memory:":
+            return 0
+        files = (Path(self.path + suffix) for suffix in ("", "-wal", "-shm"))
+        return sum(file.stat().st_size for file in files if file.exists())
+
+    def footprint(self) -> Footprint:
+        """Disk bytes of the file, and the bytes SQLite's page cache may take in RAM."""
+        run = self.connection.execute
+        size = run("PRAGMA page_size").fetchone()[0]
+        pages = run("PRAGMA page_count").fetchone()[0]
+        cache = run("PRAGMA cache_size").fetchone()[0]
+        limit = -cache * 1024 if cache < 0 else cache * size
+        ram = size * pages if self.path == ":memory:" else min(limit, size * pages)
+        return Footprint({("store", "disk"): self.disk_bytes(), ("store", "ram"): ram})
+
+    def close(self) -> None:
+        """Close the connection; the last one to close empties the write-ahead log."""
+        with self.lock:
+            self.connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _statements(script: str) -> Iterator[str]:
+    """The statements of a script one by one (`executescript` would commit the open transaction)."""
+    pending = ""
+    for line in script.splitlines(keepends=True):
+        pending += line
+        if sqlite3.complete_statement(pending):
+            yield pending
+            pending = ""
+
+
+class Transaction:
+    """What organizers write through. Valid only inside the `with` that made it.
+
+    Attributes:
+        now: the store's time of this transaction, in microseconds.
+        space: the tenant's name; every method sees only its rows.
+    """
+
+    def __init__(self, store: Store, now: int, space: str, *, writable: bool) -> None:
+        self.store = store
+        self.now = now
+        self.space = space
+        self.execute: Callable[..., sqlite3.Cursor] = store.connection.execute
+        self.executemany: Callable[..., sqlite3.Cursor] = store.connection.executemany
+        row = self.execute("SELECT id FROM space WHERE name = ?", (space,)).fetchone()
+        if row is None and writable:
+            if not space:
+                raise InputError("space must not be empty")
+            row = self.execute("INSERT INTO space (name) VALUES (?) RETURNING id", (space,)).fetchone()
+        self.space_id: int = -1 if row is None else row[0]
+
+    # --- rows ---
+
+    def select(self, sql: str, ids: Iterable[Any], *more: Any) -> list[Row]:
+        """Rows of `sql`, whose `{ids}` stands for a list of any length; `more` are the parameters after it."""
+        ids = list(ids)
+        rows: list[Row] = []
+        for first in range(0, len(ids), _BATCH):
+            part = ids[first : first + _BATCH]
+            rows += self.execute(fill(sql, part), (*part, *more)).fetchall()
+        return rows
+
+    def add_record(
+        self,
+        kind: str,
+        uid: str,
+        text: str,
+        *,
+        sources: Iterable[int] = (),
+        at: int | None = None,
+        valid_at: int | None = None,
+        invalid_at: int | None = None,
+        data: Mapping[str, Any] | None = None,
+        reason: str = "",
+    ) -> int:
+        """Add a derived record with its source episodes (record ids, the strongest first) and its first version."""
+        cursor = self.execute(
+            "INSERT INTO record (space, kind, uid, text, at, valid_at, invalid_at, recorded_at, data)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (self.space_id, kind, uid, text, at, valid_at, invalid_at, self.now, json.dumps(data) if data else None),
+        )
+        record = int(cursor.lastrowid or 0)
+        self.add_sources(record, sources)
+        self.execute(
+            "INSERT INTO version (record, valid_at, invalid_at, recorded_at, status, reason) VALUES (?, ?, ?, ?, 'live', ?)",
+            (record, valid_at, invalid_at, self.now, reason),
+        )
+        return record
+
+    def add_sources(self, record: int, episodes: Iterable[int]) -> None:
+        """Name more source episodes of a record, after the ones it has; those it has already are left as they are."""
+        have = self.execute("SELECT count(*) FROM source WHERE record = ?", (record,)).fetchone()[0]
+        self.executemany(
+            "INSERT OR IGNORE INTO source (record, episode, rank) VALUES (?, ?, ?)",
+            [(record, episode, have + rank) for rank, episode in enumerate(episodes)],
+        )
+
+    def find(self, kind: str, uid: str) -> Row | None:
+        """The record of this kind with this uid."""
+        row: Row | None = self.execute(
+            "SELECT * FROM record WHERE space = ? AND kind = ? AND uid = ?", (self.space_id, kind, uid)
+        ).fetchone()
+        return row
+
+    def records(self, ids: Iterable[int]) -> dict[int, Row]:
+        """Records by id."""
+        return {row["id"]: row for row in self.select("SELECT * FROM record WHERE id IN ({ids})", ids)}
+
+    def set_text(self, record: int, text: str) -> None:
+        """Replace a derived record's text (episodes are immutable) and drop its passages, which are made anew."""
+        self.execute("UPDATE record SET text = ? WHERE id = ? AND text <> ?", (text, record, text))
+        self.execute("DELETE FROM passage WHERE record = ?", (record,))
+        self.bump_derived()
+
+    def set_validity(
+        self,
+        record: int,
+        *,
+        valid_at: int | None,
+        invalid_at: int | None,
+        retired: bool = False,
+        status: str = "live",
+        cause: int | None = None,
+        reason: str = "",
+    ) -> None:
+        """Write a new version of a record; the one before stays readable with `believed_at`.
+
+        Args:
+            record: id of the record.
+            valid_at, invalid_at: the new validity in the world.
+            retired: the store no longer holds the fact as open (sets retired_at if it is not set).
+            status: "live", or "retracted" when it is not believed at all.
+            cause: the episode that led to the change; forgetting it takes the change back.
+            reason: why, in words.
+        """
+        self.execute(
+            "UPDATE version SET superseded_at = ? WHERE record = ? AND superseded_at IS NULL", (self.now, record)
+        )
+        self.execute(
+            "INSERT INTO version (record, valid_at, invalid_at, recorded_at, status, cause, reason)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (record, valid_at, invalid_at, self.now, status, cause, reason),
+        )
+        self.execute(
+            "UPDATE record SET valid_at = ?, invalid_at = ?, status = ?,"
+            " retired_at = CASE WHEN ? THEN coalesce(retired_at, ?) ELSE retired_at END WHERE id = ?",
+            (valid_at, invalid_at, status, retired, self.now, record),
+        )
+
+    def link(self, src: int, kind: str, dst: int, weight: float = 1.0) -> None:
+        """Add a link, or add `weight` to the one that is there."""
+        self.execute(
+            "INSERT INTO link (src, kind, dst, weight) VALUES (?, ?, ?, ?)"
+            " ON CONFLICT (src, kind, dst) DO UPDATE SET weight = weight + excluded.weight",
+            (src, kind, dst, weight),
+        )
+
+    def sources(self, records: Iterable[int]) -> dict[int, list[str]]:
+        """Caller's ids of the source episodes of each record, the strongest first."""
+        named: dict[int, list[str]] = {}
+        rows = self.select(
+            "SELECT s.record, r.uid FROM source s JOIN record r ON r.id = s.episode"
+            " WHERE s.record IN ({ids}) ORDER BY s.record, s.rank, s.episode",
+            records,
+        )
+        for record, uid in rows:
+            named.setdefault(record, []).append(uid)
+        return named
+
+    # --- meta ---
+
+    def meta(self, key: str) -> str | None:
+        """A setting of the store."""
+        row = self.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return None if row is None else str(row[0])
+
+    def set_meta(self, key: str, value: str) -> None:
+        """Write a setting of the store."""
+        self.execute("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)", (key, value))
+
+    def bump(self) -> None:
+        """Tell every process that indexed rows were changed or removed, so that it drops what it has in RAM."""
+        self._count_up("generation")
+        self._count_up("derived_generation")
+
+    def bump_derived(self) -> None:
+        """The same for derived records alone: the episodes in RAM stay good."""
+        self._count_up("derived_generation")
+
+    def _count_up(self, key: str) -> None:
+        self.execute(
+            "INSERT INTO meta (key, value) VALUES (?, '1')"
+            " ON CONFLICT (key) DO UPDATE SET value = CAST(value AS INTEGER) + 1",
+            (key,),
+        )

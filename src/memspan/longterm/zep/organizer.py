@@ -1,0 +1,376 @@
+"""The organizer: from extractions to entities, facts, summaries and communities."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from memspan.core.errors import InputError
+from memspan.longterm.base import Episode, Extraction, FactDraft, FactView, Organizer, Recollection, Scribe
+from memspan.longterm.clock import from_micros, to_micros
+from memspan.longterm.recall import Search
+from memspan.longterm.store import Row, Transaction
+from memspan.longterm.zep import search as searching
+from memspan.longterm.zep.community import label_propagation, strongest_label
+from memspan.longterm.zep.resolve import EntityResolver, normalize
+from memspan.longterm.zep.temporal import Window, closing_rule
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZepConfig:
+    """Zep's constants; sources in brackets."""
+
+    context_turns: int = 4  # turns a scribe sees before a batch (section 2.2.1)
+    known_facts: int = 20  # facts of the subject that the scribe compares a new one with (graphiti: 10 and duplicates)
+    summary_facts: int = 10  # facts an entity's summary is made from (ours)
+    fetch: int = 2  # each search fetches this many times k (graphiti)
+    min_cosine: float = 0.3  # ours; graphiti has 0.6
+    bfs_depth: int = 3  # steps of the breadth-first search (graphiti)
+    rrf_constant: float = 1.0  # section 3.2, graphiti
+    mmr_trade_off: float = 0.5  # graphiti
+    graph_bonus: float = 0.0  # what a found fact lends its source episodes, in standard deviations (ours, measured)
+    community_rounds: int = 20  # cap of label propagation (ours)
+
+
+class Zep(Organizer):
+    """Temporal knowledge graph over a memory's store.
+
+    Args:
+        scribe: "rules" (default), "model", "endpoint:…", or a `Scribe`.
+        config: constants.
+        cross_encoder: scores (question, text) pairs for the "cross" reranker; without one a Hugging Face cross-encoder
+            is loaded when it is first asked for.
+    """
+
+    name = "zep"
+    kinds = ("fact", "entity", "community")
+    Config = ZepConfig
+
+    def __init__(
+        self,
+        scribe: str | Scribe = "rules",
+        config: ZepConfig | None = None,
+        cross_encoder: searching.CrossEncoder | None = None,
+    ) -> None:
+        self.config = config or ZepConfig()
+        self.context_turns = self.config.context_turns
+        self.cross_encoder = cross_encoder
+        self._scribe_spec = scribe
+        self._scribe: Scribe | None = None if isinstance(scribe, str) else scribe
+        self._resolvers: dict[int, EntityResolver] = {}
+
+    @property
+    def scribe(self) -> Scribe:
+        """The scribe, loaded when first needed (recall needs none)."""
+        if self._scribe is None:
+            from memspan.longterm.scribe import load_scribe
+
+            self._scribe = load_scribe(self._scribe_spec)
+        return self._scribe
+
+    # --- add ---
+
+    def prepare(self, episodes: Sequence[Episode], context: Sequence[Episode]) -> Sequence[Extraction]:
+        """Read the batch with the scribe."""
+        return self.scribe.extract(episodes, context)
+
+    def on_add(self, tx: Transaction, episodes: Sequence[tuple[int, Episode, Any]]) -> None:
+        """Resolve entities and facts, close what is contradicted, refresh summaries, extend communities."""
+        resolver = self._resolvers.setdefault(tx.space_id, EntityResolver())
+        resolver.refresh(tx)
+        touched: dict[int, None] = {}
+        born: dict[int, None] = {}
+        for record, episode, extraction in episodes:
+            names = [(entity.name, entity.label) for entity in extraction.entities]
+            if episode.speaker:
+                names.insert(0, (episode.speaker, "PERSON"))
+            for name, label in names:
+                self._entity(tx, resolver, name, label, record, born)
+            for draft in extraction.facts:
+                subject = self._entity(tx, resolver, draft.subject, "THING", record, born)
+                target = self._entity(tx, resolver, draft.object, "THING", record, born)
+                if subject is None or target is None or subject == target:
+                    continue
+                self._fact(tx, draft, subject, target, record, to_micros(episode.at))
+                touched[subject] = touched[target] = None
+        for entity in touched:
+            self._summarize(tx, entity)
+        self._extend_communities(tx, list(born))
+
+    def _entity(
+        self,
+        tx: Transaction,
+        resolver: EntityResolver,
+        name: str,
+        label: str,
+        episode: int,
+        born: dict[int, None],
+    ) -> int | None:
+        uid = normalize(name)
+        if not uid:
+            return None
+        entity = resolver.find(tx, uid)
+        if entity is None:
+            entity = tx.add_record("entity", uid, name, sources=[episode], data={"name": name, "label": label})
+            resolver.add(entity, uid)
+            born[entity] = None
+        else:
+            tx.add_sources(entity, [episode])
+            if label != "THING":  # a generic node takes over a specific label
+                tx.execute(
+                    "UPDATE record SET data = json_set(data, '$.label', ?) WHERE id = ?"
+                    " AND json_extract(data, '$.label') = 'THING'",
+                    (label, entity),
+                )
+        tx.execute("INSERT OR IGNORE INTO link (src, kind, dst) VALUES (?, 'MENTIONS', ?)", (episode, entity))
+        return entity
+
+    def _fact(
+        self, tx: Transaction, draft: FactDraft, subject: int, target: int, episode: int, said_at: int | None
+    ) -> None:
+        """Zep, section 2.2.2-2.2.3: duplicates gain a source, contradicted facts are closed."""
+        known = tx.execute(
+            "SELECT r.id, r.text, r.valid_at, r.invalid_at, f.relation, f.subject, f.object, s.text AS subject_name,"
+            " json_extract(s.data, '$.name') AS subject_shown, json_extract(o.data, '$.name') AS object_shown"
+            " FROM fact f JOIN record r ON r.id = f.record JOIN record s ON s.id = f.subject"
+            " JOIN record o ON o.id = f.object"
+            " WHERE f.subject = ? AND r.status = 'live' AND r.space = ?"
+            " ORDER BY (f.relation = ?) DESC, (f.object = ?) DESC, r.id DESC LIMIT ?",
+            (subject, tx.space_id, draft.relation, target, self.config.known_facts),
+        ).fetchall()
+        views = [
+            FactView(
+                subject=row["subject_shown"],
+                relation=row["relation"],
+                object=row["object_shown"],
+                text=row["text"],
+                valid_at=from_micros(row["valid_at"]),
+                invalid_at=from_micros(row["invalid_at"]),
+            )
+            for row in known
+        ]
+        related = self.scribe.relate(draft, views)
+        valid_at, invalid_at = to_micros(draft.valid_at), to_micros(draft.invalid_at)
+        contradicted = [known[i] for i in related.contradicted if 0 <= i < len(known)]
+        duplicates = [known[i] for i in related.duplicates if 0 <= i < len(known)]
+        if draft.ends:
+            self._end(tx, [*contradicted, *duplicates], invalid_at or valid_at or said_at, episode, related.reason)
+            if contradicted or duplicates or invalid_at is None:
+                return
+        for row in duplicates:
+            window = Window(row["valid_at"], row["invalid_at"])
+            if not draft.ends and (valid_at is None or window.invalid_at is None or valid_at < window.invalid_at):
+                tx.add_sources(row["id"], [episode])
+                if valid_at is not None and (window.valid_at is None or valid_at < window.valid_at):
+                    self._backdate(tx, row, valid_at, contradicted, episode)
+                return
+        closing = closing_rule(
+            Window(valid_at, invalid_at), [Window(row["valid_at"], row["invalid_at"]) for row in contradicted]
+        )
+        number = tx.execute(
+            "SELECT count(*) FROM fact WHERE subject = ? AND relation = ? AND object = ?",
+            (subject, draft.relation, target),
+        ).fetchone()[0]
+        names = tx.records([subject, target])
+        uid = f"{names[subject]['uid']} {draft.relation} {names[target]['uid']}" + (f" #{number + 1}" if number else "")
+        record = tx.add_record(
+            "fact",
+            uid,
+            draft.text,
+            sources=[episode],
+            at=said_at,
+            valid_at=closing.new.valid_at,
+            invalid_at=invalid_at,
+            data={"subject": draft.subject, "relation": draft.relation, "object": draft.object},
+            reason=draft.reason,
+        )
+        tx.execute(
+            "INSERT INTO fact (record, subject, relation, object, functional) VALUES (?, ?, ?, ?, ?)",
+            (record, subject, draft.relation, target, draft.functional),
+        )
+        if closing.new.invalid_at != invalid_at:
+            cause = min(
+                (row for row in contradicted if row["valid_at"] == closing.new.invalid_at), key=lambda row: row["id"]
+            )
+            first = tx.execute("SELECT episode FROM source WHERE record = ? ORDER BY rank", (cause["id"],)).fetchone()
+            tx.set_validity(
+                record,
+                valid_at=closing.new.valid_at,
+                invalid_at=closing.new.invalid_at,
+                retired=True,
+                cause=None if first is None else first[0],
+                reason=f"already known when it was told: {cause['text']}",
+            )
+        for position, window in closing.closed:
+            tx.set_validity(
+                contradicted[position]["id"],
+                valid_at=window.valid_at,
+                invalid_at=window.invalid_at,
+                retired=True,
+                cause=episode,
+                reason=related.reason or f"contradicted by: {draft.text}",
+            )
+
+    @staticmethod
+    def _end(tx: Transaction, rows: Sequence[Row], moment: int | None, episode: int, reason: str) -> None:
+        """Close facts that the episode says hold no longer."""
+        for row in rows:
+            open_then = row["invalid_at"] is None or (moment is not None and moment < row["invalid_at"])
+            started = row["valid_at"] is None or (moment is not None and row["valid_at"] <= moment)
+            if moment is not None and open_then and started:
+                tx.set_validity(
+                    row["id"],
+                    valid_at=row["valid_at"],
+                    invalid_at=moment,
+                    retired=True,
+                    cause=episode,
+                    reason=reason or "said to hold no longer",
+                )
+
+    @staticmethod
+    def _backdate(tx: Transaction, row: Row, valid_at: int, contradicted: Sequence[Row], episode: int) -> None:
+        """An episode tells that a known fact began earlier; facts it contradicts end where it now begins."""
+        tx.set_validity(
+            row["id"], valid_at=valid_at, invalid_at=row["invalid_at"], cause=episode, reason="began earlier than told"
+        )
+        closing = closing_rule(
+            Window(valid_at, row["invalid_at"]), [Window(c["valid_at"], c["invalid_at"]) for c in contradicted]
+        )
+        for position, window in closing.closed:
+            tx.set_validity(
+                contradicted[position]["id"],
+                valid_at=window.valid_at,
+                invalid_at=window.invalid_at,
+                retired=True,
+                cause=episode,
+                reason=f"contradicted by: {row['text']}",
+            )
+
+    # --- summaries and communities ---
+
+    def _summarize(self, tx: Transaction, entity: int) -> None:
+        row = tx.records([entity]).get(entity)
+        if row is None:
+            return
+        data = json.loads(row["data"] or "{}")
+        facts = tx.execute(
+            "SELECT r.text FROM fact f JOIN record r ON r.id = f.record WHERE (f.subject = ? OR f.object = ?)"
+            " AND r.status = 'live' AND r.invalid_at IS NULL ORDER BY r.id DESC LIMIT ?",
+            (entity, entity, self.config.summary_facts),
+        ).fetchall()
+        name = data.get("name", row["uid"])
+        summary = self.scribe.summarize(name, [fact[0] for fact in facts]) if facts else ""
+        text = f"{name}: {summary}" if summary else name
+        if text != row["text"]:
+            tx.set_text(entity, text)
+
+    def _graph(self, tx: Transaction) -> dict[int, dict[int, float]]:
+        graph: dict[int, dict[int, float]] = {}
+        rows = tx.execute(
+            "SELECT f.subject, f.object, count(*) FROM fact f JOIN record r ON r.id = f.record"
+            " WHERE r.space = ? AND r.status = 'live' GROUP BY f.subject, f.object",
+            (tx.space_id,),
+        )
+        for a, b, weight in rows:
+            for one, other in ((a, b), (b, a)):
+                edges = graph.setdefault(one, {})
+                edges[other] = edges.get(other, 0.0) + weight
+        return graph
+
+    def _extend_communities(self, tx: Transaction, born: Sequence[int]) -> None:
+        """A new entity joins the community that most of its neighbours are in, until the next rebuild."""
+        if not born or tx.execute("SELECT 1 FROM link WHERE kind = 'HAS_MEMBER' LIMIT 1").fetchone() is None:
+            return
+        for entity in born:
+            edges: dict[int, float] = {}
+            for a, b in tx.execute(
+                "SELECT subject, object FROM fact WHERE subject = ? OR object = ?", (entity, entity)
+            ).fetchall():
+                other = b if a == entity else a
+                edges[other] = edges.get(other, 0.0) + 1
+            label = {
+                row[1]: row[0]
+                for row in tx.select("SELECT src, dst FROM link WHERE kind = 'HAS_MEMBER' AND dst IN ({ids})", edges)
+            }
+            if label:
+                tx.link(strongest_label(edges, label, None), "HAS_MEMBER", entity)
+
+    def _write_community(self, tx: Transaction, members: Sequence[int], community: int | None = None) -> None:
+        rows = tx.records(members)
+        ordered = sorted(rows.values(), key=lambda row: row["id"])
+        names = [json.loads(row["data"] or "{}").get("name", row["uid"]) for row in ordered]
+        title = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+        text = self.scribe.summarize(title, [row["text"] for row in ordered]) or title
+        episodes = [
+            row[0] for row in tx.select("SELECT DISTINCT episode FROM source WHERE record IN ({ids})", sorted(rows))
+        ]
+        data = {"name": title, "members": len(ordered)}
+        if community is not None:
+            tx.execute("DELETE FROM record WHERE id = ?", (community,))
+            tx.bump_derived()
+        record = tx.add_record("community", f"community of {ordered[0]['uid']}", text, sources=sorted(set(episodes)), data=data)
+        for row in ordered:
+            tx.link(record, "HAS_MEMBER", row["id"])
+
+    def maintain(self, tx: Transaction, now: datetime) -> dict[str, int]:
+        """Rebuild all communities from the facts that are believed."""
+        tx.execute("DELETE FROM record WHERE space = ? AND kind = 'community'", (tx.space_id,))
+        tx.bump_derived()
+        label = label_propagation(self._graph(tx), rounds=self.config.community_rounds)
+        groups: dict[int, list[int]] = {}
+        for node, name in label.items():
+            groups.setdefault(name, []).append(node)
+        built = [sorted(members) for members in groups.values() if len(members) > 1]
+        for members in sorted(built):
+            self._write_community(tx, members)
+        return {"communities": len(built)}
+
+    def on_forget(self, tx: Transaction, touched: Sequence[int]) -> None:
+        """Summaries and communities are written anew from what is left."""
+        for record, row in sorted(tx.records(touched).items()):
+            if row["kind"] == "entity":
+                self._summarize(tx, record)
+        for record, row in sorted(tx.records(touched).items()):
+            if row["kind"] != "community":
+                continue
+            members = [m[0] for m in tx.execute("SELECT dst FROM link WHERE src = ? AND kind = 'HAS_MEMBER'", (record,))]
+            if len(members) > 1:
+                self._write_community(tx, members, record)
+            else:
+                tx.execute("DELETE FROM record WHERE id = ?", (record,))
+
+    # --- recall ---
+
+    def recall(self, search: Search) -> list[Recollection]:
+        """Facts, entities and communities by full text, cosine and breadth-first search, then a reranker."""
+        return searching.recall(search, self.config, self._cross)
+
+    def episode_bonus(self, search: Search) -> dict[int, tuple[float, str]]:
+        """What the facts found for the question lend to the episodes that state them."""
+        if not self.config.graph_bonus or not search.deadline.allows("graph"):
+            return {}
+        return searching.episode_bonus(search, self.config)
+
+    def _cross(self, pairs: Sequence[tuple[str, str]]) -> Sequence[float]:
+        if self.cross_encoder is None:
+            raise InputError(
+                "the 'cross' reranker needs a cross-encoder: Zep(cross_encoder=load_cross_encoder('<model>'))"
+            )
+        return self.cross_encoder(pairs)
+
+    def history(self, tx: Transaction, subject: str, relation: str | None) -> list[Recollection]:
+        """Every fact ever held about a subject, oldest first."""
+        resolver = self._resolvers.setdefault(tx.space_id, EntityResolver())
+        resolver.refresh(tx)
+        entity = resolver.find(tx, normalize(subject))
+        if entity is None:
+            return []
+        rows = tx.execute(
+            "SELECT r.id FROM fact f JOIN record r ON r.id = f.record WHERE f.subject = ?"
+            " AND (? IS NULL OR f.relation = ?) ORDER BY r.valid_at IS NULL, r.valid_at, r.id",
+            (entity, relation, relation),
+        ).fetchall()
+        return searching.recollections(tx, [(row[0], 0.0, "history") for row in rows])
