@@ -298,6 +298,14 @@ class PassageIndex:
             score += idf * (K1 + 1) * frequency / (frequency + norm)
         return score
 
+    def holding(self, terms: NDArray[np.uint32]) -> NDArray[np.bool_]:
+        """[R] which records hold any of the terms."""
+        mask = np.zeros(len(self), np.bool_)
+        for term in terms:
+            for segment in self._segments:
+                mask[self.owner[segment.lookup(int(term))[0]]] = True
+        return mask
+
     def _reach(self, window: tuple[float, ...]) -> list[tuple[float, NDArray[np.int32]]]:
         reach = []
         before = after = np.arange(len(self.owner), dtype=np.int32)

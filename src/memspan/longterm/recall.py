@@ -1,7 +1,8 @@
-"""Ranking episodes for a question: windowed BM25 + vectors + four small priors.
+"""Ranking episodes for a question: windowed BM25 + vectors + a few small priors.
 
     match(e) = max(0, z(lexical(e))) + vector_weight * z(cosine(e))
     score(e) = match(e) + user_prior [role is user] - length_penalty ln(passages of e) - question_penalty [e is a question]
+               + standing_bonus [e states a lasting rule or preference]
                + session_lift * mean of the three best scores in e's session
 
 *lexical* is the best passage's BM25, where the words of neighbouring passages count with halved weight per step: on
@@ -38,8 +39,12 @@ class RankingConfig:
     user_prior: float = 1.0  # a user's turn, where roles are told; people's turns are all alike
     length_penalty: float = 0.5  # per ln(passages): the best of n passages grows with n by chance
     question_penalty: float = 0.5  # a turn that asks seldom is the evidence
+    standing_bonus: float = 0.75  # a person's "always", "never", "prefer": it bears on more than its own subject
     session_lift: float = 0.2  # share of the session's mean of its three best scores
     pool: int = 150  # candidates taken from each list
+
+
+STANDING = term_hashes("always never prefer")
 
 
 class Deadline:
@@ -231,6 +236,7 @@ def rank_episodes(
     score += config.user_prior * user
     score -= config.length_penalty * np.log(index.passages_per_record[candidates])
     score -= config.question_penalty * index.is_question[candidates]
+    score += config.standing_bonus * (index.holding(STANDING)[candidates] & (index.role[candidates] != 2))
     bonus = np.zeros(len(candidates), np.float32)
     for place, position in enumerate(candidates.tolist()):
         if position in positions_of_extra:
