@@ -220,7 +220,12 @@ class Organizer(ABC):
         raise InputError(f"the {self.name} organizer keeps no facts; open the store with organizer='zep'")
 
     def on_forget(self, tx: Transaction, touched: Sequence[int]) -> None:
-        """Rebuild what was made from forgotten episodes and others together: ids of derived records that lost a source."""
+        """Rebuild what was made from forgotten episodes and others together.
+
+        Args:
+            tx: the transaction that forgets.
+            touched: ids of the derived records that lost a source, or whose validity a forgotten episode had changed.
+        """
 
     def maintain(self, tx: Transaction, now: datetime) -> dict[str, int]:
         """Housekeeping; returns what was done as counts."""

@@ -18,7 +18,7 @@ class Forgotten:
         episodes: how many episodes.
         derived: how many records that rested on them alone, by kind.
         kept: how many derived records stay, resting on other episodes.
-        reopened: how many facts are believed again, because what closed them is forgotten.
+        reopened: how many facts had their validity looked at again, because what changed it is forgotten.
         purged: whether the bytes are gone from the file too; False when another reader held the log open, which
             `maintain(prune=True)` finishes later.
     """
@@ -78,16 +78,16 @@ def forget_episodes(
         texts.append(row["text"])
     _delete(tx, alone)
     kept = sorted(touched & supported)
-    organizer.on_forget(tx, kept)
+    organizer.on_forget(tx, sorted({*kept, *(reopened - set(alone))}))
     tx.bump()
-    return Forgotten(episodes=len(episodes), derived=derived, kept=len(kept), reopened=reopened), texts
+    return Forgotten(episodes=len(episodes), derived=derived, kept=len(kept), reopened=len(reopened)), texts
 
 
 def _delete(tx: Transaction, records: Sequence[int]) -> None:
     tx.executemany("DELETE FROM record WHERE id = ?", [(record,) for record in records])
 
 
-def _take_back(tx: Transaction, episodes: Sequence[int]) -> int:
+def _take_back(tx: Transaction, episodes: Sequence[int]) -> set[int]:
     """Undo the changes of validity that the episodes caused: the last version that they did not cause holds again."""
     changed = {row[0] for row in tx.select("SELECT record FROM version WHERE cause IN ({ids})", episodes)}
     tx.executemany("DELETE FROM version WHERE cause = ?", [(episode,) for episode in episodes])
@@ -104,4 +104,4 @@ def _take_back(tx: Transaction, episodes: Sequence[int]) -> int:
             "UPDATE record SET valid_at = ?, invalid_at = ?, status = ?, retired_at = ? WHERE id = ?",
             (last["valid_at"], last["invalid_at"], last["status"], last["recorded_at"] if closed else None, record),
         )
-    return len(changed)
+    return changed

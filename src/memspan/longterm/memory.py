@@ -447,7 +447,6 @@ class Memory:
             self.store.connection.execute("PRAGMA optimize")
             if prune:
                 before = self.store.disk_bytes()
-                self.store.connection.execute("VACUUM")
                 self.store.purge()
                 done["bytes_freed"] = max(0, before - self.store.disk_bytes())
         return done

@@ -164,7 +164,9 @@ class Store:
                     self.connection.execute("COMMIT")
 
     def purge(self) -> bool:
-        """Make deleted bytes unreadable: merge the full-text segments, then empty the write-ahead log.
+        """Make deleted bytes unreadable: merge the full-text segments, rewrite the file, empty the write-ahead log.
+
+        `secure_delete` alone is not enough: pages that were rebalanced keep copies of moved cells in their free space.
 
         Returns:
             True when done; False when another reader kept the log from being emptied within the timeout.
@@ -173,6 +175,7 @@ class Store:
             try:
                 with self._immediate():
                     self.connection.execute("INSERT INTO fulltext (fulltext) VALUES ('optimize')")
+                self.connection.execute("VACUUM")
                 deadline = time.monotonic() + self.timeout
                 while self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
                     if time.monotonic() > deadline:

@@ -249,6 +249,28 @@ class Zep(Organizer):
                 reason=f"contradicted by: {row['text']}",
             )
 
+    @staticmethod
+    def _close_again(tx: Transaction, record: int, window: Window) -> None:
+        """A functional fact whose successor was forgotten ends where the next known one begins."""
+        rivals = tx.execute(
+            "SELECT r.id, r.valid_at, r.text FROM fact f JOIN fact other ON other.subject = f.subject"
+            " AND other.relation = f.relation AND other.object <> f.object JOIN record r ON r.id = other.record"
+            " WHERE f.record = ? AND f.functional AND r.status = 'live' AND r.valid_at > ? ORDER BY r.valid_at, r.id",
+            (record, window.valid_at),
+        ).fetchall()
+        end = closing_rule(window, [Window(row["valid_at"]) for row in rivals]).new.invalid_at
+        if end == window.invalid_at:
+            return
+        first = tx.execute("SELECT episode FROM source WHERE record = ? ORDER BY rank", (rivals[0]["id"],)).fetchone()
+        tx.set_validity(
+            record,
+            valid_at=window.valid_at,
+            invalid_at=end,
+            retired=True,
+            cause=None if first is None else first[0],
+            reason=f"contradicted by: {rivals[0]['text']}",
+        )
+
     # --- summaries and communities ---
 
     def _summarize(self, tx: Transaction, entity: int) -> None:
@@ -329,7 +351,10 @@ class Zep(Organizer):
         return {"communities": len(built)}
 
     def on_forget(self, tx: Transaction, touched: Sequence[int]) -> None:
-        """Summaries and communities are written anew from what is left."""
+        """Summaries and communities are written anew from what is left; reopened facts end where the next one begins."""
+        for record, row in sorted(tx.records(touched).items()):
+            if row["kind"] == "fact":
+                self._close_again(tx, record, Window(row["valid_at"], row["invalid_at"]))
         for record, row in sorted(tx.records(touched).items()):
             if row["kind"] == "entity":
                 self._summarize(tx, record)

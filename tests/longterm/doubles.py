@@ -1,0 +1,81 @@
+"""Test doubles: an embedder of hashed words and a scribe that reads one kind of sentence. Deterministic, no model."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memspan.core.footprint import Footprint
+from memspan.longterm.base import EntityDraft, Episode, Extraction, FactDraft, FactView, Relations
+
+
+class HashEmbedder:
+    """Texts with common words are near each other."""
+
+    name = "hash"
+    dim = 64
+    max_tokens = None
+
+    def __init__(self, fingerprint: str = "hash-1") -> None:
+        self.fingerprint = fingerprint
+        self.calls: list[int] = []
+
+    def embed(self, texts: Sequence[str], *, progress: bool = False) -> NDArray[np.float32]:
+        self.calls.append(len(texts))
+        rows = np.full((len(texts), self.dim), 1e-3, np.float32)
+        for row, text in zip(rows, texts, strict=True):
+            for word in re.findall(r"\w+", text.lower()):
+                row[zlib.crc32(word.encode()) % self.dim] += 1
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+    def footprint(self) -> Footprint:
+        return Footprint.of("weights", "ram", 1)
+
+
+class ToyScribe:
+    """Reads "X lives in Y", "X likes Y" and "X left Y"; LIVES_IN is functional."""
+
+    name = "toy"
+    _SAYS = re.compile(r"([A-Z]\w*) (lives in|likes|left) ([A-Z]\w*)")
+
+    def extract(self, episodes: Sequence[Episode], context: Sequence[Episode] = ()) -> list[Extraction]:
+        read = []
+        for episode in episodes:
+            facts = []
+            for subject, verb, target in self._SAYS.findall(episode.text):
+                relation = "LIKES" if verb == "likes" else "LIVES_IN"
+                facts.append(
+                    FactDraft(
+                        subject=subject,
+                        relation=relation,
+                        object=target,
+                        text=f"{subject} {verb} {target}.",
+                        valid_at=episode.at,
+                        ends=verb == "left",
+                        functional=relation == "LIVES_IN",
+                    )
+                )
+            names = {name for fact in facts for name in (fact.subject, fact.object)}
+            read.append(Extraction(entities=tuple(EntityDraft(name=n) for n in sorted(names)), facts=tuple(facts)))
+        return read
+
+    def relate(self, fact: FactDraft, known: Sequence[FactView]) -> Relations:
+        same = [i for i, k in enumerate(known) if (k.subject, k.relation) == (fact.subject, fact.relation)]
+        equal = tuple(i for i in same if known[i].object == fact.object)
+        if fact.ends:
+            return Relations(contradicted=equal, reason="said to have left")
+        other = tuple(i for i in same if i not in equal) if fact.functional else ()
+        return Relations(duplicates=equal, contradicted=other, reason="lives in one place" if other else "")
+
+    def summarize(self, name: str, facts: Sequence[str], previous: str = "") -> str:
+        return " ".join(facts)
+
+
+def day(number: int, year: int = 2024) -> datetime:
+    """The n-th day of a year."""
+    return datetime.fromordinal(datetime(year, 1, 1).toordinal() + number - 1).replace(tzinfo=UTC)

@@ -1,0 +1,77 @@
+"""A writer is killed with SIGKILL at random moments; what was acknowledged is there, and nothing is half-made."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from memspan import Memory
+from memspan.longterm.zep import Zep
+from tests.longterm.doubles import HashEmbedder, ToyScribe
+
+KILLS = 50
+ROOT = Path(__file__).parents[2]
+
+
+def test_fifty_kills(tmp_path: Path):
+    path = tmp_path / "a.db"
+    chance = random.Random(0)
+    acknowledged: set[int] = set()
+    forgotten: set[int] = set()
+    first = 0
+    for _ in range(KILLS):
+        writer = subprocess.Popen(
+            [sys.executable, "-m", "tests.longterm.writer", str(path), str(first)],
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+        )
+        assert writer.stdout is not None
+        lines = [writer.stdout.readline()]  # it is running, not importing
+        time.sleep(chance.uniform(0, 0.08))
+        writer.send_signal(signal.SIGKILL)
+        lines += writer.stdout.readlines()
+        writer.stdout.close()
+        writer.wait()
+        for line in lines:
+            if line.endswith("\n"):
+                number = int(line)
+                if number >= 0:
+                    acknowledged.add(number)
+                else:
+                    forgotten.add(-number - 4)
+        first = max(acknowledged) + 2  # the one after may or may not have been committed before the kill
+
+    with Memory.open(path, organizer=Zep(ToyScribe()), embedder=HashEmbedder()) as memory:
+        assert memory.check() == []
+        run = memory.store.connection.execute
+        present: dict[int, int] = {}
+        for (uid,) in run("SELECT uid FROM record WHERE kind = 'episode'"):
+            number = int(uid.split(":")[0])
+            present[number] = present.get(number, 0) + 1
+        assert set(present.values()) == {7}, "a batch is there as a whole or not at all"
+        # A forget that was not acknowledged may have happened all the same.
+        maybe = {n - 4 for n in range(max(acknowledged) + 2) if n % 9 == 8}
+        assert acknowledged - maybe <= set(present)
+        assert not forgotten & set(present)
+        orphans = run(
+            "SELECT count(*) FROM record WHERE kind <> 'episode' AND id NOT IN (SELECT record FROM source)"
+        ).fetchone()[0]
+        assert orphans == 0, "every derived row points to its episodes"
+        open_homes = run(
+            "SELECT count(*) FROM fact f JOIN record r ON r.id = f.record"
+            " WHERE f.relation = 'LIVES_IN' AND r.invalid_at IS NULL"
+        ).fetchone()[0]
+        assert open_homes == 1, "Ann lives in one place"
+        memory.embed_pending()
+        unindexed = run(
+            "SELECT count(*) FROM record r LEFT JOIN passage p ON p.record = r.id LEFT JOIN vector v ON v.passage = p.id"
+            " WHERE v.id IS NULL"
+        ).fetchone()[0]
+        assert unindexed == 0, "indexes agree with rows"
+        newest = max(present)
+        assert memory.recall(f"City{newest}", k=1)[0].id == f"{newest}:6"
