@@ -215,8 +215,15 @@ class Organizer(ABC):
         """What the organizer's structure adds to episodes: record id -> (standard deviations, why)."""
         return {}
 
-    def history(self, tx: Transaction, subject: str, relation: str | None) -> list[Recollection]:
-        """Every fact ever held about a subject, oldest first."""
+    def history(
+        self,
+        tx: Transaction,
+        subject: str,
+        relation: str | None,
+        as_of: datetime | None,
+        believed_at: datetime | None,
+    ) -> list[Recollection]:
+        """Every fact ever held about a subject, or those that hold in a view, oldest first."""
         raise InputError(f"the {self.name} organizer keeps no facts; open the store with organizer='zep'")
 
     def on_forget(self, tx: Transaction, touched: Sequence[int]) -> None:

@@ -7,9 +7,8 @@ first embeds what is still waiting.
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -291,7 +290,7 @@ class Memory:
         if not deadline.limited:
             self._embedding.embed_all()
         vector = self._embedding.embed_query(asked.text, deadline)
-        with self._snapshot(asked.space) as tx:
+        with self.store.read(self._now(), asked.space) as tx:
             search = Search(
                 tx=tx,
                 query=asked,
@@ -333,11 +332,6 @@ class Memory:
             hits.append(_recollection(row, hit.score, [row["uid"]], hit.why + left_out))
         return hits
 
-    @contextlib.contextmanager
-    def _snapshot(self, space: str) -> Iterator[Transaction]:
-        with self.store.read(self._now(), space) as tx:
-            yield tx
-
     def _index(self, tx: Transaction, *, episodes: bool) -> PassageIndex:
         key = (tx.space_id, episodes)
         index = self._indexes.get(key)
@@ -375,10 +369,27 @@ class Memory:
 
     # --- look after ---
 
-    def history(self, subject: str, relation: str | None = None, *, space: str | None = None) -> list[Recollection]:
-        """Every fact ever held about a subject, closed ones too, oldest first."""
-        with self._snapshot(self.space if space is None else space) as tx:
-            return self.organizer.history(tx, subject, relation)
+    def history(
+        self,
+        subject: str,
+        relation: str | None = None,
+        *,
+        as_of: Moment = None,
+        believed_at: Moment = None,
+        space: str | None = None,
+    ) -> list[Recollection]:
+        """Every fact held about a subject, closed ones too, oldest first.
+
+        Args:
+            subject: the entity's name.
+            relation: only this relation.
+            as_of: only what was true at this moment.
+            believed_at: only what the store believed at this moment, with the windows it believed then.
+            space: the tenant.
+        """
+        world, known = clock.as_moment(as_of, "as_of"), clock.as_moment(believed_at, "believed_at")
+        with self.store.read(self._now(), self.space if space is None else space) as tx:
+            return self.organizer.history(tx, subject, relation, world, known)
 
     def forget(
         self,
@@ -457,7 +468,7 @@ class Memory:
 
     def stats(self, *, space: str | None = None) -> dict[str, Any]:
         """Counts by kind, vectors, sessions, speakers, the span of time, and bytes."""
-        with self._snapshot(self.space if space is None else space) as tx:
+        with self.store.read(self._now(), self.space if space is None else space) as tx:
             kinds = dict(
                 tx.execute("SELECT kind, count(*) FROM record WHERE space = ? GROUP BY kind", (tx.space_id,)).fetchall()
             )

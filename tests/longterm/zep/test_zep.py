@@ -131,7 +131,8 @@ def test_entities_and_communities(memory, clock):
     assert entity.id == "ann" and "likes Tea" in entity.text and entity.episodes == ["x"]
     memory.add([Episode("Zed likes Ballet", at=day(3))])
     members = memory.store.connection.execute(
-        "SELECT count(*) FROM link WHERE kind = 'HAS_MEMBER' AND src = (SELECT id FROM record WHERE uid = 'community of zed')"
+        "SELECT count(*) FROM link WHERE kind = 'HAS_MEMBER' AND src IN (SELECT l.src FROM link l JOIN record r"
+        " ON r.id = l.dst WHERE l.kind = 'HAS_MEMBER' AND r.uid = 'zed')"
     ).fetchone()[0]
     assert members == 3, "a new entity joins its neighbours' community until the next rebuild"
 

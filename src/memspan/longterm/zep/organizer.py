@@ -386,16 +386,26 @@ class Zep(Organizer):
             )
         return self.cross_encoder(pairs)
 
-    def history(self, tx: Transaction, subject: str, relation: str | None) -> list[Recollection]:
-        """Every fact ever held about a subject, oldest first."""
+    def history(
+        self,
+        tx: Transaction,
+        subject: str,
+        relation: str | None,
+        as_of: datetime | None,
+        believed_at: datetime | None,
+    ) -> list[Recollection]:
+        """Every fact ever held about a subject, or those that hold in a view, oldest first."""
         resolver = self._resolvers.setdefault(tx.space_id, EntityResolver())
         resolver.refresh(tx)
         entity = resolver.find(tx, normalize(subject))
         if entity is None:
             return []
         rows = tx.execute(
-            "SELECT r.id FROM fact f JOIN record r ON r.id = f.record WHERE f.subject = ?"
-            " AND (? IS NULL OR f.relation = ?) ORDER BY r.valid_at IS NULL, r.valid_at, r.id",
+            "SELECT f.record FROM fact f WHERE f.subject = ? AND (? IS NULL OR f.relation = ?)",
             (entity, relation, relation),
         ).fetchall()
-        return searching.recollections(tx, [(row[0], 0.0, "history") for row in rows])
+        windows = searching.windows(tx, [row[0] for row in rows], to_micros(believed_at))
+        moment = to_micros(as_of)
+        shown = [(record, w) for record, w in windows.items() if moment is None or w.holds(moment)]
+        shown.sort(key=lambda pair: (pair[1].valid_at is None, pair[1].valid_at or 0, pair[0]))
+        return searching.recollections(tx, [(record, 0.0, "history") for record, _ in shown], windows)

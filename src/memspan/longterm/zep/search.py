@@ -34,7 +34,10 @@ def recall(search: Search, config: ZepConfig, cross: CrossEncoder) -> list[Recol
         if kind != "episode":
             found += _rank(search, config, kind, search.query.k, cross)
     found.sort(key=lambda hit: -hit[1])
-    return recollections(search.tx, found[: search.query.k], search)
+    left_out = f" (left out: {', '.join(search.deadline.skipped)})" if search.deadline.skipped else ""
+    hits = [(record, score, why + left_out) for record, score, why in found[: search.query.k]]
+    believed = to_micros(search.query.believed_at)
+    return recollections(search.tx, hits, windows(search.tx, [hit[0] for hit in hits], believed))
 
 
 def _rank(
@@ -76,15 +79,15 @@ def _best_visible(search: Search, kind: str, scores: F32, limit: int, least: flo
             return kept[:limit]
 
 
-def windows(search: Search, ids: Sequence[int]) -> dict[int, Window]:
-    """The windows of facts as the asked store time believed them; facts it did not know or believe are left out."""
-    believed = to_micros(search.query.believed_at)
+def windows(tx: Transaction, ids: Sequence[int], believed: int | None) -> dict[int, Window]:
+    """The windows of facts as the store believed them at a moment (None is now).
+
+    Facts it did not know then, or does not believe, are left out.
+    """
     if believed is None:
-        rows = search.tx.select(
-            "SELECT id, valid_at, invalid_at FROM record WHERE id IN ({ids}) AND status = 'live'", ids
-        )
+        rows = tx.select("SELECT id, valid_at, invalid_at FROM record WHERE id IN ({ids}) AND status = 'live'", ids)
     else:
-        rows = search.tx.select(
+        rows = tx.select(
             "SELECT record, valid_at, invalid_at FROM version WHERE record IN ({ids}) AND status = 'live'"
             " AND recorded_at <= ? AND (superseded_at IS NULL OR superseded_at > ?)",
             ids,
@@ -99,7 +102,8 @@ def visible(search: Search, ids: Sequence[int]) -> set[int]:
     moment = to_micros(search.query.as_of or search.query.believed_at)
     if moment is None:
         moment = search.tx.now
-    held = {record for record, window in windows(search, ids).items() if window.holds(moment)}
+    believed = to_micros(search.query.believed_at)
+    held = {record for record, window in windows(search.tx, ids, believed).items() if window.holds(moment)}
     return held & _from_wanted_episodes(search, held)
 
 
@@ -212,17 +216,15 @@ def episode_bonus(search: Search, config: ZepConfig) -> dict[int, tuple[float, s
 
 
 def recollections(
-    tx: Transaction, hits: Sequence[tuple[int, float, str]], search: Search | None = None
+    tx: Transaction, hits: Sequence[tuple[int, float, str]], seen: Mapping[int, Window] | None = None
 ) -> list[Recollection]:
-    """Records as users see them, with their windows in the asked view and their source episodes."""
+    """Records as users see them, with their source episodes, and the windows of a view where one is given."""
     ids = [hit[0] for hit in hits]
     rows, sources = tx.records(ids), tx.sources(ids)
-    seen = windows(search, ids) if search is not None and search.query.believed_at else {}
-    left_out = f" (left out: {', '.join(search.deadline.skipped)})" if search and search.deadline.skipped else ""
     made = []
     for record, score, why in hits:
         row = rows[record]
-        window = seen.get(record, Window(row["valid_at"], row["invalid_at"]))
+        window = (seen or {}).get(record, Window(row["valid_at"], row["invalid_at"]))
         made.append(
             Recollection(
                 kind=row["kind"],
@@ -234,7 +236,7 @@ def recollections(
                 invalid_at=from_micros(window.invalid_at),
                 recorded_at=from_micros(row["recorded_at"]),
                 retired_at=from_micros(row["retired_at"]),
-                why=why + left_out,
+                why=why,
                 metadata=json.loads(row["data"]) if row["data"] else {},
             )
         )
