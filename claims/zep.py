@@ -33,7 +33,12 @@ FUSION_GAIN = 1.08
 CONTEXT_SHARE = 0.10
 PRECISION = 0.99
 
-REAL = (("wikidata", "P6", "Wikidata P6, head of government"), ("yago", "playsFor", "YAGO playsFor"))
+REAL = (
+    ("wikidata", "P102", "Wikidata P102, member of party"),
+    ("wikidata", "P6", "Wikidata P6, head of government"),
+    ("yago", "playsFor", "YAGO playsFor"),
+    ("yago", "isAffiliatedTo", "YAGO isAffiliatedTo"),
+)
 
 Interval = tuple[str, int, int]  # object, first year, last year
 Chains = dict[str, list[Interval]]
@@ -75,7 +80,7 @@ def real_chains(folder: Path, relation: str) -> Chains:
     for subject, found in grouped.items():
         intervals = sorted(found, key=lambda x: (x[1], x[2]))
         disjoint = all(a[2] <= b[1] and a[1] < b[1] for a, b in zip(intervals, intervals[1:], strict=False))
-        if len(intervals) >= 3 and disjoint and len({i[0] for i in intervals}) == len(intervals):
+        if len({interval[0] for interval in intervals}) >= 3 and disjoint:
             chains[f"subject {subject}"] = intervals
     return chains
 

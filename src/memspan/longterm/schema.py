@@ -38,6 +38,7 @@ MIGRATIONS: tuple[str, ...] = (
         record INTEGER NOT NULL REFERENCES record ON DELETE CASCADE,
         episode INTEGER NOT NULL REFERENCES record ON DELETE CASCADE,
         rank INTEGER NOT NULL DEFAULT 0,
+        seen_at INTEGER,
         PRIMARY KEY (record, episode)
     ) WITHOUT ROWID;
     CREATE INDEX source_episode ON source (episode);

@@ -300,12 +300,18 @@ class Transaction:
         )
         return record
 
-    def add_sources(self, record: int, episodes: Iterable[int]) -> None:
-        """Name more source episodes of a record, after the ones it has; those it has already are left as they are."""
+    def add_sources(self, record: int, episodes: Iterable[int], seen_at: int | None = None) -> None:
+        """Name more source episodes of a record, after the ones it has; those it has already are left as they are.
+
+        Args:
+            record: the record.
+            episodes: record ids.
+            seen_at: the moment in the world at which these episodes say that it held.
+        """
         have = self.execute("SELECT count(*) FROM source WHERE record = ?", (record,)).fetchone()[0]
         self.executemany(
-            "INSERT OR IGNORE INTO source (record, episode, rank) VALUES (?, ?, ?)",
-            [(record, episode, have + rank) for rank, episode in enumerate(episodes)],
+            "INSERT OR IGNORE INTO source (record, episode, rank, seen_at) VALUES (?, ?, ?, ?)",
+            [(record, episode, have + rank, seen_at) for rank, episode in enumerate(episodes)],
         )
 
     def find(self, kind: str, uid: str) -> Row | None:

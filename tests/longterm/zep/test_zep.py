@@ -6,6 +6,8 @@ from datetime import datetime
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from memspan import Episode, InputError, Memory
 from memspan.longterm.zep import Zep, ZepConfig
@@ -208,3 +210,19 @@ def test_vectors_of_facts_are_unit_length(memory):
     memory.recall("Ann", kinds=["fact"])
     index = next(i for i in memory._indexes.values() if not i.episodes)
     assert np.allclose(np.linalg.norm(index.vectors, axis=1), 1, atol=2e-3)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_any_order_of_sightings_gives_the_same_history(data):
+    """Someone moves between three cities and back; where she was seen is told in any order."""
+    cities = data.draw(st.lists(st.sampled_from(["Lisbon", "Oslo", "Rome"]), min_size=1, max_size=6))
+    seen = [(city, day(10 * number + 1)) for number, city in enumerate(cities)]
+    expected = {moment: city for city, moment in seen}
+    with Memory.open(":memory:", organizer=Zep(ToyScribe()), embedder=None) as memory:
+        for city, moment in data.draw(st.permutations(seen)):
+            memory.add(Episode(f"Ann lives in {city}", at=moment))
+        for number, moment in enumerate(expected):
+            for asked in (moment, day(10 * number + 5)):
+                held = [hit.metadata["object"] for hit in memory.history("Ann", "LIVES_IN", as_of=asked)]
+                assert held == [expected[moment]]

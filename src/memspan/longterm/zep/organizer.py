@@ -16,7 +16,7 @@ from memspan.longterm.store import Row, Transaction
 from memspan.longterm.zep import search as searching
 from memspan.longterm.zep.community import label_propagation, strongest_label
 from memspan.longterm.zep.resolve import EntityResolver, normalize
-from memspan.longterm.zep.temporal import Window, closing_rule
+from memspan.longterm.zep.temporal import Closing, Window, closing_rule, same_state
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,59 +160,116 @@ class Zep(Organizer):
             self._end(tx, [*contradicted, *duplicates], invalid_at or valid_at or said_at, episode, related.reason)
             if contradicted or duplicates or invalid_at is None:
                 return
+        rivals = [Window(row["valid_at"], row["invalid_at"]) for row in contradicted]
         for row in duplicates:
-            window = Window(row["valid_at"], row["invalid_at"])
-            if not draft.ends and (valid_at is None or window.invalid_at is None or valid_at < window.invalid_at):
-                tx.add_sources(row["id"], [episode])
-                if valid_at is not None and (window.valid_at is None or valid_at < window.valid_at):
-                    self._backdate(tx, row, valid_at, contradicted, episode)
+            if not draft.ends and same_state(Window(row["valid_at"], row["invalid_at"]), valid_at, rivals):
+                tx.add_sources(row["id"], [episode], valid_at)
+                if valid_at is not None and (row["valid_at"] is None or valid_at < row["valid_at"]):
+                    reason = "began earlier than was told"
+                    tx.set_validity(
+                        row["id"], valid_at=valid_at, invalid_at=row["invalid_at"], cause=episode, reason=reason
+                    )
+                    closing = closing_rule(Window(valid_at, row["invalid_at"]), rivals)
+                    self._close(tx, contradicted, closing, row["text"], related.reason, episode)
                 return
-        closing = closing_rule(
-            Window(valid_at, invalid_at), [Window(row["valid_at"], row["invalid_at"]) for row in contradicted]
-        )
+        closing = closing_rule(Window(valid_at, invalid_at), rivals)
+        record = self._write_fact(tx, draft, subject, target, [(episode, valid_at)], valid_at, invalid_at, said_at)
+        resumed = self._close(tx, contradicted, closing, draft.text, related.reason, episode)
+        end, cause = closing.new.invalid_at, [row for row in contradicted if row["valid_at"] == closing.new.invalid_at]
+        if resumed is not None and (end is None or resumed["seen_at"] < end):
+            end, cause = resumed["seen_at"], [resumed["row"]]
+        if end != invalid_at:
+            first = tx.execute(
+                "SELECT episode FROM source WHERE record = ? ORDER BY rank", (cause[0]["id"],)
+            ).fetchone()
+            tx.set_validity(
+                record,
+                valid_at=valid_at,
+                invalid_at=end,
+                retired=True,
+                cause=None if first is None else first[0],
+                reason=f"already known when it was told: {cause[0]['text']}",
+            )
+
+    @staticmethod
+    def _write_fact(
+        tx: Transaction,
+        draft: FactDraft,
+        subject: int,
+        target: int,
+        seen: Sequence[tuple[int, int | None]],
+        valid_at: int | None,
+        invalid_at: int | None,
+        said_at: int | None,
+    ) -> int:
         number = tx.execute(
             "SELECT count(*) FROM fact WHERE subject = ? AND relation = ? AND object = ?",
             (subject, draft.relation, target),
         ).fetchone()[0]
         names = tx.records([subject, target])
-        uid = f"{names[subject]['uid']} {draft.relation} {names[target]['uid']}" + (f" #{number + 1}" if number else "")
+        uid = f"{names[subject]['uid']} {draft.relation} {names[target]['uid']}"
+        while number and tx.find("fact", f"{uid} #{number + 1}") is not None:
+            number += 1
         record = tx.add_record(
             "fact",
-            uid,
+            f"{uid} #{number + 1}" if number else uid,
             draft.text,
-            sources=[episode],
             at=said_at,
-            valid_at=closing.new.valid_at,
+            valid_at=valid_at,
             invalid_at=invalid_at,
             data={"subject": draft.subject, "relation": draft.relation, "object": draft.object},
             reason=draft.reason,
         )
+        for episode, moment in seen:
+            tx.add_sources(record, [episode], moment)
         tx.execute(
             "INSERT INTO fact (record, subject, relation, object, functional) VALUES (?, ?, ?, ?, ?)",
             (record, subject, draft.relation, target, draft.functional),
         )
-        if closing.new.invalid_at != invalid_at:
-            cause = min(
-                (row for row in contradicted if row["valid_at"] == closing.new.invalid_at), key=lambda row: row["id"]
-            )
-            first = tx.execute("SELECT episode FROM source WHERE record = ? ORDER BY rank", (cause["id"],)).fetchone()
-            tx.set_validity(
-                record,
-                valid_at=closing.new.valid_at,
-                invalid_at=closing.new.invalid_at,
-                retired=True,
-                cause=None if first is None else first[0],
-                reason=f"already known when it was told: {cause['text']}",
-            )
+        return record
+
+    def _close(
+        self, tx: Transaction, known: Sequence[Row], closing: Closing, text: str, reason: str, episode: int
+    ) -> dict[str, Any] | None:
+        """Close what the new fact contradicts. A closed fact that was seen to hold again later resumes there.
+
+        Returns:
+            The first fact that resumes: its row, and `seen_at`, where the new fact must end.
+        """
+        first: dict[str, Any] | None = None
         for position, window in closing.closed:
+            row = known[position]
             tx.set_validity(
-                contradicted[position]["id"],
+                row["id"],
                 valid_at=window.valid_at,
                 invalid_at=window.invalid_at,
                 retired=True,
                 cause=episode,
-                reason=related.reason or f"contradicted by: {draft.text}",
+                reason=reason or f"contradicted by: {text}",
             )
+            later = tx.execute(
+                "SELECT episode, seen_at FROM source WHERE record = ? AND seen_at > ? ORDER BY seen_at",
+                (row["id"], window.invalid_at),
+            ).fetchall()
+            if not later:
+                continue
+            fact = tx.execute("SELECT * FROM fact WHERE record = ?", (row["id"],)).fetchone()
+            draft = FactDraft(
+                subject=row["subject_shown"],
+                relation=row["relation"],
+                object=row["object_shown"],
+                text=row["text"],
+                functional=bool(fact["functional"]),
+                reason="was true again",
+            )
+            seen = [(source["episode"], source["seen_at"]) for source in later]
+            tx.executemany("DELETE FROM source WHERE record = ? AND episode = ?", [(row["id"], e) for e, _ in seen])
+            resumed = self._write_fact(
+                tx, draft, fact["subject"], fact["object"], seen, seen[0][1], row["invalid_at"], None
+            )
+            if first is None or seen[0][1] < first["seen_at"]:
+                first = {"seen_at": seen[0][1], "row": {"id": resumed, "text": row["text"]}}
+        return first
 
     @staticmethod
     def _end(tx: Transaction, rows: Sequence[Row], moment: int | None, episode: int, reason: str) -> None:
@@ -229,25 +286,6 @@ class Zep(Organizer):
                     cause=episode,
                     reason=reason or "said to hold no longer",
                 )
-
-    @staticmethod
-    def _backdate(tx: Transaction, row: Row, valid_at: int, contradicted: Sequence[Row], episode: int) -> None:
-        """An episode tells that a known fact began earlier; facts it contradicts end where it now begins."""
-        tx.set_validity(
-            row["id"], valid_at=valid_at, invalid_at=row["invalid_at"], cause=episode, reason="began earlier than told"
-        )
-        closing = closing_rule(
-            Window(valid_at, row["invalid_at"]), [Window(c["valid_at"], c["invalid_at"]) for c in contradicted]
-        )
-        for position, window in closing.closed:
-            tx.set_validity(
-                contradicted[position]["id"],
-                valid_at=window.valid_at,
-                invalid_at=window.invalid_at,
-                retired=True,
-                cause=episode,
-                reason=f"contradicted by: {row['text']}",
-            )
 
     @staticmethod
     def _close_again(tx: Transaction, record: int, window: Window) -> None:

@@ -59,3 +59,16 @@ def closing_rule(new: Window, contradicted: Sequence[Window]) -> Closing:
             continue  # it had ended before
         closed.append((position, Window(known.valid_at, start)))
     return Closing(Window(start, end), tuple(closed))
+
+
+def same_state(known: Window, seen_at: int | None, rivals: Sequence[Window]) -> bool:
+    """Whether a statement that something held at a moment speaks of a known window of the same fact.
+
+    It does when the moment lies in the window, or before it with nothing that contradicts it in between. After the
+    window's end it is the same thing come true again.
+    """
+    if seen_at is None or known.valid_at is None:
+        return known.invalid_at is None or seen_at is None or seen_at < known.invalid_at
+    if seen_at >= known.valid_at:
+        return known.invalid_at is None or seen_at < known.invalid_at
+    return not any(r.valid_at is not None and seen_at < r.valid_at < known.valid_at for r in rivals)
