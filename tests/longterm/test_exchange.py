@@ -61,7 +61,10 @@ def test_any_text_comes_back(tmp_path_factory: pytest.TempPathFactory, texts: li
         ('{"format": "memspan-export", "version": 9}', "upgrade memspan"),
         ('{"format": "memspan-export", "version": 1}\n{"table": "nope"}', "line 2: not a row"),
         ('{"format": "memspan-export", "version": 1}\n[]', "line 2: not an object"),
-        ('{"format": "memspan-export", "version": 1}\n{"table": "space", "id": 1, "name": "x"}\n{"tab', "line 3: not JSON"),
+        (
+            '{"format": "memspan-export", "version": 1}\n{"table": "space", "id": 1, "name": "x"}\n{"tab',
+            "line 3: not JSON",
+        ),
         ('{"format": "memspan-export", "version": 1}\n{"table": "link", "src": 1, "dst": 2, "kind": "k"}', "line 2"),
     ],
 )

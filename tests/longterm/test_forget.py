@@ -57,7 +57,9 @@ def test_a_fact_that_a_forgotten_episode_closed_is_believed_again():
 
 def test_by_condition():
     with Memory.open(":memory:", embedder=None) as memory:
-        memory.add([Episode(f"turn {i}", "Ann" if i % 2 else "Bo", day(i + 1), f"s{i % 3}", f"e{i}") for i in range(12)])
+        memory.add(
+            [Episode(f"turn {i}", "Ann" if i % 2 else "Bo", day(i + 1), f"s{i % 3}", f"e{i}") for i in range(12)]
+        )
         assert memory.forget(session="s0").episodes == 4
         assert memory.forget(speaker="Ann", before=day(7)).episodes == 2
         assert memory.forget(before=day(4)).episodes == 1

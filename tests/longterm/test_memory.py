@@ -190,7 +190,9 @@ def test_the_index_keeps_up_with_another_process(tmp_path: Path):
         code = f"from memspan import Episode, Memory; Memory.open({str(tmp_path / 'a.db')!r}, embedder=None).add(Episode('penguins', id='p'))"
         subprocess.run([sys.executable, "-c", code], check=True)
         assert [hit.id for hit in reader.recall("penguins")] == ["p"]
-        code = f"from memspan import Episode, Memory; Memory.open({str(tmp_path / 'a.db')!r}, embedder=None).forget('p')"
+        code = (
+            f"from memspan import Episode, Memory; Memory.open({str(tmp_path / 'a.db')!r}, embedder=None).forget('p')"
+        )
         subprocess.run([sys.executable, "-c", code], check=True)
         assert reader.recall("penguins") == []
 

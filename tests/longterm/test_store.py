@@ -14,7 +14,12 @@ from memspan.longterm.store import Store
 
 def test_paths():
     assert Store(":memory:").path == ":memory:"
-    for bad, message in (("", "empty"), ("postgres://x", "not supported"), ("/", "directory"), ("/no/such/a.db", "does not exist")):
+    for bad, message in (
+        ("", "empty"),
+        ("postgres://x", "not supported"),
+        ("/", "directory"),
+        ("/no/such/a.db", "does not exist"),
+    ):
         with pytest.raises(InputError, match=message):
             Store(bad)
 

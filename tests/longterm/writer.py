@@ -9,7 +9,9 @@ from tests.longterm.doubles import HashEmbedder, ToyScribe, day
 
 def batch(number: int) -> list[Episode]:
     """Seven turns; every batch moves Ann to another city."""
-    turns = [Episode(f"small talk {number} {i}", "Bo", day(number + 1), f"s{number}", f"{number}:{i}") for i in range(6)]
+    turns = [
+        Episode(f"small talk {number} {i}", "Bo", day(number + 1), f"s{number}", f"{number}:{i}") for i in range(6)
+    ]
     return [*turns, Episode(f"Ann lives in City{number}", "Ann", day(number + 1), f"s{number}", f"{number}:6")]
 
 

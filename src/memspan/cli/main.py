@@ -37,7 +37,9 @@ def parser() -> argparse.ArgumentParser:
 
     def store(sub: argparse.ArgumentParser, *, required: bool = True) -> None:
         sub.add_argument("--store", metavar="PATH", required=required, help="the store's file (SQLite)")
-        sub.add_argument("--space", default="default", metavar="NAME", help="tenant inside the store (default: default)")
+        sub.add_argument(
+            "--space", default="default", metavar="NAME", help="tenant inside the store (default: default)"
+        )
 
     def embedding(sub: argparse.ArgumentParser) -> None:
         sub.add_argument(
@@ -49,7 +51,10 @@ def parser() -> argparse.ArgumentParser:
 
     def organizing(sub: argparse.ArgumentParser) -> None:
         sub.add_argument(
-            "--organizer", default="auto", metavar="NAME", help="plain, zep, … (default: zep if its scribe is installed)"
+            "--organizer",
+            default="auto",
+            metavar="NAME",
+            help="plain, zep, … (default: zep if its scribe is installed)",
         )
         sub.add_argument("--scribe", default="rules", metavar="SPEC", help="rules (default), model, endpoint:URL#MODEL")
 
@@ -71,10 +76,19 @@ def parser() -> argparse.ArgumentParser:
 
     ask = verb("ask", "read files, and answer a question from memory with citations", verbs.ask)
     ask.add_argument("question")
-    ask.add_argument("--read", nargs="+", default=[], metavar="FILE", help="files to read first ('demo' is the one that ships)")
+    ask.add_argument(
+        "--read", nargs="+", default=[], metavar="FILE", help="files to read first ('demo' is the one that ships)"
+    )
     store(ask, required=False)
-    ask.add_argument("--budget", default="1GiB", metavar="BYTES", help="RAM for store, models and context (default: 1GiB)")
-    ask.add_argument("--model", default="auto", metavar="SPEC", help="auto, none, bundled, a Hugging Face id, a path, or openai:URL#MODEL")
+    ask.add_argument(
+        "--budget", default="1GiB", metavar="BYTES", help="RAM for store, models and context (default: 1GiB)"
+    )
+    ask.add_argument(
+        "--model",
+        default="auto",
+        metavar="SPEC",
+        help="auto, none, bundled, a Hugging Face id, a path, or openai:URL#MODEL",
+    )
     ask.add_argument("--k", type=int, default=8, help="passages to read (default: 8)")
     embedding(ask)
     organizing(ask)
@@ -92,7 +106,9 @@ def parser() -> argparse.ArgumentParser:
     recall.add_argument("query")
     store(recall)
     recall.add_argument("--k", type=int, default=10, help="results (default: 10)")
-    recall.add_argument("--kind", action="append", default=[], help="episode (default), fact, entity, community (repeatable)")
+    recall.add_argument(
+        "--kind", action="append", default=[], help="episode (default), fact, entity, community (repeatable)"
+    )
     recall.add_argument("--rerank", metavar="NAME", help="rrf, mmr, mentions, distance, cross")
     embedding(recall)
     organizing(recall)
@@ -125,10 +141,12 @@ def parser() -> argparse.ArgumentParser:
 
     claims = verb("claims", "run the experiments behind the systems that work", verbs.claims)
     claims.add_argument("slugs", nargs="*", metavar="SLUG", help="systems (default: all that work)")
-    claims.add_argument("--size", choices=("smoke", "full"), default="smoke", help="smoke: under a minute each (default)")
+    claims.add_argument(
+        "--size", choices=("smoke", "full"), default="smoke", help="smoke: under a minute each (default)"
+    )
     claims.add_argument("--out", default="results/claims", metavar="DIR", help="where JSON and the page go")
     claims.add_argument("--claims-dir", default="claims", metavar="DIR", help="where the experiments are")
-    claims.add_argument("--seed", type=int, default=0)
+    claims.add_argument("--seed", type=int, help="only this seed (default: the ones the claim names)")
     return top
 
 

@@ -39,6 +39,12 @@ def _jsonable(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} has no JSON form")
 
 
+def _print_rich(renderable: Any) -> None:
+    from rich.console import Console
+
+    Console(width=None if sys.stdout.isatty() else 160).print(renderable)
+
+
 def _note(options: argparse.Namespace, text: str) -> None:
     if not options.quiet:
         print(text, file=sys.stderr)
@@ -50,7 +56,9 @@ def _table(columns: list[str], rows: list[list[str]], right: set[int] | None = N
     widths = [max(len(str(row[i])) for row in [columns, *rows]) for i in range(len(columns))]
     lines = []
     for row in [columns, ["-" * width for width in widths], *rows]:
-        cells = [cell.rjust(w) if i in right else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))]
+        cells = [
+            cell.rjust(w) if i in right else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
 
@@ -191,18 +199,23 @@ def _language_model(options: argparse.Namespace, budget: Budget, memory: Memory)
 
 
 def _cost(memory: Memory, model: LanguageModel | None, ledger: Footprint) -> dict[str, Any]:
-    from memspan.core.ledger import process_rss
+    from memspan.core.ledger import rss_bytes
 
-    return {**ledger.to_json(), "process_rss": process_rss()}
+    return {**ledger.to_json(), "process_rss": rss_bytes()}
 
 
 def _cost_table(cost: dict[str, Any], allowed: int) -> str:
     from memspan.core.budget import format_bytes
 
-    rows = [[entry["tier"], entry["place"], f"{entry['bytes']:,}", format_bytes(entry["bytes"])] for entry in cost["entries"]]
+    rows = [
+        [entry["tier"], entry["place"], f"{entry['bytes']:,}", format_bytes(entry["bytes"])]
+        for entry in cost["entries"]
+    ]
     held = sum(entry["bytes"] for entry in cost["entries"] if entry["place"] != "disk")
     rows.append(["all tiers", "ram", f"{held:,}", f"{format_bytes(held)} of {format_bytes(allowed)}"])
-    rows.append(["process", "ram", f"{cost['process_rss']:,}", f"{format_bytes(cost['process_rss'])} with Python and libraries"])
+    rows.append(
+        ["process", "ram", f"{cost['process_rss']:,}", f"{format_bytes(cost['process_rss'])} with Python and libraries"]
+    )
     return _table(["memory", "place", "bytes", ""], rows, right={2})
 
 
@@ -227,9 +240,11 @@ def remember(options: argparse.Namespace) -> int:
 
 
 def _counts(records: dict[str, int]) -> str:
-    return ", ".join(f"{count:,} {kind}{'' if count == 1 else 's'}" for kind, count in records.items()).replace(
-        "entitys", "entities"
-    ).replace("communitys", "communities")
+    return (
+        ", ".join(f"{count:,} {kind}{'' if count == 1 else 's'}" for kind, count in records.items())
+        .replace("entitys", "entities")
+        .replace("communitys", "communities")
+    )
 
 
 def recall(options: argparse.Namespace) -> int:
@@ -335,15 +350,15 @@ def systems(options: argparse.Namespace) -> int:
             raise InputError("write: memspan systems, or memspan systems show SLUG")
         info = catalog.system(options.show[1])
         if options.json:
-            _print_json(catalog.to_json(info))
+            _print_json(catalog.system_json(info))
         else:
-            print(catalog.render_system(info))
+            _print_rich(catalog.render_system(info))
         return 0
     rows = catalog.systems(folder=options.folder, status=options.status)
     if options.json:
-        _print_json([catalog.to_json(info) for info in rows])
+        _print_json([info.to_json() for info in rows])
     else:
-        print(catalog.render_table(rows))
+        _print_rich(catalog.render_table(rows))
     return 0
 
 
@@ -351,12 +366,21 @@ def claims(options: argparse.Namespace) -> int:
     """`memspan claims`."""
     from memspan.core import claims as harness
 
-    return harness.run_from_command_line(
+    results = harness.run_claims(
         options.slugs,
         size=options.size,
-        out=Path(options.out),
-        claims_dir=Path(options.claims_dir),
-        seed=options.seed,
-        as_json=options.json,
-        quiet=options.quiet,
+        out=options.out,
+        claims_dir=options.claims_dir,
+        seeds=None if options.seed is None else (options.seed,),
+        progress=not options.quiet,
     )
+    if options.json:
+        _print_json([result.to_json() for result in results])
+    else:
+        rows = [
+            [result.slug, part.part.name, part.verdict, part.reason] for result in results for part in result.parts
+        ]
+        rows += [[result.slug, "all parts", result.verdict, result.error or ""] for result in results]
+        print(_table(["system", "part", "verdict", "why"], rows))
+        print(f"\nthe page: {Path(options.out) / 'claims.html'}")
+    return harness.exit_code(results)

@@ -59,7 +59,9 @@ def forget_episodes(
         rows = tx.select(f"SELECT id, uid, text FROM record WHERE uid IN ({{ids}}) AND {where}", uids, *values)
         missing = set(uids) - {row["uid"] for row in rows}
         if missing and session is None and speaker is None and before is None:
-            raise InputError(f"no episode has the id {sorted(missing)[0]!r} in space {tx.space!r}; nothing was forgotten")
+            raise InputError(
+                f"no episode has the id {sorted(missing)[0]!r} in space {tx.space!r}; nothing was forgotten"
+            )
     else:
         rows = tx.execute(f"SELECT id, uid, text FROM record WHERE {where}", values).fetchall()
     episodes = [row["id"] for row in rows]

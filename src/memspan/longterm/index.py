@@ -9,6 +9,7 @@ Legend: P passages, R records, D dimensions.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,9 +45,7 @@ class _Segment:
         )
 
     @classmethod
-    def _grouped(
-        cls, words: NDArray[np.uint32], passages: NDArray[np.int32], counts: NDArray[np.uint16]
-    ) -> _Segment:
+    def _grouped(cls, words: NDArray[np.uint32], passages: NDArray[np.int32], counts: NDArray[np.uint16]) -> _Segment:
         first = np.flatnonzero(np.r_[True, words[1:] != words[:-1]]) if len(words) else np.zeros(0, np.int64)
         return cls(words[first], np.r_[first, len(words)].astype(np.int64), passages, counts)
 
@@ -80,10 +79,10 @@ class _Column:
     __slots__ = ("_data", "_size")
 
     def __init__(self, dtype: type, width: int = 0) -> None:
-        self._data = np.zeros((0, width) if width else 0, dtype)
+        self._data: NDArray[Any] = np.zeros((0, width) if width else 0, dtype)
         self._size = 0
 
-    def extend(self, values: NDArray[np.generic]) -> None:
+    def extend(self, values: NDArray[Any]) -> None:
         need = self._size + len(values)
         if need > len(self._data):
             grown = np.zeros((max(need, int(1.25 * len(self._data))), *self._data.shape[1:]), self._data.dtype)
@@ -93,7 +92,7 @@ class _Column:
         self._size = need
 
     @property
-    def array(self) -> NDArray[np.generic]:
+    def array(self) -> NDArray[Any]:
         """The values, as a view."""
         return self._data[: self._size]
 
@@ -115,7 +114,21 @@ class PassageIndex:
         is_question: [R] whether the text ends with a question mark.
     """
 
-    NO_TIME = np.iinfo(np.int64).min
+    NO_TIME = int(np.iinfo(np.int64).min)
+
+    record_ids: I64
+    first: I64
+    speaker: NDArray[np.int32]
+    session: NDArray[np.int32]
+    role: NDArray[np.int8]
+    at: I64
+    is_question: NDArray[np.bool_]
+    kind: NDArray[np.int16]
+    owner: NDArray[np.int32]
+    length: F32
+    passage_ids: I64
+    before: NDArray[np.int32]
+    after: NDArray[np.int32]
 
     def __init__(self, space: int, *, episodes: bool) -> None:
         self.space = space
@@ -149,11 +162,10 @@ class PassageIndex:
         self.kinds: dict[str, int] = {}
         self._session_end: dict[int, int] = {}  # session code -> its last passage so far
 
-    def __getattr__(self, name: str) -> NDArray[np.generic]:
+    def __getattr__(self, name: str) -> Any:
         columns = self.__dict__.get("_columns", {})
         if name in columns:
-            array: NDArray[np.generic] = columns[name].array
-            return array
+            return columns[name].array
         raise AttributeError(name)
 
     def __len__(self) -> int:
@@ -201,11 +213,16 @@ class PassageIndex:
         put["session"].extend(np.array(session_codes, np.int32)[starts])
         put["speaker"].extend(
             np.array(
-                [-1 if speakers[i] is None else self.speakers.setdefault(speakers[i], len(self.speakers)) for i in starts],
+                [
+                    -1 if speakers[i] is None else self.speakers.setdefault(speakers[i], len(self.speakers))
+                    for i in starts
+                ],
                 np.int32,
             )
         )
-        put["role"].extend(np.array([0 if not roles[i] else 1 if roles[i] in ("user", "human") else 2 for i in starts], np.int8))
+        put["role"].extend(
+            np.array([0 if not roles[i] else 1 if roles[i] in ("user", "human") else 2 for i in starts], np.int8)
+        )
         put["at"].extend(np.array([self.NO_TIME if ats[i] is None else ats[i] for i in starts], np.int64))
         put["is_question"].extend(np.array([bool(questions[i]) for i in starts]))
         put["kind"].extend(np.array([self.kinds.setdefault(kinds[i], len(self.kinds)) for i in starts], np.int16))
@@ -322,7 +339,8 @@ class PassageIndex:
     @property
     def passages_per_record(self) -> I64:
         """[R] how many passages each record has."""
-        return np.diff(np.r_[self.first, len(self.owner)])
+        counts: I64 = np.diff(np.r_[self.first, len(self.owner)])
+        return counts
 
     def footprint(self) -> Footprint:
         """RAM of all arrays, exact."""

@@ -7,13 +7,10 @@ first embeds what is still waiting.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
-
-import numpy as np
 
 from memspan.core.errors import BudgetError, InputError
 from memspan.core.footprint import Footprint
@@ -22,7 +19,7 @@ from memspan.longterm.base import Episode, Organizer, Query, Recollection, Scrib
 from memspan.longterm.embedding import EmbedderSlot
 from memspan.longterm.forget import Forgotten, forget_episodes
 from memspan.longterm.index import PassageIndex
-from memspan.longterm.passages import embedded_text, passages
+from memspan.longterm.passages import passages
 from memspan.longterm.recall import (
     Deadline,
     RankingConfig,
@@ -32,7 +29,17 @@ from memspan.longterm.recall import (
     quoted_phrases,
     rank_episodes,
 )
-from memspan.longterm.store import Row, Store, Transaction
+from memspan.longterm.rows import (
+    checked_count,
+    checked_episode,
+    checked_question,
+    episode_of,
+    episode_recollection,
+    holds,
+    index_derived,
+    names,
+)
+from memspan.longterm.store import Store, Transaction
 
 if TYPE_CHECKING:
     from memspan.core.budget import Budget
@@ -129,11 +136,13 @@ class Memory:
             StoreError: not a memspan store, damaged, or too new.
         """
         chosen = load_organizer(organizer, scribe)
-        limit = budget
+        limit: Budget | None
         if isinstance(budget, str | int):
             from memspan.core.budget import Budget
 
             limit = Budget.parse(budget)
+        else:
+            limit = budget
         store = Store(target, timeout=timeout, create=create)
         return cls(store, chosen, embedder=embedder, space=space, budget=limit, now=now)
 
@@ -158,7 +167,7 @@ class Memory:
             StoreBusyError: another process wrote for longer than the timeout.
         """
         batch = [episodes] if isinstance(episodes, Episode) else list(episodes)
-        payloads = [_checked(position, episode) for position, episode in enumerate(batch)]
+        payloads = [checked_episode(position, episode) for position, episode in enumerate(batch)]
         if not batch:
             return []
         space = self.space if space is None else space
@@ -271,16 +280,16 @@ class Memory:
             InputError: an option that cannot be.
         """
         asked = Query(
-            text=_question(query),
-            k=_count(k),
+            text=checked_question(query),
+            k=checked_count(k),
             kinds=tuple([kinds] if isinstance(kinds, str) else kinds),
             space=self.space if space is None else space,
             as_of=clock.as_moment(as_of, "as_of"),
             believed_at=clock.as_moment(believed_at, "believed_at"),
             after=clock.as_moment(after, "after"),
             before=clock.as_moment(before, "before"),
-            sessions=_names(session),
-            speakers=_names(speaker),
+            sessions=names(session),
+            speakers=names(speaker),
             metadata=dict(metadata or {}),
             rerank=rerank,
         )
@@ -322,14 +331,14 @@ class Memory:
             bonus, why = extra.get(record, (0.0, ""))
             extra[record] = (bonus + PHRASE_BONUS, f"{why}, " * bool(why) + "quoted words")
         inside = search.episodes.record_ids
-        extra = {record: value for record, value in extra.items() if _holds(inside, record)}
+        extra = {record: value for record, value in extra.items() if holds(inside, record)}
         ranked = rank_episodes(search, self.ranking, extra)
         rows = search.tx.records(int(inside[hit.position]) for hit in ranked)
         left_out = f" (left out: {', '.join(search.deadline.skipped)})" if search.deadline.skipped else ""
         hits = []
         for hit in ranked:
             row = rows[int(inside[hit.position])]
-            hits.append(_recollection(row, hit.score, [row["uid"]], hit.why + left_out))
+            hits.append(episode_recollection(row, hit.score, hit.why + left_out))
         return hits
 
     def _index(self, tx: Transaction, *, episodes: bool) -> PassageIndex:
@@ -411,14 +420,12 @@ class Memory:
         Raises:
             InputError: no condition, or an id that is not there (nothing is erased then).
         """
-        names = [ids] if isinstance(ids, str) else list(ids)
+        wanted = names(ids)
         limit = clock.to_micros(clock.as_moment(before, "before"))
-        if not (names or session is not None or speaker is not None or limit is not None or everything):
+        if not (wanted or session is not None or speaker is not None or limit is not None or everything):
             raise InputError("forget needs ids, session, speaker or before; to erase a whole space say everything=True")
         with self.store.write(self._now(), self.space if space is None else space) as tx:
-            report, texts = forget_episodes(
-                tx, self.organizer, names, session=session, speaker=speaker, before=limit
-            )
+            report, texts = forget_episodes(tx, self.organizer, wanted, session=session, speaker=speaker, before=limit)
             index_derived(tx)
         self._embedding.forget(texts)
         return report.with_purge(self.store.purge())
@@ -517,99 +524,3 @@ class Memory:
         if kind is not None:
             self._embedding.abandon()
         self.close()
-
-
-# --- helpers ---------------------------------------------------------------------------------------------------------
-
-
-def index_derived(tx: Transaction) -> None:
-    """Give every record that has no passage yet its passages."""
-    rows = tx.execute(
-        "SELECT r.id, r.text FROM record r LEFT JOIN passage p ON p.record = r.id"
-        " WHERE r.space = ? AND r.kind <> 'episode' AND p.id IS NULL",
-        (tx.space_id,),
-    ).fetchall()
-    tx.executemany(
-        "INSERT INTO passage (space, record, start, stop, terms) VALUES (?, ?, ?, ?, ?)",
-        [(tx.space_id, row[0], part.start, part.stop, part.terms) for row in rows for part in passages(row[1])],
-    )
-
-
-def episode_of(row: Row) -> Episode:
-    """The episode a record holds, as it was added."""
-    return Episode(
-        text=row["text"],
-        speaker=row["speaker"],
-        at=clock.from_micros(row["at"]),
-        session=row["session"],
-        id=row["uid"],
-        metadata=json.loads(row["data"]) if row["data"] else {},
-    )
-
-
-def _recollection(row: Row, score: float, episodes: list[str], why: str) -> Recollection:
-    return Recollection(
-        kind=row["kind"],
-        id=row["uid"],
-        text=row["text"],
-        score=score,
-        episodes=episodes,
-        valid_at=clock.from_micros(row["valid_at"]),
-        invalid_at=clock.from_micros(row["invalid_at"]),
-        recorded_at=clock.from_micros(row["recorded_at"]),
-        retired_at=clock.from_micros(row["retired_at"]),
-        speaker=row["speaker"],
-        session=row["session"],
-        why=why,
-        metadata=json.loads(row["data"]) if row["data"] else {},
-    )
-
-
-def _holds(sorted_ids: np.ndarray[Any, Any], value: int) -> bool:
-    at = int(np.searchsorted(sorted_ids, value))
-    return at < len(sorted_ids) and int(sorted_ids[at]) == value
-
-
-def _checked(position: int, episode: Episode) -> str | None:
-    """The episode's metadata as JSON, after every field was found storable."""
-    where = f"episode {position}"
-    if not isinstance(episode, Episode):
-        raise InputError(f"{where} is a {type(episode).__name__}; make it an Episode(text=…)")
-    for name in ("text", "speaker", "session", "id"):
-        value = getattr(episode, name)
-        if value is None and name != "text":
-            continue
-        if not isinstance(value, str):
-            raise InputError(f"{where}: {name} must be text, not {type(value).__name__}")
-        if not value.strip():
-            raise InputError(f"{where}: {name} is empty")
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise InputError(f"{where}: {name} holds half a surrogate pair; decode the input as UTF-8") from None
-    if episode.at is not None and not isinstance(episode.at, datetime):
-        raise InputError(f"{where}: at must be a datetime, not {type(episode.at).__name__}")
-    if not isinstance(episode.metadata, Mapping):
-        raise InputError(f"{where}: metadata must be a mapping, not {type(episode.metadata).__name__}")
-    if not episode.metadata:
-        return None
-    try:
-        return json.dumps(dict(episode.metadata), ensure_ascii=False, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{where}: metadata cannot be written as JSON ({error})") from None
-
-
-def _question(text: str) -> str:
-    if not isinstance(text, str) or not text.strip():
-        raise InputError("the question is empty")
-    return text
-
-
-def _count(k: int) -> int:
-    if not isinstance(k, int) or isinstance(k, bool) or k < 1:
-        raise InputError(f"k must be a whole number of at least 1, not {k!r}")
-    return k
-
-
-def _names(value: str | Sequence[str]) -> tuple[str, ...]:
-    return (value,) if isinstance(value, str) else tuple(value)

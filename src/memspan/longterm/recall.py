@@ -124,7 +124,8 @@ class Search:
         if vector is None or index.vectors is None or not len(index):
             return None
         every = index.vectors @ vector
-        return (every[index.first] + index.best_passage(every)) / 2
+        mean: F32 = (every[index.first] + index.best_passage(every)) / 2
+        return mean
 
 
 def standardized(values: F32) -> F32:
@@ -155,9 +156,9 @@ def allowed(search: Search, index: PassageIndex) -> NDArray[np.bool_] | None:
         wanted = {s.casefold() for s in query.speakers}
         narrow(np.isin(index.speaker, [code for name, code in index.speakers.items() if name.casefold() in wanted]))
     if query.after is not None:
-        narrow(index.at >= to_micros(query.after))
+        narrow(index.at >= (to_micros(query.after) or 0))
     if query.before is not None:
-        narrow((index.at < to_micros(query.before)) & (index.at != index.NO_TIME))
+        narrow((index.at < (to_micros(query.before) or 0)) & (index.at != index.NO_TIME))
     if query.metadata:
         narrow(np.isin(index.record_ids, matching_metadata(search.tx, query.metadata)))
     return mask
@@ -233,10 +234,11 @@ def rank_episodes(
         meaning = standardized(cosine[candidates])
         score += config.vector_weight * meaning
     user = index.role[candidates] == 1
-    score += config.user_prior * user
-    score -= config.length_penalty * np.log(index.passages_per_record[candidates])
-    score -= config.question_penalty * index.is_question[candidates]
-    score += config.standing_bonus * (index.holding(STANDING)[candidates] & (index.role[candidates] != 2))
+    score += config.user_prior * user.astype(np.float32)
+    score -= config.length_penalty * np.log(index.passages_per_record[candidates]).astype(np.float32)
+    score -= config.question_penalty * index.is_question[candidates].astype(np.float32)
+    standing = index.holding(STANDING)[candidates] & (index.role[candidates] != 2)
+    score += config.standing_bonus * standing.astype(np.float32)
     bonus = np.zeros(len(candidates), np.float32)
     for place, position in enumerate(candidates.tolist()):
         if position in positions_of_extra:
@@ -262,9 +264,7 @@ def rank_episodes(
 def _session_means(score: F32, session: NDArray[np.int32], count: int = 3) -> F32:
     """For every candidate the mean of the best `count` scores in its session; its own score outside sessions."""
     order = np.lexsort((-score, session))
-    codes, start, inverse, sizes = np.unique(
-        session[order], return_index=True, return_inverse=True, return_counts=True
-    )
+    codes, start, inverse, sizes = np.unique(session[order], return_index=True, return_inverse=True, return_counts=True)
     sums = np.add.reduceat(score[order], start) if len(start) else score
     for place, (begin, size) in enumerate(zip(start.tolist(), sizes.tolist(), strict=True)):
         sums[place] = score[order[begin : begin + min(size, count)]].sum()

@@ -73,7 +73,9 @@ class Store:
         if self.path != ":memory:":
             path = Path(self.path)
             if not create and not path.exists():
-                raise StoreError(f"there is no store at {self.path}; create it with: memspan remember --store PATH FILE")
+                raise StoreError(
+                    f"there is no store at {self.path}; create it with: memspan remember --store PATH FILE"
+                )
             if not path.parent.exists():
                 raise InputError(f"the folder {path.parent} for the store does not exist; create it first")
         try:

@@ -32,7 +32,10 @@ def resolved(known: list[str], name: str) -> str | None:
 
 
 def test_a_typo_in_a_long_name_is_the_same():
-    assert resolved(["Alexandrina Konstantinopoulou Papadimitriou"], "Alexandrina Konstantinopoulou Papadimitrio") is not None
+    assert (
+        resolved(["Alexandrina Konstantinopoulou Papadimitriou"], "Alexandrina Konstantinopoulou Papadimitrio")
+        is not None
+    )
     assert resolved(["Jon Snow"], "Jon Show") is None
     assert resolved(["Conference room number 12 upstairs"], "Conference room number 13 upstairs") is None
     assert resolved(["Ann"], "Anna") is None

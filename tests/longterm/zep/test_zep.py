@@ -41,7 +41,9 @@ def homes(memory: Memory, **options) -> list[str]:
 
 def test_a_changed_fact_is_closed_not_deleted(memory, clock):
     clock.now = day(60)
-    memory.add([Episode("Ann lives in Lisbon", at=day(1), id="one"), Episode("Ann lives in Oslo", at=day(50), id="two")])
+    memory.add(
+        [Episode("Ann lives in Lisbon", at=day(1), id="one"), Episode("Ann lives in Oslo", at=day(50), id="two")]
+    )
     assert homes(memory) == ["Oslo"]
     assert homes(memory, as_of=day(20)) == ["Lisbon"]
     old, new = memory.history("ann", "LIVES_IN")
@@ -141,7 +143,13 @@ def test_entities_and_communities(memory, clock):
 
 def test_breadth_first_search_finds_what_words_do_not(memory, clock):
     clock.now = day(99)
-    memory.add([Episode("Ann likes Jazz", at=day(1)), Episode("Bo likes Jazz", at=day(1)), Episode("Bo lives in Rome", at=day(1))])
+    memory.add(
+        [
+            Episode("Ann likes Jazz", at=day(1)),
+            Episode("Bo likes Jazz", at=day(1)),
+            Episode("Bo lives in Rome", at=day(1)),
+        ]
+    )
     hits = memory.recall("Tell me about Ann", kinds=["fact"], k=5)
     assert "graph" in hits[0].why
     assert {"Bo likes Jazz.", "Bo lives in Rome."} <= {hit.text for hit in hits}

@@ -371,7 +371,9 @@ class Zep(Organizer):
         if community is not None:
             tx.execute("DELETE FROM record WHERE id = ?", (community,))
             tx.bump_derived()
-        record = tx.add_record("community", f"community of {ordered[0]['uid']}", text, sources=sorted(set(episodes)), data=data)
+        record = tx.add_record(
+            "community", f"community of {ordered[0]['uid']}", text, sources=sorted(set(episodes)), data=data
+        )
         for row in ordered:
             tx.link(record, "HAS_MEMBER", row["id"])
 
@@ -399,7 +401,9 @@ class Zep(Organizer):
         for record, row in sorted(tx.records(touched).items()):
             if row["kind"] != "community":
                 continue
-            members = [m[0] for m in tx.execute("SELECT dst FROM link WHERE src = ? AND kind = 'HAS_MEMBER'", (record,))]
+            members = [
+                m[0] for m in tx.execute("SELECT dst FROM link WHERE src = ? AND kind = 'HAS_MEMBER'", (record,))
+            ]
             if len(members) > 1:
                 self._write_community(tx, members, record)
             else:

@@ -54,7 +54,10 @@ def _rank(
         distance = rerank.graph_distance(origins, lambda nodes: fact_neighbours(search.tx, nodes), config.bfs_depth)
         lists["graph"] = _near(search, kind, distance, limit, lists.get("vectors", []) + lists.get("full text", []))
     fused = rerank.reciprocal_rank_fusion(list(lists.values()), config.rrf_constant)
-    why = {record: ", ".join(f"{name} #{ids.index(record) + 1}" for name, ids in lists.items() if record in ids) for record, _ in fused}
+    why = {
+        record: ", ".join(f"{name} #{ids.index(record) + 1}" for name, ids in lists.items() if record in ids)
+        for record, _ in fused
+    }
     order = _reranked(search, config, kind, fused, distance, cross)
     return [(record, score, why[record]) for record, score in order[:count]]
 
@@ -179,9 +182,8 @@ def _reranked(
         rows = np.searchsorted(index.record_ids, ids)
         order = rerank.maximal_marginal_relevance(search.vector, index.vectors[index.first[rows]], config.mmr_trade_off)
     elif name == "mentions":
-        counts = dict(
-            search.tx.select("SELECT record, count(*) FROM source WHERE record IN ({ids}) GROUP BY record", ids)
-        )
+        rows_of = search.tx.select("SELECT record, count(*) FROM source WHERE record IN ({ids}) GROUP BY record", ids)
+        counts = {int(row[0]): int(row[1]) for row in rows_of}
         order = rerank.by_mentions([counts.get(record, 0) for record in ids])
     elif name == "distance":
         order = rerank.by_distance([_record_distance(search, kind, record, distance) for record in ids])
@@ -205,7 +207,9 @@ def episode_bonus(search: Search, config: ZepConfig) -> dict[int, tuple[float, s
         scores = search.lexical(search.derived)
     if not len(scores):
         return {}
-    facts = _best_visible(search, "fact", scores, _FACT_BONUS_POOL, config.min_cosine if search.vector is not None else 0)
+    facts = _best_visible(
+        search, "fact", scores, _FACT_BONUS_POOL, config.min_cosine if search.vector is not None else 0
+    )
     rank = {record: place for place, record in enumerate(facts)}
     bonus: dict[int, tuple[float, str]] = {}
     for record, episode in search.tx.select("SELECT record, episode FROM source WHERE record IN ({ids})", facts):
