@@ -244,7 +244,9 @@ def test_phrase_can_be_read_at_any_time(text: str, phrase: str) -> None:
     assert find_times(text, AT)[0].phrase() == phrase
 
 
-WORDS = "last next this the week before after of May March 31 2023 0 9999 ago in on at for since until days am pm : / - 3"
+WORDS = (
+    "last next this the week before after of May March 31 2023 0 9999 ago in on at for since until days am pm : / - 3"
+)
 
 
 @settings(max_examples=300, deadline=None)

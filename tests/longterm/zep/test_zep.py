@@ -220,7 +220,7 @@ def test_vectors_of_facts_are_unit_length(memory):
     assert np.allclose(np.linalg.norm(index.vectors, axis=1), 1, atol=2e-3)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.data())
 def test_any_order_of_sightings_gives_the_same_history(data):
     """Someone moves between three cities and back; where she was seen is told in any order."""

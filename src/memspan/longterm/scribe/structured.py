@@ -1,6 +1,6 @@
 """A scribe for input that is already structured: facts stand in an episode's metadata, nothing is read out of text.
 
-    Episode(text="…", at=t, metadata={"facts": [{"subject": "Ann", "relation": "LIVES_IN", "object": "Oslo"}]})
+Episode(text="…", at=t, metadata={"facts": [{"subject": "Ann", "relation": "LIVES_IN", "object": "Oslo"}]})
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ class StructuredScribe:
 
     def relate(self, fact: FactDraft, known: Sequence[FactView]) -> Relations:
         """The same object is a duplicate; another object of a functional relation is a contradiction."""
-        rivals = [i for i, other in enumerate(known) if other.relation == fact.relation]
+        subject = fact.subject.casefold()
+        rivals = [i for i, k in enumerate(known) if k.relation == fact.relation and k.subject.casefold() == subject]
         same = tuple(i for i in rivals if known[i].object.casefold() == fact.object.casefold())
         if fact.relation not in self.functional:
             return Relations(duplicates=same)
