@@ -87,7 +87,8 @@ class FactDraft:
     """A fact as one episode states it.
 
     Attributes:
-        subject, object: entity names; `object` may be a value ("42", "vegetarian").
+        subject, object: entity names; `object` may be a value ("42", "vegetarian"), and is empty in an ending that
+            does not name what ended ("I quit my job").
         relation: NAME_IN_CAPS.
         text: the fact as one sentence that can be read alone.
         valid_at: when it became true, None when the text does not say and the tense does not imply it.

@@ -5,7 +5,7 @@
 | text | paragraphs; long ones are split at sentence ends | `<stem>:<n>` | file name |
 | markdown | paragraphs under headings; fenced code blocks whole | `<stem>:<n>` | file name |
 | jsonl | episodes: text, speaker, at, session, id, metadata | its own, else `<stem>:<n>` | its own |
-| chat | OpenAI-style messages: role, content | its own, else `<stem>:<n>`, `<stem>:<chat>:<n>` | the chat's own, else from stem |
+| chat | OpenAI-style messages: role, content | its own, else `<stem>:[<chat>:]<n>` | its own, else from the stem |
 | locomo | LoCoMo (snap-research/locomo) | `<dia_id>` | `<sample_id>/session_<n>` |
 | longmemeval | LongMemEval (xiaowu0162/LongMemEval) | `<session id>_<turn>` | `<question_id>/<session id>` |
 | beam | BEAM's chats, one a line | `<message id>` | `<chat_id>/batch_<n>` |
@@ -46,6 +46,7 @@ _SUFFIXES = {".txt": "text", ".text": "text", ".md": "markdown", ".markdown": "m
 _LINE_SUFFIXES = (".jsonl", ".ndjson")
 _BUFFER_CHARS = 65_536  # a paragraph longer than this is split while it is read
 _SENTENCE_END = re.compile(r"(?<!\bMr)(?<!\bMrs)(?<!\bMs)(?<!\bDr)(?<!\bSt)[.!?…][\"'”’)\]]*\s+|[。！？]")
+_JSON_START = re.compile(r'[{\[]$|\{\s*"|\[\s*[\[{]')
 _MONTHS = (
     "january", "february", "march", "april", "may", "june",
     "july", "august", "september", "october", "november", "december",
@@ -178,14 +179,13 @@ class _Input:
             raise InputError(f"cannot read {self.path}: {error.strerror}") from None
 
     def _undecodable(self) -> int:
-        number = 0
         with self.path.open("rb") as file:
             for number, line in enumerate(file, start=1):
                 try:
                     line.decode()
                 except UnicodeDecodeError:
-                    break
-        return number
+                    return number
+        return 1  # the file was changed in between
 
     def first_line(self) -> str:
         return next((line.strip() for line in self.lines() if line.strip()), "")
@@ -231,8 +231,8 @@ class _Input:
 
     def need(self, where: str, value: Any, kind: type, what: str) -> Any:
         if not isinstance(value, kind):
-            names = {dict: "an object", list: "a list", str: "text"}
-            self.fail(where, f"{what} must be {names[kind]}, not {_json_name(value)}")
+            wanted = {dict: "an object", list: "a list"}.get(kind, "text")
+            self.fail(where, f"{what} must be {wanted}, not {_json_name(value)}")
         return value
 
     def name(self, where: str, entry: dict[str, Any], key: str, default: str | None = None) -> str | None:
@@ -306,7 +306,7 @@ def _format(file: _Input) -> str:
         return _SUFFIXES[suffix]
     if suffix not in (".json", *_LINE_SUFFIXES):
         line = file.first_line()
-        if not (line in ("[", "{") or _is_json(line)):
+        if not _JSON_START.match(line):
             return "text"
     for where, value in file.entries():
         return _layout(file, where, value)
@@ -406,14 +406,12 @@ def _blocks(lines: Iterable[str]) -> Iterator[tuple[str, list[str]]]:
         bare = line.strip()
         if fence:
             held.append(line)
-            if (fence == "---" and bare == "---") or (
-                fence != "---" and len(bare) >= len(fence) and bare == fence[0] * len(bare)
-            ):
+            if len(bare) >= len(fence) and bare == fence[0] * len(bare):
                 fence = ""
                 yield from flush(whole=True)
-        elif (number == 0 and bare == "---") or (opens := re.match(r"(`{3,}(?!.*`)|~{3,})", bare)):
+        elif opens := re.match(r"`{3,}(?!.*`)|~{3,}" if number else r"`{3,}(?!.*`)|~{3,}|---$", bare):
             yield from flush()
-            fence = "---" if bare == "---" else opens[1]  # front matter, or a fenced code block
+            fence = opens[0]  # a fenced code block, or front matter between two lines of "---"
             held.append(line)
         elif title := re.fullmatch(r" {0,3}(#{1,6})(?:[ \t]+(.*?))?(?:[ \t]+#+)?[ \t]*\n?", line):
             yield from flush()
@@ -590,6 +588,7 @@ def _longmemeval(file: _Input) -> Found:
             at = _date(
                 file, _at(where, f".haystack_dates[{number}]"), date, _LONGMEMEVAL_DATE, "2023/05/20 (Sat) 02:21"
             )
+            file.need(_at(where, f".haystack_session_ids[{number}]"), session, str, "a session id")
             times_seen[session] = times_seen.get(session, 0) + 1
             name = session if times_seen[session] == 1 else f"{session}#{times_seen[session]}"
             for place, turn in enumerate(file.need(path, turns, list, "a session")):

@@ -31,7 +31,7 @@ class ZepConfig:
     bfs_depth: int = 3  # steps of the breadth-first search (graphiti)
     rrf_constant: float = 1.0  # section 3.2, graphiti
     mmr_trade_off: float = 0.5  # graphiti
-    graph_bonus: float = 0.0  # what a found fact lends its source episodes, in standard deviations (ours, measured)
+    graph_bonus: float = 1.0  # what the best found fact lends its source episodes, in standard deviations (ours)
     community_rounds: int = 20  # cap of label propagation (ours)
 
 
@@ -92,10 +92,12 @@ class Zep(Organizer):
             for draft in extraction.facts:
                 subject = self._entity(tx, resolver, draft.subject, "THING", record, born)
                 target = self._entity(tx, resolver, draft.object, "THING", record, born)
-                if subject is None or target is None or subject == target:
+                if subject is None or subject == target or (target is None and not draft.ends):
                     continue
                 self._fact(tx, draft, subject, target, record, to_micros(episode.at))
-                touched[subject] = touched[target] = None
+                touched[subject] = None
+                if target is not None:
+                    touched[target] = None
         for entity in touched:
             self._summarize(tx, entity)
         self._extend_communities(tx, list(born))
@@ -129,17 +131,33 @@ class Zep(Organizer):
         return entity
 
     def _fact(
-        self, tx: Transaction, draft: FactDraft, subject: int, target: int, episode: int, said_at: int | None
+        self, tx: Transaction, draft: FactDraft, subject: int, target: int | None, episode: int, said_at: int | None
     ) -> None:
-        """Zep, section 2.2.2-2.2.3: duplicates gain a source, contradicted facts are closed."""
+        """Zep, section 2.2.2-2.2.3: duplicates gain a source, contradicted facts are closed.
+
+        Only facts that share an end with the new one are compared with it. `target` is None when the text says that
+        something ended without naming it ("I quit my job").
+        """
+        ends = (subject, subject if target is None else target)
         known = tx.execute(
-            "SELECT r.id, r.text, r.valid_at, r.invalid_at, f.relation, f.subject, f.object, s.text AS subject_name,"
+            "SELECT r.id, r.text, r.valid_at, r.invalid_at, f.relation, f.subject, f.object,"
             " json_extract(s.data, '$.name') AS subject_shown, json_extract(o.data, '$.name') AS object_shown"
             " FROM fact f JOIN record r ON r.id = f.record JOIN record s ON s.id = f.subject"
             " JOIN record o ON o.id = f.object"
-            " WHERE f.subject = ? AND r.status = 'live' AND r.space = ?"
-            " ORDER BY (f.relation = ?) DESC, (f.object = ?) DESC, r.id DESC LIMIT ?",
-            (subject, tx.space_id, draft.relation, target, self.config.known_facts),
+            " WHERE (f.subject = ? OR (f.relation = ? AND (f.subject = ? OR f.object IN (?, ?))))"
+            " AND r.status = 'live' AND r.space = ?"
+            " ORDER BY (f.relation = ?) DESC, (f.subject = ?) DESC, (f.object = ?) DESC, r.id DESC LIMIT ?",
+            (
+                subject,
+                draft.relation,
+                ends[1],
+                *ends,
+                tx.space_id,
+                draft.relation,
+                subject,
+                ends[1],
+                self.config.known_facts,
+            ),
         ).fetchall()
         views = [
             FactView(
@@ -158,11 +176,14 @@ class Zep(Organizer):
         duplicates = [known[i] for i in related.duplicates if 0 <= i < len(known)]
         if draft.ends:
             self._end(tx, [*contradicted, *duplicates], invalid_at or valid_at or said_at, episode, related.reason)
-            if contradicted or duplicates or invalid_at is None:
+            if contradicted or duplicates or invalid_at is None or target is None:
                 return
+        assert target is not None
         rivals = [Window(row["valid_at"], row["invalid_at"]) for row in contradicted]
+        rows = tx.select("SELECT seen_at FROM source WHERE record IN ({ids})", [row["id"] for row in contradicted])
+        rivals_seen = [row[0] for row in rows if row[0] is not None]
         for row in duplicates:
-            if not draft.ends and same_state(Window(row["valid_at"], row["invalid_at"]), valid_at, rivals):
+            if not draft.ends and same_state(Window(row["valid_at"], row["invalid_at"]), valid_at, rivals_seen):
                 tx.add_sources(row["id"], [episode], valid_at)
                 if valid_at is not None and (row["valid_at"] is None or valid_at < row["valid_at"]):
                     reason = "began earlier than was told"

@@ -61,14 +61,14 @@ def closing_rule(new: Window, contradicted: Sequence[Window]) -> Closing:
     return Closing(Window(start, end), tuple(closed))
 
 
-def same_state(known: Window, seen_at: int | None, rivals: Sequence[Window]) -> bool:
+def same_state(known: Window, seen_at: int | None, rivals_seen: Sequence[int]) -> bool:
     """Whether a statement that something held at a moment speaks of a known window of the same fact.
 
-    It does when the moment lies in the window, or before it with nothing that contradicts it in between. After the
-    window's end it is the same thing come true again.
+    It does when the moment lies in the window, or before it and nothing that contradicts it was seen in between
+    (`rivals_seen`, moments). After the window's end it is the same thing come true again.
     """
     if seen_at is None or known.valid_at is None:
         return known.invalid_at is None or seen_at is None or seen_at < known.invalid_at
     if seen_at >= known.valid_at:
         return known.invalid_at is None or seen_at < known.invalid_at
-    return not any(r.valid_at is not None and seen_at < r.valid_at < known.valid_at for r in rivals)
+    return not any(seen_at < moment < known.valid_at for moment in rivals_seen)
