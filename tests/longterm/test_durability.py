@@ -69,8 +69,8 @@ def test_fifty_kills(tmp_path: Path):
         assert open_homes == 1, "Ann lives in one place"
         memory.embed_pending()
         unindexed = run(
-            "SELECT count(*) FROM record r LEFT JOIN passage p ON p.record = r.id LEFT JOIN vector v ON v.passage = p.id"
-            " WHERE v.id IS NULL"
+            "SELECT count(*) FROM record r LEFT JOIN passage p ON p.record = r.id"
+            " LEFT JOIN vector v ON v.passage = p.id WHERE v.id IS NULL"
         ).fetchone()[0]
         assert unindexed == 0, "indexes agree with rows"
         newest = max(present)

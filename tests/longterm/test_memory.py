@@ -185,15 +185,15 @@ def test_a_budget_too_small_for_the_index_is_refused_before_it_is_read(tmp_path:
 
 
 def test_the_index_keeps_up_with_another_process(tmp_path: Path):
+    def elsewhere(call: str) -> None:
+        opened = f"Memory.open({str(tmp_path / 'a.db')!r}, embedder=None)"
+        subprocess.run([sys.executable, "-c", f"from memspan import Episode, Memory; {opened}.{call}"], check=True)
+
     with Memory.open(tmp_path / "a.db", embedder=None) as reader:
         assert reader.recall("penguins") == []
-        code = f"from memspan import Episode, Memory; Memory.open({str(tmp_path / 'a.db')!r}, embedder=None).add(Episode('penguins', id='p'))"
-        subprocess.run([sys.executable, "-c", code], check=True)
+        elsewhere("add(Episode('penguins', id='p'))")
         assert [hit.id for hit in reader.recall("penguins")] == ["p"]
-        code = (
-            f"from memspan import Episode, Memory; Memory.open({str(tmp_path / 'a.db')!r}, embedder=None).forget('p')"
-        )
-        subprocess.run([sys.executable, "-c", code], check=True)
+        elsewhere("forget('p')")
         assert reader.recall("penguins") == []
 
 

@@ -380,7 +380,7 @@ def claims(options: argparse.Namespace) -> int:
         rows = [
             [result.slug, part.part.name, part.verdict, part.reason] for result in results for part in result.parts
         ]
-        rows += [[result.slug, "all parts", result.verdict, result.error or ""] for result in results]
+        rows += [[result.slug, "all parts", result.verdict or result.state, result.error] for result in results]
         print(_table(["system", "part", "verdict", "why"], rows))
         print(f"\nthe page: {Path(options.out) / 'claims.html'}")
     return harness.exit_code(results)

@@ -124,7 +124,7 @@ class Search:
         if vector is None or index.vectors is None or not len(index):
             return None
         every = index.vectors @ vector
-        mean: F32 = (every[index.first] + index.best_passage(every)) / 2
+        mean: F32 = ((every[index.first] + index.best_passage(every)) / 2).astype(np.float32)
         return mean
 
 

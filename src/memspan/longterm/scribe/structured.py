@@ -43,20 +43,22 @@ class StructuredScribe:
         return Extraction(entities=tuple(EntityDraft(name=name) for name in names), facts=facts)
 
     def _fact(self, episode: Episode, item: Any) -> FactDraft:
-        parts = {key: item.get(key) for key in ("subject", "relation", "object")} if isinstance(item, Mapping) else {}
-        if not parts or not all(isinstance(part, str) and part.strip() for part in parts.values()):
+        parts = [item.get(key) for key in ("subject", "relation", "object")] if isinstance(item, Mapping) else []
+        if not parts or not all(isinstance(part, str) and part.strip() for part in parts):
             raise InputError(f"episode {episode.id!r}: a fact needs subject, relation and object, all text")
         valid_at = as_moment(item.get("valid_at"), "valid_at") or (utc(episode.at) if episode.at else None)
         invalid_at = as_moment(item.get("invalid_at"), "invalid_at")
         if valid_at and invalid_at and invalid_at < valid_at:
             raise InputError(f"episode {episode.id!r}: a fact ends ({invalid_at}) before it begins ({valid_at})")
-        words = parts["relation"].replace("_", " ").lower()
+        subject, relation, target = (str(part) for part in parts)
         return FactDraft(
-            **parts,
-            text=item.get("text") or f"{parts['subject']} {words} {parts['object']}.",
+            subject=subject,
+            relation=relation,
+            object=target,
+            text=item.get("text") or f"{subject} {relation.replace('_', ' ').lower()} {target}.",
             valid_at=valid_at,
             invalid_at=invalid_at,
-            functional=parts["relation"] in self.functional,
+            functional=relation in self.functional,
             reason="given",
         )
 
