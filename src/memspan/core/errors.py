@@ -34,9 +34,7 @@ class BudgetError(MemspanError):
         self.needed = int(needed)
         self.allowed = int(allowed)
         self.advice = advice
-        super().__init__(
-            f"{what} needs {self.needed:,} bytes and the budget allows {self.allowed:,}: {advice}"
-        )
+        super().__init__(f"{what} needs {self.needed:,} bytes and the budget allows {self.allowed:,}: {advice}")
 
 
 class StoreError(MemspanError):

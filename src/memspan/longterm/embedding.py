@@ -120,14 +120,17 @@ class EmbedderSlot:
         generation = tx.meta("generation") or ""
         if generation != self._generation:
             self._generation, self._done_to = generation, 0
+        newest = tx.execute("SELECT coalesce((SELECT max(id) FROM passage), 0)").fetchone()[0]
+        if newest <= self._done_to:
+            return []
         rows = tx.execute(
-            "SELECT p.id, r.text, r.speaker, r.data, p.start, p.stop, r.kind FROM passage p JOIN record r ON r.id = p.record"
+            "SELECT p.id, r.text, r.speaker, r.data, p.start, p.stop, r.kind"
+            " FROM passage p CROSS JOIN record r ON r.id = p.record"
             " WHERE p.id > ? AND NOT EXISTS (SELECT 1 FROM vector v WHERE v.passage = p.id) ORDER BY p.id LIMIT ?",
             (self._done_to, limit),
         ).fetchall()
         if not rows:
-            last = tx.execute("SELECT coalesce(max(id), 0) FROM passage").fetchone()[0]
-            self._done_to = last
+            self._done_to = newest
         return [(row[0], _passage_text(*row[1:])) for row in rows]
 
     def embed_batches(self) -> None:

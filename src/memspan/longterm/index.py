@@ -137,8 +137,8 @@ class PassageIndex:
 
     def _reset(self, generation: str) -> None:
         self._generation = generation
-        self._last_passage = 0
-        self._last_vector = 0
+        self._seen_passage = 0
+        self._seen_vector = 0
         self._segments: list[_Segment] = []
         self._columns: dict[str, _Column] = {
             "record_ids": _Column(np.int64),
@@ -160,6 +160,7 @@ class PassageIndex:
         self.speakers: dict[str, int] = {}
         self.sessions: dict[str, int] = {}
         self.kinds: dict[str, int] = {}
+        self._kept_windows: dict[tuple[float, ...], tuple[list[tuple[float, NDArray[np.int32]]], F32]] = {}
         self._session_end: dict[int, int] = {}  # session code -> its last passage so far
 
     def __getattr__(self, name: str) -> Any:
@@ -178,19 +179,30 @@ class PassageIndex:
         generation = tx.meta("generation" if self.episodes else "derived_generation") or ""
         if generation != self._generation:
             self._reset(generation)
+        newest = tx.execute("SELECT coalesce((SELECT max(id) FROM passage), 0)").fetchone()[0]
+        if newest > self._seen_passage:
+            self._read_passages(tx)
+            self._seen_passage = newest
+        newest = tx.execute("SELECT coalesce((SELECT max(id) FROM vector), 0)").fetchone()[0]
+        if newest > self._seen_vector:
+            self._read_vectors(tx)
+            self._seen_vector = newest
+
+    def _read_passages(self, tx: Transaction) -> None:
         family = "r.kind = 'episode'" if self.episodes else "r.kind <> 'episode'"
+        # CROSS JOIN keeps SQLite from starting at the records, of which almost all are known already.
         rows = tx.execute(
             "SELECT p.id, p.record, p.terms, r.session, r.speaker, r.at, substr(rtrim(r.text), -1) = '?',"
             " coalesce(json_extract(r.data, '$.role'), ''), r.kind"
-            f" FROM passage p JOIN record r ON r.id = p.record WHERE p.space = ? AND p.id > ? AND {family}"
+            f" FROM passage p CROSS JOIN record r ON r.id = p.record WHERE p.id > ? AND p.space = ? AND {family}"
             " ORDER BY p.id",
-            (self.space, self._last_passage),
+            (self._seen_passage, self.space),
         ).fetchall()
         if rows:
             self._append(rows)
-        self._read_vectors(tx)
 
     def _append(self, rows: list[tuple]) -> None:  # type: ignore[type-arg]
+        self._kept_windows.clear()
         base_passage, base_record = len(self.owner), len(self.record_ids)
         ids, records, blobs, sessions, speakers, ats, questions, roles, kinds = zip(*rows, strict=True)
         lengths = np.fromiter((len(blob) // 4 for blob in blobs), np.int64, len(blobs))
@@ -239,20 +251,18 @@ class PassageIndex:
             if previous >= 0:
                 after[previous] = base_passage + offset
         put["before"].extend(before)
-        self._last_passage = ids[-1]
+        self._has_vector.extend(np.zeros(len(ids), np.bool_))
+        if self._vectors is not None:
+            self._vectors.extend(np.zeros((len(ids), self._vectors.array.shape[1]), np.float32))
 
     def _read_vectors(self, tx: Transaction) -> None:
         family = "r.kind = 'episode'" if self.episodes else "r.kind <> 'episode'"
         rows = tx.execute(
-            "SELECT v.id, p.id, v.data FROM vector v JOIN passage p ON p.id = v.passage JOIN record r ON r.id = p.record"
-            f" WHERE p.space = ? AND v.id > ? AND {family} ORDER BY v.id",
-            (self.space, self._last_vector),
+            "SELECT v.id, p.id, v.data FROM vector v CROSS JOIN passage p ON p.id = v.passage"
+            " CROSS JOIN record r ON r.id = p.record"
+            f" WHERE v.id > ? AND p.space = ? AND {family} ORDER BY v.id",
+            (self._seen_vector, self.space),
         ).fetchall()
-        missing = len(self.owner) - len(self._has_vector.array)
-        if missing:
-            self._has_vector.extend(np.zeros(missing, np.bool_))
-            if self._vectors is not None:
-                self._vectors.extend(np.zeros((missing, self._vectors.array.shape[1]), np.float32))
         if not rows:
             return
         dim = len(rows[0][2]) // 2
@@ -263,7 +273,6 @@ class PassageIndex:
         stacked = np.frombuffer(b"".join(row[2] for row in rows), np.float16).reshape(len(rows), dim)
         self._vectors.array[slots] = stacked
         self._has_vector.array[slots] = True
-        self._last_vector = rows[-1][0]
 
     # --- searching ---
 
@@ -291,13 +300,7 @@ class PassageIndex:
         score = np.zeros(size, np.float32)
         if not size:
             return score
-        length = self.length.astype(np.float32)
-        reach = self._reach(window)
-        wide = length.copy()
-        for weight, near in reach:
-            has = near >= 0
-            wide[has] += weight * length[near[has]]
-        norm = K1 * (1 - B + B * wide / max(float(wide.mean()), 1e-6))
+        reach, norm = self._windows(window)
         for term in np.unique(terms):
             found = [segment.lookup(int(term)) for segment in self._segments]
             at = np.concatenate([passages for passages, _ in found])
@@ -323,6 +326,19 @@ class PassageIndex:
                 mask[self.owner[segment.lookup(int(term))[0]]] = True
         return mask
 
+    def _windows(self, window: tuple[float, ...]) -> tuple[list[tuple[float, NDArray[np.int32]]], F32]:
+        """Neighbours with their weights, and BM25's length norm; kept until a passage is added."""
+        kept = self._kept_windows.get(window)
+        if kept is None:
+            reach = self._reach(window)
+            wide = self.length.copy()
+            for weight, near in reach:
+                has = near >= 0
+                wide[has] += weight * self.length[near[has]]
+            norm = (K1 * (1 - B + B * wide / max(float(wide.mean()), 1e-6))).astype(np.float32)
+            kept = self._kept_windows[window] = reach, norm
+        return kept
+
     def _reach(self, window: tuple[float, ...]) -> list[tuple[float, NDArray[np.int32]]]:
         reach = []
         before = after = np.arange(len(self.owner), dtype=np.int32)
@@ -347,4 +363,6 @@ class PassageIndex:
         nbytes = sum(column.nbytes for column in self._columns.values()) + self._has_vector.nbytes
         nbytes += sum(segment.nbytes for segment in self._segments)
         nbytes += self._vectors.nbytes if self._vectors is not None else 0
+        for reach, norm in self._kept_windows.values():
+            nbytes += norm.nbytes + sum(near.nbytes for _, near in reach)
         return Footprint.of("store", "ram", nbytes)
