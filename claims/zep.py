@@ -12,6 +12,7 @@ import os
 import random
 from collections import defaultdict
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 
 from memspan import Episode, Memory
@@ -80,7 +81,7 @@ def real_chains(folder: Path, relation: str) -> Chains:
     chains = {}
     for subject, found in grouped.items():
         intervals = sorted(found, key=lambda x: (x[1], x[2]))
-        disjoint = all(a[2] <= b[1] and a[1] < b[1] for a, b in zip(intervals, intervals[1:], strict=False))
+        disjoint = all(a[2] <= b[1] and a[1] < b[1] for a, b in pairwise(intervals))
         if len({interval[0] for interval in intervals}) >= 3 and disjoint:
             chains[f"subject {subject}"] = intervals
     return chains
@@ -227,35 +228,28 @@ def resolution(label: str, names: list[str], seed: int) -> Part:
 
 def on_locomo(folder: Path, size: str) -> list[Part]:
     """Parts B and C on LoCoMo's turns."""
-    from memspan.longterm.readers import read_episodes
+    from benchmarks.corpora import load
     from memspan.models import load_embedder
 
     embedder = load_embedder("bundled")
-    by_sample: dict[str, list[Episode]] = defaultdict(list)
-    for episode in read_episodes(folder / "locomo.json"):
-        by_sample[(episode.session or "").split("/")[0]].append(episode)
-    from benchmarks.datasets import read_questions
-
-    asked = defaultdict(list)
-    for question in read_questions(folder / "locomo.json"):
-        asked[question.group].append(question)
-    chosen = list(by_sample)[:1] if size == "smoke" else list(by_sample)
+    conversations = load(folder)[0].conversations
     recalls = {"hybrid": [], "full text": [], "vectors": []}  # type: ignore[var-annotated]
     facts_tokens = whole_tokens = 0
-    for sample in chosen:
+    for conversation in conversations[:1] if size == "smoke" else conversations:
+        said, asked = conversation.episodes, conversation.questions
         with Memory.open(":memory:", organizer="zep", embedder=embedder) as memory:
-            memory.add(by_sample[sample])
+            memory.add(said)
             memory.embed_pending()
-            for question in asked[sample]:
+            for question in asked:
                 wanted = set(question.evidence)
                 hybrid = [hit.id for hit in memory.recall(question.text)]
                 recalls["hybrid"].append(len(wanted & set(hybrid)) / len(wanted))
-            for question in asked[sample][:20]:
+            for question in asked[:20]:
                 found = memory.recall(question.text, k=20, kinds=["fact"])
                 found += memory.recall(question.text, k=20, kinds=["entity"])
                 facts_tokens += sum(len(hit.text.split()) for hit in found)
-                whole_tokens += sum(len(episode.text.split()) for episode in by_sample[sample])
-            single = _single(memory, asked[sample])
+                whole_tokens += sum(len(episode.text.split()) for episode in said)
+            single = _single(memory, asked)
             for name in single:
                 recalls[name] += single[name]
     means = {name: sum(values) / len(values) for name, values in recalls.items()}

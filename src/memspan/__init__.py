@@ -23,7 +23,23 @@ _WHERE = {
     "load_language_model": "memspan.models",
     "systems": "memspan.core.catalog",
 }
-__all__ = ["__version__", *sorted(_WHERE)]
+__all__ = [
+    "Answer",
+    "Budget",
+    "BudgetError",
+    "Episode",
+    "Footprint",
+    "InputError",
+    "Ledger",
+    "Memory",
+    "MemspanError",
+    "Recollection",
+    "StoreError",
+    "__version__",
+    "load_embedder",
+    "load_language_model",
+    "systems",
+]
 
 if TYPE_CHECKING:
     from memspan.core.budget import Budget

@@ -22,7 +22,7 @@ def tiny(tmp_path_factory):
     from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 
     folder = tmp_path_factory.mktemp("tiny")
-    words = ["<unk>", "<s>", "</s>", "<pad>", *"the cat sat on a mat and saw dog run home".split()]
+    words = ["<unk>", "<s>", "</s>", "<pad>", "the", "cat", "sat", "on", "a", "mat", "and", "saw", "dog", "run"]
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     special = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}

@@ -75,7 +75,7 @@ def parser() -> argparse.ArgumentParser:
         sub.add_argument("--deadline-ms", type=float, metavar="MS", help="leave stages out rather than take longer")
 
     ask = verb("ask", "read files, and answer a question from memory with citations", verbs.ask)
-    ask.add_argument("question")
+    ask.add_argument("question", nargs="?")
     ask.add_argument(
         "--read", nargs="+", default=[], metavar="FILE", help="files to read first ('demo' is the one that ships)"
     )

@@ -7,6 +7,7 @@ import contextlib
 import importlib.util
 import json
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
@@ -156,10 +157,18 @@ def ask(options: argparse.Namespace) -> int:
     from memspan.core.budget import Budget
 
     budget = Budget.parse(options.budget)
+    if options.question is None and len(options.read) > 1:
+        # "--read FILE… QUESTION": the option takes every word after it, and the last one is the question.
+        options.question = options.read.pop()
+    if options.question is None:
+        raise InputError('say what to ask: memspan ask --read FILE "question"')
     if not options.read and not options.store:
         options.read = ["demo"]
         _note(options, "memspan: no --read and no --store, so the conversation that ships with memspan is read")
-    with _memory(options, create=bool(options.read), budget=budget) as memory:
+    with contextlib.ExitStack() as stack:
+        if not options.store:  # a file, not RAM: what the disk tier costs is part of the answer
+            options.store = str(Path(stack.enter_context(tempfile.TemporaryDirectory())) / "memory.db")
+        memory = stack.enter_context(_memory(options, create=bool(options.read), budget=budget))
         if options.read:
             _read_into(memory, options.read, options)
         model = _language_model(options, budget, memory)
@@ -377,9 +386,7 @@ def claims(options: argparse.Namespace) -> int:
     if options.json:
         _print_json([result.to_json() for result in results])
     else:
-        rows = [
-            [result.slug, part.part.name, part.verdict, part.reason] for result in results for part in result.parts
-        ]
+        rows = [[result.slug, part.part.name, part.verdict, part.reason] for result in results for part in result.parts]
         rows += [[result.slug, "all parts", result.verdict or result.state, result.error] for result in results]
         print(_table(["system", "part", "verdict", "why"], rows))
         print(f"\nthe page: {Path(options.out) / 'claims.html'}")

@@ -227,7 +227,7 @@ class Organizer(ABC):
         """Every fact ever held about a subject, or those that hold in a view, oldest first."""
         raise InputError(f"the {self.name} organizer keeps no facts; open the store with organizer='zep'")
 
-    def on_forget(self, tx: Transaction, touched: Sequence[int]) -> None:
+    def on_forget(self, tx: Transaction, touched: Sequence[int]) -> None:  # noqa: B027  (most have nothing to do)
         """Rebuild what was made from forgotten episodes and others together.
 
         Args:

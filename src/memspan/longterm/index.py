@@ -219,7 +219,7 @@ class PassageIndex:
         put = self._columns
         put["record_ids"].extend(record_array[starts])
         put["first"].extend(starts + base_passage)
-        put["owner"].extend((np.cumsum(np.r_[False, record_array[1:] != record_array[:-1]]) + base_record))
+        put["owner"].extend(np.cumsum(np.r_[False, record_array[1:] != record_array[:-1]]) + base_record)
         put["length"].extend(lengths)
         put["passage_ids"].extend(np.array(ids, np.int64))
         put["session"].extend(np.array(session_codes, np.int32)[starts])

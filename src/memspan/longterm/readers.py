@@ -231,7 +231,8 @@ class _Input:
 
     def need(self, where: str, value: Any, kind: type, what: str) -> Any:
         if not isinstance(value, kind):
-            wanted = {dict: "an object", list: "a list"}.get(kind, "text")
+            named: dict[Any, str] = {dict: "an object", list: "a list"}
+            wanted = named.get(kind, "text")
             self.fail(where, f"{what} must be {wanted}, not {_json_name(value)}")
         return value
 

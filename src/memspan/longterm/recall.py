@@ -1,8 +1,8 @@
 """Ranking episodes for a question: windowed BM25 + vectors + a few small priors.
 
     match(e) = max(0, z(lexical(e))) + vector_weight * z(cosine(e))
-    score(e) = match(e) + user_prior [role is user] - length_penalty ln(passages of e) - question_penalty [e is a question]
-               + standing_bonus [e states a lasting rule or preference]
+    score(e) = match(e) + user_prior [role is user] - length_penalty ln(passages of e)
+               - question_penalty [e is a question] + standing_bonus [e states a lasting rule or preference]
                + session_lift * mean of the three best scores in e's session
 
 *lexical* is the best passage's BM25, where the words of neighbouring passages count with halved weight per step: on
@@ -264,7 +264,7 @@ def rank_episodes(
 def _session_means(score: F32, session: NDArray[np.int32], count: int = 3) -> F32:
     """For every candidate the mean of the best `count` scores in its session; its own score outside sessions."""
     order = np.lexsort((-score, session))
-    codes, start, inverse, sizes = np.unique(session[order], return_index=True, return_inverse=True, return_counts=True)
+    _, start, inverse, sizes = np.unique(session[order], return_index=True, return_inverse=True, return_counts=True)
     sums = np.add.reduceat(score[order], start) if len(start) else score
     for place, (begin, size) in enumerate(zip(start.tolist(), sizes.tolist(), strict=True)):
         sums[place] = score[order[begin : begin + min(size, count)]].sum()

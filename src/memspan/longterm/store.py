@@ -118,7 +118,7 @@ class Store:
         text = str(error)
         if "locked" in text or "busy" in text:
             return StoreBusyError(
-                f"{self.path} is locked by another writer for more than {self.timeout:g} s; try again, or raise timeout="
+                f"{self.path} is locked by another writer for over {self.timeout:g} s; try again, or raise timeout="
             )
         if "not a database" in text:
             return StoreError(f"{self.path} is not a memspan store (not an SQLite file); choose another path")
@@ -297,7 +297,8 @@ class Transaction:
         record = int(cursor.lastrowid or 0)
         self.add_sources(record, sources)
         self.execute(
-            "INSERT INTO version (record, valid_at, invalid_at, recorded_at, status, reason) VALUES (?, ?, ?, ?, 'live', ?)",
+            "INSERT INTO version (record, valid_at, invalid_at, recorded_at, status, reason)"
+            " VALUES (?, ?, ?, ?, 'live', ?)",
             (record, valid_at, invalid_at, self.now, reason),
         )
         return record

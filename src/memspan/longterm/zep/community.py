@@ -37,7 +37,7 @@ def label_propagation(graph: Graph, *, rounds: int = 20, seed: int = 0) -> dict[
 
 
 def strongest_label(neighbours: Mapping[int, float], label: Mapping[int, int], current: int | None) -> int:
-    """The label with the most weight among the neighbours; the current one if it is among the best, else the smallest."""
+    """The label with the most weight among the neighbours; of several the current one, else the smallest."""
     weight: dict[int, float] = {}
     for other, strength in neighbours.items():
         if other in label:

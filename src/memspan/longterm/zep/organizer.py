@@ -412,7 +412,7 @@ class Zep(Organizer):
         return {"communities": len(built)}
 
     def on_forget(self, tx: Transaction, touched: Sequence[int]) -> None:
-        """Summaries and communities are written anew from what is left; reopened facts end where the next one begins."""
+        """Write summaries and communities anew from what is left; reopened facts end where the next one begins."""
         for record, row in sorted(tx.records(touched).items()):
             if row["kind"] == "fact":
                 self._close_again(tx, record, Window(row["valid_at"], row["invalid_at"]))

@@ -112,7 +112,7 @@ class EntityResolver:
         grams = shingles(uid)
         near = {entry for band in _bands(grams) for entry in self._buckets.get(band, ())}
         scored = sorted(((jaccard(grams, shingles(other)), -record) for record, other in near), reverse=True)
-        names = {record: other for record, other in near}
+        names = dict(near)
         for similarity, negative in scored:
             if similarity < MIN_JACCARD:
                 return None

@@ -153,7 +153,7 @@ def _near(search: Search, kind: str, distance: Mapping[int, int], limit: int, fo
     facts: dict[int, int] = {}
     for record, a, b in search.tx.select("SELECT record, subject, object FROM fact WHERE subject IN ({ids})", distance):
         facts[record] = min(distance[a], distance.get(b, math.inf))  # type: ignore[assignment]
-    for record, a, b in search.tx.select("SELECT record, subject, object FROM fact WHERE object IN ({ids})", distance):
+    for record, b in search.tx.select("SELECT record, object FROM fact WHERE object IN ({ids})", distance):
         facts[record] = min(facts.get(record, distance[b]), distance[b])
     ordered = sorted(facts, key=lambda record: (facts[record], rank.get(record, len(rank)), -record))
     ordered = ordered[: limit * _CLOSED_MARGIN]
