@@ -23,7 +23,7 @@ from memspan.longterm.zep import Zep
 from memspan.longterm.zep.resolve import EntityResolver, normalize
 
 TITLE = "Facts that change are known as they were at any date"
-EXPECTED = "holds"
+EXPECTED = "partly"  # the few chains of P6 give a baseline of a third, and three times that cannot be reached
 SEEDS = (0, 1, 2)
 
 # Thresholds, fixed before the first run. The card's: exact answers at least 0.98 in both orders and three times the
