@@ -1,4 +1,4 @@
-"""Products under measurement: an environment of their own each, and a worker process that is spoken to in JSON lines."""
+"""Products under measurement: an environment each, and a worker process that is spoken to in JSON lines."""
 
 from __future__ import annotations
 
@@ -106,7 +106,9 @@ def environment(product: Product, root: Path, minutes: float) -> Path:
     for command in commands:
         left = deadline - time.monotonic()
         try:
-            result = subprocess.run(command, capture_output=True, text=True, timeout=max(left, 1), env=_clean())
+            result = subprocess.run(
+                command, capture_output=True, text=True, timeout=max(left, 1), env=_clean(), check=False
+            )
         except subprocess.TimeoutExpired:
             shutil.rmtree(folder, ignore_errors=True)
             raise ProductError(f"not installed within {minutes:.0f} minutes") from None
@@ -126,7 +128,7 @@ def can_isolate() -> bool:
     """Whether this machine lets us run a process without any network but loopback."""
     if shutil.which("unshare") is None or shutil.which("ip") is None:
         return False
-    return subprocess.run(["unshare", "-rn", "true"], capture_output=True).returncode == 0
+    return subprocess.run(["unshare", "-rn", "true"], capture_output=True, check=False).returncode == 0
 
 
 class Process:

@@ -64,26 +64,30 @@ def measure(
             wall = cpu = 0.0
             for begin in range(0, len(turns), 10 * BATCH):
                 added = process.ask("add", items=turns[begin : begin + 10 * BATCH], batch=BATCH)
-                wall += added["wall"] - added["embed"]
-                cpu += added["cpu"] - added["embed"]
+                wall += added["wall"] - added["embed_wall"]
+                cpu += added["cpu"] - added["embed_cpu"]
                 if wall > seconds:
                     raise ProductError(f"{begin + 10 * BATCH:,} of {len(turns):,} added after {wall:.0f} s: given up")
             left = process.ask("flush")
-            wall += left["wall"] - left["embed"]
+            wall += left["wall"] - left["embed_wall"]
+            cpu += left["cpu"] - left["embed_cpu"]
             first = process.ask("search", queries=asked[:1], k=K)  # builds or loads what recall keeps in RAM
             found = process.ask("search", queries=asked[1:], k=K)
             after = process.ask("size")
             closed = process.ask("close")
     if any(len(ids) < min(K, len(turns)) for ids in found["found"]) and embedder != "none":
         raise ProductError(f"a question found fewer than {K} episodes")
-    waits = 1000 * (np.array(found["wall"]) - np.array(found["embed"]))
-    busy = 1000 * (np.array(found["cpu"]) - np.array(found["embed"]))
+    if cpu <= 0 or wall <= 0:
+        raise ProductError("the adds took no time that could be measured; use larger sizes")
+    waits = 1000 * (np.array(found["wall"]) - np.array(found["embed_wall"]))
+    busy = 1000 * (np.array(found["cpu"]) - np.array(found["embed_cpu"]))
     return {
         "name": name,
         "episodes": len(turns),
         "versions": opened["versions"],
         "add_per_second": len(turns) / wall,
-        "first_recall_ms": 1000 * (first["wall"][0] - first["embed"][0]),
+        "add_cpu_us": 1e6 * cpu / len(turns),
+        "first_recall_ms": 1000 * (first["wall"][0] - first["embed_wall"][0]),
         "recall_ms": {"p50": float(np.median(waits)), "p95": float(np.percentile(waits, 95))},
         "recall_cpu_ms": {"p50": float(np.median(busy)), "p95": float(np.percentile(busy, 95))},
         "ram_bytes_per_episode": (after["rss"] - before["rss"]) / len(turns),
@@ -172,7 +176,7 @@ def show(rows: list[dict[str, Any]]) -> str:
     lines = []
     for row in rows:
         if "error" in row:
-            lines.append([row["name"], f"{row['episodes']:,}", *["-"] * 8])
+            lines.append([row["name"], f"{row['episodes']:,}", *["-"] * 10])
             continue
         base = ours.get(row["episodes"])
         faster = slower = ""
@@ -185,15 +189,18 @@ def show(rows: list[dict[str, Any]]) -> str:
                 f"{row['episodes']:,}",
                 f"{row['add_per_second']:,.0f}",
                 faster,
+                f"{row['add_cpu_us']:,.0f}",
                 f"{row['first_recall_ms']:,.0f}",
                 f"{row['recall_ms']['p50']:.1f}",
                 f"{row['recall_ms']['p95']:.1f}",
+                f"{row['recall_cpu_ms']['p95']:.1f}",
                 slower,
                 size(row["ram_bytes_per_episode"]),
                 size(row["disk_bytes_per_episode"]),
             ]
         )
-    header = ["store", "episodes", "add/s", "x", "first ms", "p50 ms", "p95 ms", "x", "RAM each", "disk each"]
+    header = ["store", "episodes", "add/s", "x", "CPU us each", "first ms", "p50 ms", "p95 ms", "p95 CPU", "x"]
+    header += ["RAM each", "disk each"]
     text = table(header, lines)
     for row in rows:
         if "error" in row:

@@ -39,7 +39,7 @@ class MiniLM:
 
     def __init__(self) -> None:
         self._model: Any = None
-        self.seconds = 0.0
+        self.seconds = self.cpu_seconds = 0.0
 
     @property
     def directory(self) -> Path:
@@ -50,7 +50,7 @@ class MiniLM:
 
     def encode(self, texts: list[str]) -> Any:
         """[n, 384] float32 unit vectors."""
-        started = time.perf_counter()
+        started, busy = time.perf_counter(), time.process_time()
         if self._model is None:
             import torch
             from sentence_transformers import SentenceTransformer
@@ -59,6 +59,7 @@ class MiniLM:
             self._model = SentenceTransformer(str(self.directory), device="cpu")
         made = self._model.encode(texts, normalize_embeddings=True, show_progress_bar=False)
         self.seconds += time.perf_counter() - started
+        self.cpu_seconds += time.process_time() - busy
         return made
 
 
@@ -67,13 +68,14 @@ class Random:
 
     def __init__(self) -> None:
         self._vectors = load(HERE.parent / "synthetic.py").vectors
-        self.seconds = 0.0
+        self.seconds = self.cpu_seconds = 0.0
 
     def encode(self, texts: list[str]) -> Any:
         """[n, 384] float32 unit vectors."""
-        started = time.perf_counter()
+        started, busy = time.perf_counter(), time.process_time()
         made = self._vectors(texts)
         self.seconds += time.perf_counter() - started
+        self.cpu_seconds += time.process_time() - busy
         return made
 
 
@@ -109,9 +111,9 @@ class Worker:
         return {"seconds": seconds, "versions": found, **self.size()}
 
     def add(self, items: list[dict[str, Any]], batch: int = 1) -> dict[str, Any]:
-        """Add in calls of `batch` items; the wall time of each call, the processor time of all."""
+        """Add in calls of `batch` items; the wall time of each call, and what all took."""
         calls = []
-        cpu, started, before = time.process_time(), time.perf_counter(), self._embed_seconds()
+        before = self._clocks()
         for begin in range(0, len(items), batch):
             call = time.perf_counter()
             if batch == 1:
@@ -119,33 +121,22 @@ class Worker:
             else:
                 self._adapter.add_batch(items[begin : begin + batch])
             calls.append(time.perf_counter() - call)
-        return {
-            "wall": time.perf_counter() - started,
-            "cpu": time.process_time() - cpu,
-            "embed": self._embed_seconds() - before,
-            "calls": calls,
-        }
+        return {**self._since(before), "calls": calls}
 
     def flush(self) -> dict[str, Any]:
         """Finish what the adds left for later, embedding included."""
-        cpu, started, before = time.process_time(), time.perf_counter(), self._embed_seconds()
+        before = self._clocks()
         self._adapter.flush()
-        return {
-            "wall": time.perf_counter() - started,
-            "cpu": time.process_time() - cpu,
-            "embed": self._embed_seconds() - before,
-        }
+        return self._since(before)
 
     def search(self, queries: list[str], k: int) -> dict[str, Any]:
-        """Ids found for each query; wall, processor and embedding time of each, in seconds."""
-        found, wall, cpu, embed = [], [], [], []
+        """Ids found for each query, and for each what it took."""
+        found, took = [], []
         for query in queries:
-            busy, started, before = time.process_time(), time.perf_counter(), self._embed_seconds()
+            before = self._clocks()
             found.append(self._adapter.search(query, k))
-            wall.append(time.perf_counter() - started)
-            cpu.append(time.process_time() - busy)
-            embed.append(self._embed_seconds() - before)
-        return {"found": found, "wall": wall, "cpu": cpu, "embed": embed}
+            took.append(self._since(before))
+        return {"found": found, **{name: [one[name] for one in took] for name in took[0]}}
 
     def size(self) -> dict[str, Any]:
         """Resident bytes now and at the peak, and bytes of all files in the store's folder."""
@@ -161,8 +152,15 @@ class Worker:
         self._adapter.close()
         return self.size()
 
-    def _embed_seconds(self) -> float:
-        return 0.0 if self._embedder is None else float(self._embedder.seconds)
+    def _clocks(self) -> tuple[float, float, float, float]:
+        embedder = self._embedder
+        inside = (0.0, 0.0) if embedder is None else (embedder.seconds, embedder.cpu_seconds)
+        return (time.perf_counter(), time.process_time(), *inside)
+
+    def _since(self, before: tuple[float, float, float, float]) -> dict[str, float]:
+        """Seconds since: wall and processor time of everything, and of the benchmark's embedder in it."""
+        names = ("wall", "cpu", "embed_wall", "embed_cpu")
+        return {name: now - then for name, now, then in zip(names, self._clocks(), before, strict=True)}
 
 
 def main() -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from yantrikdb import YantrikDB
+from yantrikdb import Backpressure, YantrikDB
 
 
 class _Encoder:
@@ -26,11 +27,16 @@ class Adapter:
 
     def add(self, item: dict[str, Any]) -> None:
         at = item.get("at")
-        self._db.record(
-            item["said"],
-            metadata={"id": item["id"], "session": item["session"]},
-            created_at=datetime.fromisoformat(at).timestamp() if at else None,
-        )
+        while True:
+            try:
+                self._db.record(
+                    item["said"],
+                    metadata={"id": item["id"], "session": item["session"]},
+                    created_at=datetime.fromisoformat(at).timestamp() if at else None,
+                )
+                return
+            except Backpressure:  # its ingest queue is full; its message asks for this
+                time.sleep(0.05)
 
     def add_batch(self, items: list[dict[str, Any]]) -> None:
         for item in items:

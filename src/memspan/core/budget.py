@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal, DecimalException
 from fractions import Fraction
 
 from memspan.core.errors import BudgetError, InputError
@@ -59,7 +59,7 @@ def _parse(text: str) -> Decimal:
         number = number.replace(",", "")
     try:
         return Decimal(number) * _UNITS[unit]
-    except (InvalidOperation, OverflowError):
+    except DecimalException:
         raise InputError(f"{text!r} is not a number of bytes: {_HELP}") from None
 
 

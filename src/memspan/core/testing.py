@@ -56,4 +56,5 @@ def tiny_llama(
     }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return LlamaForCausalLM(LlamaConfig(**settings)).eval()
+        model: nn.Module = LlamaForCausalLM(LlamaConfig(**settings))
+    return model.eval()

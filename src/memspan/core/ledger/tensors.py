@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from memspan.core.errors import MissingExtraError
+from memspan.core.errors import InputError, MissingExtraError
 from memspan.core.ledger.account import Account
 
 if TYPE_CHECKING:
@@ -119,7 +119,15 @@ class TensorWatch:
     # --- roots: what decides the tier --------------------------------------------------------------------------------
 
     def watch_context(self, context: object) -> None:
-        """Call the tensors inside an object context for as long as the object lives."""
+        """Call the tensors inside an object context for as long as the object lives.
+
+        Raises:
+            InputError: it is a value that cannot hold tensors.
+        """
+        if isinstance(context, _closed_types()):
+            raise InputError(
+                f"context must be a cache or another object that holds tensors, not {type(context).__name__}"
+            )
         known = self._contexts.get(id(context))
         if known is None or known() is not context:
             try:
@@ -223,7 +231,7 @@ class TensorWatch:
         transformers = sys.modules.get("transformers.cache_utils")
         kind = transformers.Cache if transformers is not None else ()
         for name, value in values:
-            if isinstance(value, kind) or (name in _CACHE_WORDS and value is not None):
+            if isinstance(value, kind) or (name in _CACHE_WORDS and not isinstance(value, _closed_types())):
                 self.watch_context(value)
 
     def _after_grad(self, parameter: torch.Tensor) -> None:
@@ -390,11 +398,19 @@ def storages(tensor: torch.Tensor) -> Sequence[torch.UntypedStorage]:
     return [storage for part in parts for storage in storages(part)]
 
 
+def _closed_types() -> tuple[type, ...]:
+    """What holds no tensors, or, as modules do, tensors that are somebody else's."""
+    import torch
+
+    plain = (str, bytes, int, float, complex, type(None), type, torch.dtype, torch.device, torch.nn.Module)
+    return (*plain, types.FunctionType, types.MethodType, types.BuiltinFunctionType, types.ModuleType)
+
+
 def tensors_in(value: object) -> Iterator[torch.Tensor]:
     """Every tensor inside containers and inside objects' attributes; modules and classes are not entered."""
     import torch
 
-    closed = (str, bytes, int, float, complex, type(None), type, torch.nn.Module, torch.dtype, torch.device)
+    closed = _closed_types()
     seen: set[int] = set()
     stack: deque[object] = deque([value])
     while stack:
@@ -407,7 +423,7 @@ def tensors_in(value: object) -> Iterator[torch.Tensor]:
                 stack.extend(item.values())
             elif isinstance(item, list | tuple | Set | deque):
                 stack.extend(item)
-            elif not (callable(item) or isinstance(item, types.ModuleType)):
+            else:
                 attributes = getattr(item, "__dict__", None)
                 if attributes is None:
                     slots = (name for kind in type(item).__mro__ for name in getattr(kind, "__slots__", ()))

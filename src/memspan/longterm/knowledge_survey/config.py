@@ -55,7 +55,8 @@ class KnowledgeSurveyConfig:
     """Constants of `GroundedAnswerer`.
 
     Attributes:
-        k: passages retrieved.
+        k: passages retrieved, and shown to a model.
+        depth: sentences are looked for in this many times k episodes.
         abstain_below: confidence under which no answer is given.
         tau: least support of a citation (ALCE-like attribution; 0.8 of a claim's weighted words).
         token_budget: most tokens of passages in a prompt; None is 1,500, or half the model's window if that is less.
@@ -66,6 +67,7 @@ class KnowledgeSurveyConfig:
     """
 
     k: int = 8
+    depth: int = 3
     abstain_below: float = 0.5
     tau: float = 0.8
     token_budget: int | None = None
@@ -76,7 +78,7 @@ class KnowledgeSurveyConfig:
     confidence: Mapping[str, float] = field(default_factory=lambda: CONFIDENCE)
 
     def __post_init__(self) -> None:
-        for name, least in (("k", 1), ("max_new_tokens", 1), ("read_cosines", 0)):
+        for name, least in (("k", 1), ("depth", 1), ("max_new_tokens", 1), ("read_cosines", 0)):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise InputError(f"{name} must be a whole number of at least {least}, not {value!r}")

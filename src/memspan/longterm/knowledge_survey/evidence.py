@@ -18,6 +18,7 @@ import numpy as np
 from memspan.longterm import clock
 from memspan.longterm.base import Recollection
 from memspan.longterm.knowledge_survey.config import KnowledgeSurveyConfig, logistic, weighted
+from memspan.longterm.knowledge_survey.documents import current, newest_versions
 from memspan.longterm.knowledge_survey.text import (
     Question,
     first_person,
@@ -101,7 +102,7 @@ def gather(memory: Memory, question: str, config: KnowledgeSurveyConfig, options
     options = dict(options)
     kinds = options.pop("kinds", ("episode",))
     kinds = [kinds] if isinstance(kinds, str) else list(kinds)
-    hits: list[Recollection] = list(memory.recall(question, config.k, **options))
+    found = _recall(memory, question, config.k * config.depth, options)
     as_of = clock.as_moment(options.get("as_of"), "as_of")
     facts: list[Recollection] = []
     if "fact" in memory.organizer.kinds:
@@ -109,22 +110,22 @@ def gather(memory: Memory, question: str, config: KnowledgeSurveyConfig, options
         if as_of is None and (named := _named_time(question)) is not None:
             asked["as_of"] = named
         facts = list(memory.recall(question, config.k, kinds=["fact"], **asked))
-    others = [kind for kind in kinds if kind not in ("episode", "fact")]
+    others = [kind for kind in kinds if kind != "episode" and not (kind == "fact" and facts)]
     derived = list(memory.recall(question, config.k, kinds=others, **options)) if others else []
-    hits += derived
+    found += derived
     space = options.get("space") or memory.space
     with memory.store.read(memory._now(), space) as tx:
         index = memory._index(tx, episodes=True)
         read = read_question(question, [name for name in index.speakers if name])
         idf = _idf(index, [*read.weights, *(term for name in read.names for term in stems(name))])
-        wanted = [hit.episodes[0] for hit in [*hits, *facts] if hit.episodes]
-        turns = _turns(tx, list(dict.fromkeys(wanted))[: 2 * config.k])
+        wanted = [hit.episodes[0] for hit in [*found, *facts] if hit.episodes]
+        turns = _turns(tx, list(dict.fromkeys(wanted)))
         closed = (
             _closed_facts(tx, list(turns), clock.to_micros(as_of) or tx.now)
             if facts or "fact" in memory.organizer.kinds
             else {}
         )
-    sentences = _sentences(read, idf, hits, turns)
+    sentences = _sentences(read, idf, found, turns)
     _who(read, sentences)
     _temporal(read, sentences, as_of)
     _factual(read, idf, sentences, facts, closed)
@@ -135,7 +136,23 @@ def gather(memory: Memory, question: str, config: KnowledgeSurveyConfig, options
     sentences.sort(key=lambda s: -s.score)
     features = confidence_features(read, idf, sentences)
     confidence = logistic(weighted(config.confidence, features)) if sentences else 0.0
-    return Evidence(read, hits, facts, sentences, features, confidence, idf)
+    return Evidence(read, [*found[: config.k], *derived], facts, sentences, features, confidence, idf)
+
+
+def _recall(memory: Memory, question: str, count: int, options: Mapping[str, Any]) -> list[Recollection]:
+    """`count` episodes; more are asked for while chunks of superseded documents take their places."""
+    as_of = clock.as_moment(options.get("as_of"), "as_of")
+    wanted = count
+    while True:
+        hits = list(memory.recall(question, wanted, **options))
+        documents = [hit.metadata["doc"] for hit in hits if isinstance(hit.metadata.get("doc"), str)]
+        if not documents:
+            return hits
+        with memory.store.read(memory._now(), options.get("space") or memory.space) as tx:
+            kept = current(hits, newest_versions(tx, documents, as_of))
+        if len(kept) >= count or len(hits) < wanted:
+            return kept[:count]
+        wanted *= 4
 
 
 def _named_time(question: str) -> datetime | None:
@@ -274,14 +291,17 @@ def _who(question: Question, sentences: Sequence[Sentence]) -> None:
 
 
 def _temporal(question: Question, sentences: Sequence[Sentence], as_of: datetime | None) -> None:
-    """The newest wins when the question asks about the present; nothing said after `as_of` counts."""
-    times = sorted({s.at for s in sentences if s.at is not None and (as_of is None or s.at <= as_of)})
+    """The newest of what bears on a question about the present wins; nothing said after `as_of` counts."""
+    most = max((s.features["own"] for s in sentences), default=0.0)
+    bearing = [s for s in sentences if s.features["own"] >= most / 2 and not s.features["wrong"]] if most else []
+    times = sorted({s.at for s in bearing if s.at is not None and (as_of is None or s.at <= as_of)})
     place = {at: number / max(1, len(times) - 1) for number, at in enumerate(times)}
+    bears = {id(sentence) for sentence in bearing}
     for sentence in sentences:
         late = as_of is not None and sentence.at is not None and sentence.at > as_of
         sentence.features["late"] = float(late)
-        recent = place.get(sentence.at, 0.0) if sentence.at is not None else 0.0
-        sentence.features["recency"] = recent if question.present and not question.past else 0.0
+        newest = place.get(sentence.at, 0.0) if sentence.at is not None and id(sentence) in bears else 0.0
+        sentence.features["recency"] = newest if question.present and not question.past else 0.0
 
 
 def _factual(

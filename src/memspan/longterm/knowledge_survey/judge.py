@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import NamedTuple, Protocol, runtime_checkable
 
-from memspan.longterm.knowledge_survey.text import names, negations, numbers, sentence_spans, stems, words
+from memspan.longterm.knowledge_survey.text import content, names, negations, numbers, sentence_spans, stems, words
 
 
 class Support(NamedTuple):
@@ -47,11 +47,11 @@ class ExtractiveJudge:
         """The best sentence, or pair of neighbours, for the claim."""
         spans = sentence_spans(passage)
         best = Support(0.0, spans[0] if spans else (0, 0))
-        wanted = stems(claim)
-        if not wanted:
+        wanted, claimed_numbers = content(claim), numbers(claim)
+        total = sum(self._weight(term) for term in wanted) + len(claimed_numbers)
+        if not total:
             return best
-        total = sum(self._weight(term) for term in wanted)
-        claimed_numbers, claimed_names = numbers(claim), {name.casefold() for name in names(claim)}
+        claimed_names = {name.casefold() for name in names(claim)}
         denies, claim_words = negations(claim), words(claim)
         spoken = set(words(speaker or ""))
         for span in [*spans, *((a[0], b[1]) for a, b in pairwise(spans))]:
@@ -62,7 +62,7 @@ class ExtractiveJudge:
             if not claimed_names <= {name.casefold() for name in text_tokens(text)} | spoken:
                 continue
             held = stems(text) | stems(speaker or "")
-            value = sum(self._weight(term) for term in wanted & held) / total
+            value = (sum(self._weight(term) for term in wanted & held) + len(claimed_numbers)) / total
             if _contains(found, claim_words):
                 value = 1.0
             if value > best.value + 1e-9:

@@ -21,7 +21,7 @@ def _words(text: str) -> frozenset[str]:
 
 _END = re.compile(r"[.!?…]+[\"'”’)\]]*(?=\s)|\n+")
 _ABBREVIATION = re.compile(
-    r"(?:^|[\s(\"'])(?:mr|mrs|ms|dr|prof|st|jr|sr|vs|etc|e\.g|i\.e|approx|dept|inc|ltd|fig|[a-z])\.$", re.IGNORECASE
+    r"(?:^|[\s(\"'.])(?:mr|mrs|ms|dr|prof|st|jr|sr|vs|etc|e\.g|i\.e|approx|dept|inc|ltd|fig|[a-z])\.$", re.IGNORECASE
 )
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 _NAME = re.compile(r"(?:[A-Z][\w-]*[^\W\d_]|[A-Z])(?:['’]s)?\b")
@@ -46,6 +46,10 @@ _SECOND = _words("you your yours yourself youre youve")
 _CALENDAR = _words(
     "monday tuesday wednesday thursday friday saturday sunday january february march april may june july august"
     " september october november december"
+)
+_OPENERS = _words(
+    "yesterday today tomorrow tonight then maybe perhaps yes hey hi hello well okay ok wow oh thanks dear once since"
+    " although though while because until unless after before during sorry please finally recently usually sometimes"
 )
 _QUESTION_WORDS = _words("what which who whom whose when where why how")
 # "What kind of car", "the name of": nouns that say which answer is wanted and seldom stand beside it.
@@ -105,6 +109,15 @@ def stems(text: str) -> frozenset[int]:
     return frozenset(term_hashes(text).tolist())
 
 
+def content(text: str) -> frozenset[int]:
+    """The stems of a text without its numbers, which are compared by value; see `numbers`."""
+    return stems(" ".join(word for word in _NUMBER.sub(" ", text).split() if _plain(word) not in _NUMBER_WORDS))
+
+
+def _plain(word: str) -> str:
+    return _SMALL.sub("", word.lower())
+
+
 def numbers(text: str) -> frozenset[str]:
     """Numbers in a normal form: "1,200" is "1200" and "three" is "3"; "one" is too common to count."""
     found = {
@@ -133,6 +146,8 @@ def names(text: str, *, known: Iterable[str] = ()) -> list[str]:
         word = re.sub(r"['’]s$", "", match.group())
         plain = word.casefold()
         if plain == "i" or plain in STOP_WORDS or plain in _CALENDAR or plain in _QUESTION_WORDS:
+            continue
+        if plain in _OPENERS and plain not in lowered:
             continue
         opens = match.start() in starts or text[match.start() - 1] in "\"“'‘(:"
         goes_on = re.match(r"\s[A-Z][a-z]", text[match.end() : match.end() + 3])

@@ -215,6 +215,7 @@ class FactReader:
         subjects = self.subjects(clause)
         found = [f for subject, _ in subjects for f in self.declared(clause, subject)]
         found += self.dismissed(clause)
+        found += self.home(clause)
         found += couple(self, clause, subjects)
         found += slot_facts(self, clause)
         found += status(self, clause)
@@ -251,6 +252,19 @@ class FactReader:
                 if lemma != "lay" or particle:
                     seen.add((trigger.relation, trigger.effect))
                     yield from self.fact(clause, subject, trigger.relation, "", trigger.effect)
+
+    def home(self, clause: Clause) -> Iterator[FactDraft]:
+        """ "My home is in Lisbon"."""
+        if clause.verb.lower_ not in ("is", "'s", "’s"):
+            return
+        for noun in clause.subjects:
+            owner = next((c for c in noun.children if c.dep_ == "poss"), None)
+            name = self.names.person(owner) if owner is not None and noun.lemma_.lower() == "home" else None
+            for head in clause.after("in") if name else []:
+                value = wording.fits(head, "place", self.names)
+                if name and value:
+                    self.label(value, head, "place")
+                    yield from self.fact(clause, self.label(name, noun, "person"), "LIVES_IN", value, "state")
 
     def dismissed(self, clause: Clause) -> Iterator[FactDraft]:
         """ "They laid me off": the end of a job told of the employer."""

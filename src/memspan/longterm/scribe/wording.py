@@ -94,7 +94,9 @@ def fits(head: Token, kind: Kind, names: Names) -> str | None:
             return names.person(head)
         return names.person(head) if lemma in KIN or head.lower_ in ("me", "him", "her") else None
     if kind == "place":
-        return names.person(head) if proper and head.ent_type_ not in ("ORG", "NORP", "EVENT") else None
+        if not proper or head.ent_type_ in ("NORP", "EVENT"):
+            return None
+        return names.person(head) if head.ent_type_ != "ORG" or _mistaken_for_org(head) else None
     if kind == "school":
         schooled = any(word in head.text.lower() for word in _SCHOOLS)
         if proper and (head.ent_type_ == "ORG" or schooled):
@@ -105,9 +107,21 @@ def fits(head: Token, kind: Kind, names: Names) -> str | None:
     preposition = head.dep_ == "pobj" and head.head.lower_ in ("at", "for", "by", "with", "from")
     if proper and (head.ent_type_ == "ORG" or (preposition and head.ent_type_ not in ("PERSON", "GPE", "LOC", "NORP"))):
         return names.person(head)
-    if proper and preposition and head.head.lower_ in ("at", "from", "by") and head.ent_type_ != "PERSON":
+    if proper and preposition and head.head.lower_ in ("at", "from", "by", "for") and head.ent_type_ != "PERSON":
         return names.person(head)
     return names.thing(head) if lemma in _ORGANISATIONS and preposition else None
+
+
+def _mistaken_for_org(head: Token) -> bool:
+    """A town that the pipeline takes for a company: one capitalised word that somebody lives in or moves to."""
+    verb = head.head.head if head.dep_ == "pobj" else head
+    lone = all(t.i == head.i for t in head.doc[max(0, head.i - 1) : head.i + 2] if t.ent_type_ == "ORG")
+    home = verb.pos_ == "AUX" and any(t.lower_ == "home" for t in verb.children)
+    return (
+        lone
+        and head.text.istitle()
+        and (home or verb.lemma_ in ("move", "relocate", "emigrate", "settle", "live", "reside"))
+    )
 
 
 def beside(clause: Clause) -> bool:

@@ -14,6 +14,7 @@ from memspan.longterm import rerank
 from memspan.longterm.base import Recollection
 from memspan.longterm.clock import from_micros, to_micros
 from memspan.longterm.index import F32
+from memspan.longterm.passages import term_hashes
 from memspan.longterm.recall import Search, best
 from memspan.longterm.store import Transaction
 from memspan.longterm.zep.resolve import normalize
@@ -53,6 +54,8 @@ def _rank(
     if origins and kind != "community" and search.deadline.allows("graph"):
         distance = rerank.graph_distance(origins, lambda nodes: fact_neighbours(search.tx, nodes), config.bfs_depth)
         lists["graph"] = _near(search, kind, distance, limit, lists.get("vectors", []) + lists.get("full text", []))
+    if origins and kind == "fact":
+        lists["relation"] = _asked_relation(search, origins, limit)
     fused = rerank.reciprocal_rank_fusion(list(lists.values()), config.rrf_constant)
     why = {
         record: ", ".join(f"{name} #{ids.index(record) + 1}" for name, ids in lists.items() if record in ids)
@@ -60,6 +63,20 @@ def _rank(
     }
     order = _reranked(search, config, kind, fused, distance, cross)
     return [(record, score, why[record]) for record, score in order[:count]]
+
+
+def _asked_relation(search: Search, subjects: Sequence[int], limit: int) -> list[int]:
+    """Facts of a named subject whose relation the question names too ("Where does Ann *live*": LIVES_IN)."""
+    asked = set(search.terms.tolist())
+    rows = search.tx.select(
+        "SELECT f.record, f.relation, r.valid_at FROM fact f JOIN record r ON r.id = f.record"
+        " WHERE f.subject IN ({ids})",
+        subjects,
+    )
+    found = [(row[2] or 0, row[0]) for row in rows if asked & set(term_hashes(row[1].replace("_", " ")).tolist())]
+    ids = [record for _, record in sorted(found, reverse=True)]
+    seen = visible(search, ids)
+    return [record for record in ids if record in seen][:limit]
 
 
 def _best_visible(search: Search, kind: str, scores: F32, limit: int, least: float) -> list[int]:

@@ -1,0 +1,195 @@
+"""Marginal access: the retrieved document is a latent variable, so that the retriever learns from the answer alone.
+
+RAG-Sequence (Lewis et al. 2020, section 2.1; REALM, Guu et al. 2020):
+
+    p(z|x) = softmax over the top k of q(x)·d(z) / T
+    p(y|x) = sum_z p(z|x) prod_t p(y_t | x, z, y_<t)
+
+Only a linear adapter on the query side is trained; the documents' vectors stay frozen, so nothing is indexed anew.
+
+Shapes: B questions, K documents each, T tokens of the answer, D dimensions, N documents in all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memspan.core.errors import InputError, MissingExtraError
+
+if TYPE_CHECKING:
+    import torch
+
+    from memspan.models.base import LanguageModel
+
+F32 = NDArray[np.float32]
+
+
+def _torch() -> Any:
+    try:
+        import torch
+    except ImportError as error:
+        raise MissingExtraError("torch", "pip install 'memspan[local]'") from error
+    return torch
+
+
+def retrieval_log_probs(query: torch.Tensor, documents: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
+    """log p(z|x), `[B, K]`, of queries `[B, D]` and their documents `[B, K, D]`; float32 or finer.
+
+    Raises:
+        InputError: a temperature that is not positive.
+    """
+    th = _torch()
+    if not temperature > 0:
+        raise InputError(f"temperature must be above 0, not {temperature!r}")
+    wide = th.promote_types(th.promote_types(query.dtype, documents.dtype), th.float32)
+    scores = th.einsum("bd,bkd->bk", query.to(wide), documents.to(wide)) / temperature
+    log_probs: torch.Tensor = th.log_softmax(scores, dim=-1)
+    return log_probs
+
+
+def marginal_log_likelihood(
+    retrieval: torch.Tensor, tokens: torch.Tensor, mask: torch.Tensor | None = None, *, per_token: bool = False
+) -> torch.Tensor:
+    """log p(y|x), `[B]`.
+
+    Args:
+        retrieval: log p(z|x), `[B, K]`.
+        tokens: log p(y_t | x, z, y_<t), `[B, K, T]`.
+        mask: `[B, T]`, true where there is a token; None is everywhere.
+        per_token: RAG-Token: every token is marginalised on its own, instead of the whole answer.
+    """
+    th = _torch()
+    wide = th.promote_types(th.promote_types(retrieval.dtype, tokens.dtype), th.float32)
+    retrieval, tokens = retrieval.to(wide), tokens.to(wide)
+    if mask is not None:
+        tokens = tokens.masked_fill(~mask[:, None, :], 0.0)
+    if per_token:
+        each = th.logsumexp(retrieval[:, :, None] + tokens, dim=1)
+        if mask is not None:
+            each = each.masked_fill(~mask, 0.0)
+        total: torch.Tensor = each.sum(-1)
+        return total
+    total = th.logsumexp(retrieval + tokens.sum(-1), dim=-1)
+    return total
+
+
+@dataclass(frozen=True, slots=True)
+class QueryAdapter:
+    """A linear map on the query side.
+
+    Attributes:
+        matrix: `[D, D]`; the identity leaves retrieval as it is.
+        losses: mean −log p(y|x) of each epoch of the training.
+    """
+
+    matrix: F32
+    losses: tuple[float, ...] = ()
+
+    def __call__(self, queries: F32) -> F32:
+        """Adapted unit vectors, `[n, D]`, of queries `[n, D]` (or `[D]`)."""
+        if queries.shape[-1] != self.matrix.shape[0]:
+            raise InputError(f"the adapter is for {self.matrix.shape[0]} dimensions, and got {queries.shape[-1]}")
+        adapted = queries @ self.matrix.T
+        return np.asarray(adapted / np.maximum(np.linalg.norm(adapted, axis=-1, keepdims=True), 1e-12), np.float32)
+
+
+def train_query_adapter(
+    queries: F32,
+    documents: F32,
+    answer_log_probs: F32,
+    candidates: NDArray[np.int64],
+    *,
+    temperature: float = 0.05,
+    learning_rate: float = 1e-3,
+    epochs: int = 30,
+    batch: int = 32,
+    decay: float = 1e-2,
+    seed: int = 0,
+) -> QueryAdapter:
+    """Train a query adapter by marginal likelihood; documents and reader are frozen.
+
+    Args:
+        queries: `[B, D]` unit vectors of the questions.
+        documents: `[N, D]` unit vectors of the documents.
+        answer_log_probs: `[B, K]`, log p(y|x,z) of each question's answer under each of its candidates; see
+            `answer_log_likelihoods`.
+        candidates: `[B, K]`, rows of `documents`.
+        temperature: of p(z|x). Unit vectors need a small one: cosines lie within a few tenths of each other.
+        learning_rate, epochs, batch, decay, seed: of AdamW. `decay` pulls towards the identity, not towards 0.
+
+    Raises:
+        InputError: shapes that do not fit, no question, or a value that is not finite.
+    """
+    th = _torch()
+    size, dim = queries.shape if queries.ndim == 2 else (0, 0)
+    if size == 0 or documents.ndim != 2 or documents.shape[1] != dim:
+        raise InputError(
+            f"queries {queries.shape} and documents {documents.shape} must be [B, D] and [N, D], B at least 1"
+        )
+    if candidates.shape != answer_log_probs.shape or candidates.ndim != 2 or len(candidates) != size:
+        raise InputError(f"candidates {candidates.shape} and answer_log_probs {answer_log_probs.shape} must be [B, K]")
+    if not np.isfinite(answer_log_probs).all():
+        raise InputError("answer_log_probs holds values that are not finite")
+    if candidates.min() < 0 or candidates.max() >= len(documents):
+        raise InputError("candidates names rows that documents does not have")
+    generator = th.Generator().manual_seed(seed)
+    change = th.zeros(dim, dim, requires_grad=True)  # from the identity, so that decay pulls towards it
+    optimizer = th.optim.AdamW([change], lr=learning_rate, weight_decay=decay)
+    x, z = th.from_numpy(np.asarray(queries, np.float32)), th.from_numpy(np.asarray(documents, np.float32))
+    y, places = th.from_numpy(np.asarray(answer_log_probs, np.float32)), th.from_numpy(candidates)
+    losses = []
+    for _ in range(epochs):
+        total = 0.0
+        for part in th.randperm(size, generator=generator).split(batch):
+            adapted = th.nn.functional.normalize(x[part] + x[part] @ change.T, dim=-1)
+            retrieval = retrieval_log_probs(adapted, z[places[part]], temperature)
+            loss = -marginal_log_likelihood(retrieval, y[part][:, :, None]).mean()
+            optimizer.zero_grad()
+            th.autograd.backward(loss)
+            optimizer.step()
+            total += float(loss.detach()) * len(part)
+        losses.append(total / size)
+    matrix = (th.eye(dim) + change.detach()).numpy()
+    return QueryAdapter(np.asarray(matrix, np.float32), tuple(losses))
+
+
+def answer_log_likelihoods(
+    model: LanguageModel, questions: Sequence[str], answers: Sequence[str], passages: Sequence[Sequence[str]]
+) -> F32:
+    """log p(y|x,z), `[B, K]`, of each question's answer under each of its K passages, by the model's own likelihood.
+
+    Costs B·K forward passes.
+
+    Raises:
+        InputError: as many answers and lists of passages as questions are needed, all lists of one length.
+        UnsupportedModelError: the model gives no log-probabilities.
+    """
+    if not len(questions) == len(answers) == len(passages) or len({len(row) for row in passages}) > 1:
+        raise InputError("give one answer and one list of K passages for each question")
+    rows = [
+        [model.loglik(f"{passage}\n\nQuestion: {question}\nAnswer:", [f" {answer}"])[0] for passage in row]
+        for question, answer, row in zip(questions, answers, passages, strict=True)
+    ]
+    return np.asarray(rows, np.float32)
+
+
+def marginal_answer(log_p_z: Sequence[float], log_p_y: Sequence[Sequence[float]]) -> int:
+    """Which of several answers is likeliest when the document is marginalised out.
+
+    Args:
+        log_p_z: `[K]`, log p(z|x).
+        log_p_y: for each answer, `[K]`, log p(y|x,z).
+    """
+
+    def total(row: Sequence[float]) -> float:
+        sums = [a + b for a, b in zip(log_p_z, row, strict=True)]
+        top = max(sums)
+        return top + math.log(math.fsum(math.exp(value - top) for value in sums))
+
+    return max(range(len(log_p_y)), key=lambda i: total(log_p_y[i]))
