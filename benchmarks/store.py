@@ -1,4 +1,4 @@
-"""Speed and bytes of the store itself: adding, recalling at growing sizes, RAM and disk per episode, as ratios in one run.
+"""What the store itself costs: adding, recalling, RAM and disk, with peers beside it in the same run.
 
     python benchmarks/store.py [--sizes 1k,10k,100k] [--env-dir CACHE] [--json]
 

@@ -708,7 +708,7 @@ def test_the_timeline_is_bounded_and_keeps_the_peak() -> None:
     line = Line(account.slot("activations", "ram"))
     for i in range(20_000):
         change = 1000 if i == 7777 else -1000 if i == 7778 else 1 if i % 2 else -1
-        account.events.append((account.clock(), line, change if i else 5))
+        account.book(line, change if i else 5)
     account.stop()
     points = account.timeline()
     assert 512 <= len(points) <= 2049

@@ -230,7 +230,7 @@ class Ledger:
             change = total.entries.get(key, 0) - line.nbytes
             if change:
                 line.nbytes += change
-                self._account.events.append((self._account.clock(), line, change))
+                self._account.book(line, change)
 
     def _read_rss(self, *, at_once: bool = False) -> None:
         when = self._account.clock()

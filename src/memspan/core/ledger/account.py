@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from typing import Any, Protocol
 
 from memspan.core.footprint import Footprint
 
@@ -25,14 +25,16 @@ class Line(Protocol):
 
 
 class Account:
-    """Adds up events `(when, line, change in bytes)`.
+    """Adds up events: a line, when, and by how many bytes it changed.
 
     Events are only collected while the watched work runs, and counted later, in `settle`: a tensor's tier is often
     known only after it was made (a gradient once it is in `.grad`, a key once it is in the cache), and is then right
     from its birth on.
 
     Attributes:
-        events: what has not been counted yet. Append only.
+        events: what has not been counted yet: line, time and change of each event, one after the other in one flat
+            list, because a tuple for each would set off the garbage collector. In the place of a line that ended
+            may stand its slot.
         now: bytes per slot.
         most: largest bytes per slot so far, each at its own moment.
         peak: bytes per slot at the moment with the most bytes in memory.
@@ -40,7 +42,7 @@ class Account:
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self.clock = clock
-        self.events: list[tuple[float, Line, int]] = []
+        self.events: list[Any] = []
         self.now: list[int] = []
         self.most: list[int] = []
         self.peak: list[int] = []
@@ -88,6 +90,10 @@ class Account:
         """The place of a slot."""
         return self._keys[slot][1]
 
+    def book(self, line: Line, change: int) -> None:
+        """Add an event that happens now."""
+        self.events.extend((line, self.clock(), change))
+
     def move(self, moves: Iterable[tuple[Line, int]]) -> None:
         """Give lines other slots: those without booked bytes from their birth on, others from this moment on."""
         late = []
@@ -111,9 +117,12 @@ class Account:
         while events:  # a garbage collection during the loop can add to them
             batch = events[:]
             del events[: len(batch)]
-            for when, line, change in batch:
-                slot = line.slot
-                line.booked += change
+            for line, when, change in zip(batch[::3], batch[1::3], batch[2::3], strict=True):
+                if type(line) is int:
+                    slot = line
+                else:
+                    slot = line.slot
+                    line.booked += change
                 now[slot] += change
                 self._total += change
                 if in_memory[slot]:

@@ -21,16 +21,23 @@ if TYPE_CHECKING:
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
 
-_MANY = 1 << 14  # events after which they are counted, which bounds the memory that they take
+_MANY = 3 << 14  # length of the list of events at which they are counted, which bounds the memory they take
 _CACHE_WORDS = ("past_key_values", "cache", "cache_params")  # arguments and outputs of transformers models
 _ALIAS, _FRESH, _RESIZED = range(3)  # an operation's outputs: views of its arguments, others, resized ones
 _RESIZING = ("aten::resize_", "aten::resize_as_", "aten::set_", "aten::lift_fresh")
 
 
 class StorageLine(weakref.ref):  # type: ignore[type-arg]
-    """The line of one storage, and the weak reference that tells of its end."""
+    """The line of one storage, and the weak reference that tells of its end.
 
-    __slots__ = ("booked", "key", "nbytes", "slot")
+    Attributes:
+        at: where its first event was put in the list of events.
+        key: identity of the storage.
+        nbytes: the storage's size.
+    """
+
+    __slots__ = ("at", "booked", "key", "nbytes", "slot")
+    at: int
     key: int
     nbytes: int
     slot: int
@@ -258,7 +265,12 @@ class TensorWatch:
 
         def freed(line: StorageLine) -> None:
             if live.pop(line.key, None) is not None:
-                events.append((clock(), line, -line.nbytes))
+                slot, at = line.slot, line.at
+                # Of a line that comes and goes between two counts its slot is enough. Were the events to keep such
+                # lines, the garbage collector would find ever more objects and run more often than without a ledger.
+                if at < len(events) and events[at] is line:
+                    events[at] = slot
+                events.extend((slot, clock(), -line.nbytes))
 
         return freed
 
@@ -282,10 +294,11 @@ class TensorWatch:
                 return None
             line = StorageLine(storage, self._freed)
             line.key, line.nbytes, line.slot, line.booked = key, nbytes, slot, 0
+            line.at = len(self._account.events)
             self._live[key] = line
-            self._account.events.append((self._account.clock(), line, nbytes))
+            self._account.book(line, nbytes)
         elif line.nbytes != nbytes:
-            self._account.events.append((self._account.clock(), line, nbytes - line.nbytes))
+            self._account.book(line, nbytes - line.nbytes)
             line.nbytes = nbytes
         return line
 
