@@ -42,7 +42,7 @@ def with_neighbours(conversation: Conversation) -> list[str]:
 def bm25(documents: Sequence[str], questions: Sequence[str]) -> Scores:
     """[questions, documents] scores of bm25s (k1 = 1.5, b = 0.75), English stop words, Snowball stems."""
     try:
-        import bm25s
+        import bm25s  # type: ignore[import-untyped]
         import Stemmer
     except ImportError:
         raise MissingExtraError("bm25s, which computes the BM25 baseline,", "pip install bm25s") from None
@@ -65,17 +65,40 @@ def bm25(documents: Sequence[str], questions: Sequence[str]) -> Scores:
     return np.stack(scores)
 
 
+def cut(documents: Sequence[str], tokens: int) -> list[str]:
+    """The texts as MiniLM reads them when its window is set to `tokens`, the two special ones included."""
+    from tokenizers import Tokenizer
+
+    from memspan.models.spec import bundled_embedder
+
+    tokenizer = Tokenizer.from_file(str(bundled_embedder() / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    kept = max(1, tokens - 2)
+    encoded = tokenizer.encode_batch(list(documents), add_special_tokens=False)
+    return [
+        text if len(found) <= kept else text[: found.offsets[kept - 1][1]]
+        for text, found in zip(documents, encoded, strict=True)
+    ]
+
+
 def ranks(scores: Scores) -> NDArray[np.int64]:
     """[questions, documents] ranks from 0; ties go to the earlier document."""
     return np.argsort(np.argsort(-scores, axis=1, kind="stable"), axis=1)
 
 
-def orders(conversation: Conversation, embedder: Embedder | None, k: int) -> dict[str, NDArray[np.int64]]:
-    """For each baseline [questions, k] positions of episodes, best first; without an embedder the BM25 ones only."""
+def orders(
+    conversation: Conversation, embedder: Embedder | None, k: int, tokens: int | None = None
+) -> dict[str, NDArray[np.int64]]:
+    """For each baseline [questions, k] positions of episodes, best first; without an embedder the BM25 ones only.
+
+    `tokens` narrows MiniLM's window; None is its own, 256.
+    """
     questions = [question.text for question in conversation.questions]
     scores: dict[str, Scores] = {"BM25": bm25(texts(conversation), questions)}
     if embedder is not None:
-        cosine = embedder.embed(questions) @ embedder.embed(texts(conversation), progress=True).T
+        read = texts(conversation) if tokens is None else cut(texts(conversation), tokens)
+        cosine = embedder.embed(questions) @ embedder.embed(read).T
         fused = 1 / (RRF_K + 1 + ranks(scores["BM25"])) + 1 / (RRF_K + 1 + ranks(cosine))
         scores |= {"MiniLM": cosine, "RRF": fused}
     scores["BM25±1"] = bm25(with_neighbours(conversation), questions)

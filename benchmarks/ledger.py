@@ -2,10 +2,10 @@
 
     python benchmarks/ledger.py [--runs 7] [--threads 1] [--only NAME] [--json]
 
-Columns: processor time without a ledger, then ratios to it (processor time, because other programs' load does not
-count into it). "empty mode" is a PyTorch dispatch mode that only passes
-operations on: what PyTorch itself asks for showing them to Python, and so the floor of counting them all. "roots" is
-`Ledger(model, activations=False)`. The cost is per operation, about constant, so the ratio falls with the model's size.
+Columns: processor time without a ledger, then ratios to it; processor time, because the load of other programs does
+not count into it. "empty mode" is a PyTorch dispatch mode that only passes operations on: what PyTorch itself asks
+for showing them to Python, and so the floor of counting them all. "roots" is `Ledger(model, activations=False)`. The
+cost is about constant per operation, so the ratio falls as the model grows.
 """
 
 from __future__ import annotations

