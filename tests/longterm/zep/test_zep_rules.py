@@ -52,3 +52,13 @@ def test_a_divorce_ends_a_marriage_told_by_the_other(scribe):
     memory = life(scribe, ("Ann", "I am married to Bo.", 1), ("Bo", "I got divorced.", 90))
     closed = [hit for hit in memory.history("Ann") if hit.metadata["relation"] == "MARRIED_TO"]
     assert [hit.invalid_at is not None for hit in closed] == [True]
+
+
+def test_ask_answers_with_the_fact_that_holds(scribe):
+    memory = life(
+        scribe, ("Ann", "I live in Lisbon.", 1), ("Bo", "I live in Rome.", 2), ("Ann", "I moved to Oslo.", 90)
+    )
+    answer = memory.ask("Where does Ann live now?")
+    assert "Oslo" in answer.text and [citation.text for citation in answer.citations] == ["I moved to Oslo."]
+    before = memory.ask("Where does Ann live?", as_of=day(30))
+    assert "Lisbon" in before.text and [citation.text for citation in before.citations] == ["I live in Lisbon."]

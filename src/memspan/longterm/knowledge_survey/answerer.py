@@ -9,15 +9,18 @@ from memspan.core.errors import InputError
 from memspan.core.footprint import Footprint
 from memspan.longterm.knowledge_survey.answer import Answer, Claim
 from memspan.longterm.knowledge_survey.config import KnowledgeSurveyConfig, Policy
-from memspan.longterm.knowledge_survey.evidence import Evidence, gather
+from memspan.longterm.knowledge_survey.evidence import Evidence, Sentence, gather
 from memspan.longterm.knowledge_survey.judge import ExtractiveJudge, Judge
+from memspan.longterm.knowledge_survey.text import stems
 from memspan.longterm.knowledge_survey.wording import cited, evidence_text
 
 if TYPE_CHECKING:
+    from memspan.longterm.base import Recollection
     from memspan.longterm.memory import Memory
     from memspan.models.base import LanguageModel
 
 EVIDENCE_SENTENCE = "evidence sentence"
+STATED_FACT = "stated fact"
 
 
 class GroundedAnswerer:
@@ -97,6 +100,8 @@ class GroundedAnswerer:
         evidence = self._gather(question, recall_options)
         if not evidence.sentences:
             return self._declined(evidence, "I do not know: nothing in memory bears on this.")
+        if (stated := stated_fact(evidence)) is not None:
+            return self._fact(evidence, *stated)
         if evidence.confidence < self.config.abstain_below:
             return self._declined(evidence, "I do not know: what is in memory is too weak to answer this.")
         if self.model is not None:
@@ -130,6 +135,17 @@ class GroundedAnswerer:
             unknown = str(error).rsplit("'", 2)[-2]
             raise InputError(f"ask has no option {unknown!r}; see Memory.recall and GroundedAnswerer") from None
 
+    def _fact(self, evidence: Evidence, fact: Recollection, source: Sentence) -> Answer:
+        return Answer(
+            text=f"{fact.text} [1]",
+            citations=[cited(1, source, 1.0)],
+            confidence=evidence.confidence,
+            reader=STATED_FACT,
+            claims=[Claim(text=fact.text, support=1.0, citations=(1,))],
+            recollections=[fact, *evidence.hits],
+            ledger=self._ledger(None),
+        )
+
     def _sentence(self, evidence: Evidence, context: Footprint | None = None) -> Answer:
         best = evidence.sentences[0]
         text = evidence_text(evidence.question, best)
@@ -158,6 +174,27 @@ class GroundedAnswerer:
         if self.model is not None:
             total += self.model.footprint()
         return total if context is None else total + context
+
+
+def stated_fact(evidence: Evidence) -> tuple[Recollection, Sentence] | None:
+    """The best fact that holds and says what was asked, with the sentence that states it.
+
+    Its subject and its relation must both be named in the question ("Where does *Ann* *live*": LIVES_IN); questions
+    for a time are left to the sentences, which carry their dates.
+    """
+    question = evidence.question
+    if question.kind == "when":
+        return None
+    asked = stems(question.text)
+    for fact in evidence.facts:
+        subject, relation = (str(fact.metadata.get(key, "")) for key in ("subject", "relation"))
+        named = stems(subject)
+        if not named or not named <= asked or not (stems(relation.replace("_", " ")) - named) & asked:
+            continue
+        source = next((s for s in evidence.sentences if fact.episodes and s.episode == fact.episodes[0]), None)
+        if source is not None:
+            return fact, source
+    return None
 
 
 def calibrate(

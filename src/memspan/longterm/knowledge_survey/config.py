@@ -26,6 +26,7 @@ SELECTION: Mapping[str, float] = MappingProxyType(
         "question": -1.5,
         "short": -0.8,
         "recency": 0.8,
+        "now": 1.0,
         "fact": 1.0,
         "closed": -2.0,
         "late": -3.0,

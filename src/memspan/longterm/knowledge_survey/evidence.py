@@ -8,6 +8,8 @@ fact that holds gains, the sentence behind one that has ceased to hold loses.
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from memspan.longterm.store import Transaction
 
 _SHORT = 4  # words
+_BEARING = 0.8  # share of the best coverage from which on a sentence bears on the question
 _FAR_BEHIND = 3.0  # standard deviations behind the best episode from which on the distance no longer counts
 
 
@@ -127,8 +130,8 @@ def gather(memory: Memory, question: str, config: KnowledgeSurveyConfig, options
         )
     sentences = _sentences(read, idf, found, turns)
     _who(read, sentences)
-    _temporal(read, sentences, as_of)
     _factual(read, idf, sentences, facts, closed)
+    _temporal(read, sentences, as_of)
     if options.get("deadline_ms") is None:
         _cosines(memory, read, sentences, config)
     for sentence in sentences:
@@ -264,8 +267,6 @@ def _sentences(
 
 
 def _metadata(row: Any) -> dict[str, Any]:
-    import json
-
     return json.loads(row["data"]) if row["data"] else {}
 
 
@@ -292,8 +293,9 @@ def _who(question: Question, sentences: Sequence[Sentence]) -> None:
 
 def _temporal(question: Question, sentences: Sequence[Sentence], as_of: datetime | None) -> None:
     """The newest of what bears on a question about the present wins; nothing said after `as_of` counts."""
-    most = max((s.features["own"] for s in sentences), default=0.0)
-    bearing = [s for s in sentences if s.features["own"] >= most / 2 and not s.features["wrong"]] if most else []
+    told = {id(s): max(s.features["own"], s.features["fact"]) for s in sentences}
+    most = max(told.values(), default=0.0)
+    bearing = [s for s in sentences if told[id(s)] >= most * _BEARING and not s.features["wrong"]] if most else []
     times = sorted({s.at for s in bearing if s.at is not None and (as_of is None or s.at <= as_of)})
     place = {at: number / max(1, len(times) - 1) for number, at in enumerate(times)}
     bears = {id(sentence) for sentence in bearing}
@@ -301,7 +303,9 @@ def _temporal(question: Question, sentences: Sequence[Sentence], as_of: datetime
         late = as_of is not None and sentence.at is not None and sentence.at > as_of
         sentence.features["late"] = float(late)
         newest = place.get(sentence.at, 0.0) if sentence.at is not None and id(sentence) in bears else 0.0
-        sentence.features["recency"] = newest if question.present and not question.past else 0.0
+        asked = question.present and not question.past
+        sentence.features["recency"] = newest if asked else 0.0
+        sentence.features["now"] = newest if asked and question.now else 0.0
 
 
 def _factual(
@@ -311,30 +315,33 @@ def _factual(
     facts: Sequence[Recollection],
     closed: Mapping[str, Sequence[str]],
 ) -> None:
-    """A fact that holds lends its sources its weight; one that has ceased to hold takes weight from them."""
+    """A fact that holds lends its source its own words; the source of one that ceased to hold is marked."""
     named = stems(question.subject or "")
     for sentence in sentences:
         mine = stems(sentence.text)
         lent = 0.0
-        for rank, fact in enumerate(facts):
-            if sentence.episode not in fact.episodes:
-                continue
-            told = stems(fact.text) - named
-            if told and len(told & mine) >= max(1, len(told) / 2):
-                lent = max(lent, 1 / (1 + rank))
+        for fact in facts:
+            told = stems(fact.text)
+            if sentence.episode in fact.episodes and 2 * len((told - named) & mine) >= max(1, len(told - named)):
+                lent = max(lent, coverage(question, idf, told))
         sentence.features["fact"] = lent
         over = [stems(name) for name in closed.get(sentence.episode, ())]
         gone = any(terms and terms <= mine for terms in over)
-        sentence.features["closed"] = float(gone and not question.past and not lent and question.kind != "when")
+        sentence.features["closed"] = float(gone and not question.past and question.kind != "when")
 
 
 def _cosines(memory: Memory, question: Question, sentences: list[Sentence], config: KnowledgeSurveyConfig) -> None:
-    """The cosine of the likeliest sentences with the question; the others get the least of them."""
+    """The cosine of the likeliest sentences with the question; the others get the least of them.
+
+    Speakers' names are left out on both sides: they make everything that a speaker says alike.
+    """
     if not config.read_cosines or not sentences or memory._embedding.get() is None:
         return
     likely = sorted(sentences, key=lambda s: -weighted(config.selection, s.features))[: config.read_cosines]
-    texts = [f"{s.speaker}: {s.text}" if s.speaker else s.text for s in likely]
-    vectors = memory._embedding.embed([question.text, *texts])
+    asked = question.text
+    if question.subject is not None:
+        asked = re.sub(rf"\b{re.escape(question.subject)}\b(?:['’]s)?", "", asked).strip() or asked
+    vectors = memory._embedding.embed([asked, *(s.text for s in likely)])
     cosines = vectors[1:] @ vectors[0]
     for sentence in sentences:
         sentence.features["cosine"] = float(cosines.min())
