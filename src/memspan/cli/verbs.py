@@ -296,7 +296,7 @@ def forget(options: argparse.Namespace) -> int:
         _print_json({name: getattr(report, name) for name in report.__slots__})
         return 0
     derived = f", {_counts(report.derived)} derived from them alone" if report.derived else ""
-    print(f"forgot {report.episodes:,} episodes{derived}; {report.kept:,} derived records rest on others and stay")
+    print(f"forgot {_counts({'episode': report.episodes})}{derived}; {report.kept:,} derived rest on others and stay")
     if not report.purged:
         print("another process reads the store, so old bytes may stand in its log until it closes", file=sys.stderr)
     return 0

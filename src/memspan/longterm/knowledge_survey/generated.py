@@ -237,9 +237,9 @@ _SAID: Sequence[tuple[str, str, str, bool]] = (
     ("I broke my {value} playing volleyball.", "What did {who} break?", "bone", False),
 )  # fmt: skip
 _CHANGES: Sequence[tuple[Sequence[str], str, str]] = (
-    (("I live in {value}.", "I moved to {value}.", "I have moved again, I'm in {value} now."),
+    (("I live in {value}.", "I moved to {value}.", "I moved again, I live in {value} now."),
      "Where does {who} live now?", "name"),
-    (("I work as a {value}.", "I got a new job, I'm a {value} now.", "I quit, and I have started as a {value}."),
+    (("I work as a {value}.", "I got a new job, I'm a {value} now.", "I changed jobs, I work as a {value} now."),
      "What is {who}'s job?", "job"),
     (("My phone number ends in {value}.", "I have a new number, it ends in {value}.",
       "New phone again: it ends in {value}."),

@@ -55,8 +55,9 @@ _QUESTION_WORDS = _words("what which who whom whose when where why how")
 # "What kind of car", "the name of": nouns that say which answer is wanted and seldom stand beside it.
 _GENERIC = _words(
     "kind type sort name many much long often old time date day month year week number amount thing things ago"
-    " currently now still recently exactly first last"
+    " recently exactly first last"
 )
+_NOW = _words("now currently current still today nowadays latest newest moment")  # they choose by time, not by words
 _SMALL = re.compile(r"[^\w]")
 _PRESENT = re.compile(r"\b(now|currently|today|these days|at the moment|nowadays|still|latest|newest|current)\b", re.I)
 _PRESENT_VERB = re.compile(r"\b(is|are|am|does|do|has|have)\b|['’](?:s|re)\b(?=\s+\w+ing)", re.I)
@@ -238,7 +239,7 @@ def read_question(text: str, speakers: Iterable[str] = ()) -> Question:
             after_question_word = plain in ("what", "which")
             continue
         term = stem(plain)
-        if term and plain not in by_word:
+        if term and plain not in by_word and plain not in _NOW:
             generic = plain in _GENERIC or after_question_word
             weight = 0.25 if generic else 1.0
             weights[term] = max(weight, weights.get(term, 0.0))
