@@ -414,16 +414,17 @@ class Memory:
 
         Args:
             ids, session, speaker, before: which episodes; several conditions must all hold.
-            space: the tenant.
-            everything: needed to erase a whole space, which no condition selects.
+            space: the tenant; named without a condition, all of it is erased.
+            everything: erase the whole space that the memory was opened with.
 
         Raises:
-            InputError: no condition, or an id that is not there (nothing is erased then).
+            InputError: no condition and no space, or an id that is not there (nothing is erased then).
         """
         wanted = names(ids)
         limit = clock.to_micros(clock.as_moment(before, "before"))
-        if not (wanted or session is not None or speaker is not None or limit is not None or everything):
-            raise InputError("forget needs ids, session, speaker or before; to erase a whole space say everything=True")
+        whole = everything or space is not None
+        if not (wanted or session is not None or speaker is not None or limit is not None or whole):
+            raise InputError("forget needs ids, session, speaker, before or space; everything=True erases this space")
         with self.store.write(self._now(), self.space if space is None else space) as tx:
             report, texts = forget_episodes(tx, self.organizer, wanted, session=session, speaker=speaker, before=limit)
             index_derived(tx)
