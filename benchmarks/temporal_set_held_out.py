@@ -101,7 +101,7 @@ RELATIONS: dict[str, Relation] = {
         ),
         changes=(
             "New boss since we last spoke: {v}. {old} has left the company.",
-            "{old} retired {when}, so {v}'s my manager now.",
+            "{old} retired {when}, so {v} is my manager now.",
             "{s} has a new boss, {v}, who took over from {old} {when}.",
             "They reshuffled everything {when} and now I report to {v}.",
             "{s} doesn't work under {old} anymore, {v} is the boss now.",
