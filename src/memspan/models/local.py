@@ -11,16 +11,26 @@ import inspect
 import shutil
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from memspan.core.errors import BudgetError, InputError, ModelError, UnsupportedModelError
 from memspan.core.footprint import Footprint
-from memspan.models.base import Generation, Prompt, checked_messages, checked_texts, cut_at_stop
+from memspan.models.base import (
+    Generation,
+    Prompt,
+    check_generation,
+    checked_messages,
+    checked_texts,
+    cut_at_stop,
+)
 from memspan.models.gguf import cache_home, converted, gguf_config
 from memspan.models.hardware import has_native_bfloat16, torch_threads
 from memspan.models.spec import fingerprint, quiet_transformers, require_local
+
+if TYPE_CHECKING:
+    from memspan.models.grammar import GrammarTokenizer
 
 DTYPES = ("float32", "bfloat16", "int8")
 
@@ -69,6 +79,7 @@ class TransformersLanguageModel:
         self.name = name or str(path)
         self.threads = threads or max(1, torch.get_num_threads() // 2)
         self._seed, self._calls = seed, 0
+        self._grammar: GrammarTokenizer | None = None
         self._lock = threading.Lock()  # transformers' generation keeps state on the model
         is_file = path.is_file()
         config = gguf_config(path) if is_file else _config(path)
@@ -92,18 +103,23 @@ class TransformersLanguageModel:
         self.context_window: int | None = getattr(self.model.config, "max_position_embeddings", None)
 
     def generate(
-        self, prompt: Prompt, *, max_new_tokens: int, temperature: float = 0.0, stop: Sequence[str] = ()
+        self,
+        prompt: Prompt,
+        *,
+        max_new_tokens: int,
+        temperature: float = 0.0,
+        stop: Sequence[str] = (),
+        schema: Mapping[str, Any] | None = None,
     ) -> Generation:
         """Continue the conversation, through the tokenizer's chat template when it has one.
 
         Without a template the messages' contents are read one after the other, a blank line between them. The answer
-        is shortened where the context window ends.
+        is shortened where the context window ends; with a schema it is closed before, see `grammar.py`.
         """
         import torch
-        from transformers import GenerationConfig, StoppingCriteriaList
+        from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
-        if max_new_tokens < 1 or temperature < 0:
-            raise InputError("max_new_tokens must be at least 1, and temperature at least 0")
+        check_generation(max_new_tokens, temperature, stop, schema)
         begun = time.perf_counter()
         ids = self._prompt_ids(prompt)
         room = max_new_tokens if self.context_window is None else self.context_window - len(ids)
@@ -121,6 +137,9 @@ class TransformersLanguageModel:
             pad_token_id=self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else 0,
         )
         words = [word for word in stop if word]
+        constraint = None
+        if schema is not None:
+            constraint = self._constraint(schema, len(ids), min(max_new_tokens, room), temperature)
 
         def stopped(tokens: Any, scores: Any, **_: Any) -> Any:
             text = self.tokenizer.decode(tokens[0, len(ids) :], skip_special_tokens=True)
@@ -134,11 +153,28 @@ class TransformersLanguageModel:
                 tokens,
                 attention_mask=torch.ones_like(tokens),
                 generation_config=settings,
+                logits_processor=LogitsProcessorList([] if constraint is None else [constraint]),
                 stopping_criteria=StoppingCriteriaList([stopped] if words else []),
             )
         new = output[0, len(ids) :].tolist()
-        text = cut_at_stop(str(self.tokenizer.decode(new, skip_special_tokens=True)), words)
+        if constraint is not None:
+            text = constraint.text(new)
+        else:
+            text = cut_at_stop(str(self.tokenizer.decode(new, skip_special_tokens=True)), words)
         return Generation(text, len(ids), len(new), time.perf_counter() - begun)
+
+    def _constraint(self, schema: Mapping[str, Any], prompt_tokens: int, limit: int, temperature: float) -> Any:
+        from memspan.models.grammar import GrammarTokenizer, SchemaConstraint
+
+        if self._grammar is None:
+            self._grammar = GrammarTokenizer(self.tokenizer, self._ends())
+
+        def draw(logits: Any) -> int:
+            if temperature == 0:
+                return int(logits.argmax())
+            return int((logits.float() / temperature).softmax(-1).multinomial(1))
+
+        return SchemaConstraint(self._grammar, schema, prompt_tokens, limit, draw)
 
     def loglik(self, prompt: str, options: Sequence[str]) -> list[float]:
         """For each option the summed log-probability of its tokens after `prompt`, one float per option.
