@@ -82,7 +82,7 @@ class TransformersLanguageModel:
         self._grammar: GrammarTokenizer | None = None
         self._lock = threading.Lock()  # transformers' generation keeps state on the model
         is_file = path.is_file()
-        config = gguf_config(path) if is_file else _config(path)
+        config = model_config(path)
         self.dtype = _choose_dtype(self.name, config, dtype, budget, on_cpu=(device or "cpu") == "cpu")
         stored = "float32" if self.dtype == "float32" else "bfloat16"
         directory = converted(path, stored, config=config) if is_file else path
@@ -269,14 +269,21 @@ class TransformersLanguageModel:
         return [token for token in dict.fromkeys([*ends, self.tokenizer.eos_token_id]) if token is not None]
 
 
-def _config(directory: Path) -> Any:
+def model_config(path: Path) -> Any:
+    """The transformers configuration of a model directory or a GGUF file; no weight is read.
+
+    Raises:
+        ModelError: it cannot be read.
+    """
+    if path.is_file():
+        return gguf_config(path)
     from transformers import AutoConfig
 
     try:
         with quiet_transformers():
-            return AutoConfig.from_pretrained(directory, local_files_only=True)
+            return AutoConfig.from_pretrained(path, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"the configuration in {directory} cannot be read: {error}") from error
+        raise ModelError(f"the configuration in {path} cannot be read: {error}") from error
 
 
 def predicted_bytes(config: Any, dtype: str) -> int:
@@ -299,12 +306,17 @@ def predicted_bytes(config: Any, dtype: str) -> int:
     return sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
 
 
+def automatic_dtypes(*, on_cpu: bool) -> list[str]:
+    """The dtypes that are tried when none is asked for, the preferred first."""
+    if not on_cpu:
+        return ["bfloat16"]
+    return ["bfloat16", "int8"] if has_native_bfloat16() else ["float32", "bfloat16", "int8"]
+
+
 def _choose_dtype(name: str, config: Any, wanted: str | None, budget: int | None, *, on_cpu: bool) -> str:
     if wanted == "int8" and not on_cpu:
         raise InputError("dtype int8 runs on the CPU only; use bfloat16 on other devices")
-    automatic = ["bfloat16", "int8"] if on_cpu else ["bfloat16"]
-    if on_cpu and not has_native_bfloat16():
-        automatic.insert(0, "float32")
+    automatic = automatic_dtypes(on_cpu=on_cpu)
     candidates = [wanted] if wanted else automatic
     if budget is None:
         return candidates[0]
