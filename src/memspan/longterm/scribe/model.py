@@ -69,21 +69,24 @@ def _object(**properties: Any) -> dict[str, Any]:
     return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
 
 
-EXTRACT_SCHEMA = _object(
-    entities=_list(_object(name=_line(80), label=_LABELS), 20),
-    facts=_list(
-        _object(
-            subject=_line(80),
-            relation={"type": "string", "pattern": r"^[A-Z]{2,20}(_[A-Z]{2,20}){0,4}$"},
-            object=_line(120),
-            text=_line(240),
-            valid_at=_DATE,
-            invalid_at=_DATE,
-            ends={"type": "boolean"},
-        ),
-        20,
-    ),
-)
+def extract_schema(text: str) -> dict[str, Any]:
+    """What may be extracted from a text: no more facts than its length makes likely.
+
+    Small models go on to any limit. Facts come first: when the tokens run out, it is the entities that are cut short.
+    """
+    most = max(1, min(20, len(text.split()) // 3))
+    fact = _object(
+        subject=_line(80),
+        relation={"type": "string", "pattern": r"^[A-Z]{2,20}(_[A-Z]{2,20}){0,4}$"},
+        object=_line(120),
+        text=_line(240),
+        valid_at=_DATE,
+        invalid_at=_DATE,
+        ends={"type": "boolean"},
+    )
+    return _object(facts=_list(fact, most), entities=_list(_object(name=_line(80), label=_LABELS), most + 2))
+
+
 RELATE_SCHEMA = _object(duplicates=_INDICES, contradicted=_INDICES, reason=_line(200))
 SUMMARY_SCHEMA = _object(summary=_line(2000))
 
@@ -96,8 +99,8 @@ CONTEXT:
 MESSAGE, written by {speaker} at {at}:
 {text}
 
-Answer: {{"entities": [{{"name", "label"}}], "facts": [{{"subject", "relation", "object", "text", "valid_at", \
-"invalid_at", "ends"}}]}}
+Answer: {{"facts": [{{"subject", "relation", "object", "text", "valid_at", "invalid_at", "ends"}}], \
+"entities": [{{"name", "label"}}]}}
 - Names instead of pronouns; "I" is {speaker}. label is PERSON, ORG, GPE, EVENT, PRODUCT or THING.
 - relation is NAME_IN_CAPS; use one of {relations} where it fits.
 - text is the fact as one sentence that can be read alone.
@@ -172,7 +175,7 @@ class ModelScribe:
                 text=episode.text,
                 relations=", ".join(sorted(self.functional)),
             )
-            extractions.append(self._ask(prompt, EXTRACT_SCHEMA, partial(self._extraction, episode)))
+            extractions.append(self._ask(prompt, extract_schema(episode.text), partial(self._extraction, episode)))
         return extractions
 
     def relate(self, fact: FactDraft, known: Sequence[FactView]) -> Relations:
