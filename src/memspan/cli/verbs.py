@@ -174,7 +174,8 @@ def ask(options: argparse.Namespace) -> int:
         episodes = _read(options.read, options) if options.read else []
         options.model = _model_spec(options)
         plan = AskPlan(options, budget)
-        plan.require(0)  # a scribe may load a model when the store is opened
+        if plan.scribe is not None:  # it is loaded when the store is opened
+            plan.require(0)
         memory = stack.enter_context(_memory(options, create=bool(options.read), budget=budget))
         weights = plan.require(plan.store_bytes(memory, episodes))
         _add(memory, episodes, options)

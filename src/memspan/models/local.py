@@ -25,8 +25,9 @@ from memspan.models.base import (
     checked_texts,
     cut_at_stop,
 )
-from memspan.models.gguf import cache_home, converted, gguf_config
+from memspan.models.gguf import converted, gguf_config
 from memspan.models.hardware import has_native_bfloat16, torch_threads
+from memspan.models.home import cache_home
 from memspan.models.spec import fingerprint, quiet_transformers, require_local
 
 if TYPE_CHECKING:

