@@ -46,7 +46,8 @@ class TransformersLanguageModel:
             is read. The context's and the activations' bytes come on top.
         dtype: "float32", "bfloat16" or "int8" (weights only, see `int8.py`; on the CPU). None chooses the first that
             fits the budget of float32 (only where the processor has no bfloat16 instructions), bfloat16 and int8.
-        device: as PyTorch names it; "cpu" by default.
+        device: as PyTorch names it; "cpu" by default. Others ("cuda", "mps") are checked to be there and then used, but
+            nothing was ever run on one: memspan is tested on the CPU only.
         threads: cores to use; None is half of what PyTorch is set to use. On two free cores the bundled model writes
             1.6 times as fast with both as with one, but the cores wait for each other after every operator: with
             another process busy, both together were ten times slower than one alone.
@@ -55,6 +56,7 @@ class TransformersLanguageModel:
     Raises:
         BudgetError: the weights do not fit.
         MissingExtraError: torch, transformers or gguf is not installed.
+        InputError: an unknown dtype, or a device that this machine does not have.
         UnsupportedModelError: transformers does not know the architecture, or the directory holds no safetensors.
         ModelError: the files cannot be loaded.
     """
@@ -77,6 +79,7 @@ class TransformersLanguageModel:
         require_local()
         import torch
 
+        place = _checked_device(device or "cpu")
         self.name = name or str(path)
         self.threads = threads or max(1, torch.get_num_threads() // 2)
         self._seed, self._calls = seed, 0
@@ -84,12 +87,12 @@ class TransformersLanguageModel:
         self._lock = threading.Lock()  # transformers' generation keeps state on the model
         is_file = path.is_file()
         config = model_config(path)
-        self.dtype = _choose_dtype(self.name, config, dtype, budget, on_cpu=(device or "cpu") == "cpu")
+        self.dtype = _choose_dtype(self.name, config, dtype, budget, on_cpu=place == "cpu")
         stored = "float32" if self.dtype == "float32" else "bfloat16"
         directory = converted(path, stored, config=config) if is_file else path
         if not any(directory.glob("*.safetensors")):
             raise UnsupportedModelError(f"{directory} holds no safetensors: save the model with save_pretrained")
-        self.model, self.tokenizer = _load(directory, stored, device or "cpu")
+        self.model, self.tokenizer = _load(directory, stored, place)
         if self.dtype == "int8":
             from memspan.models.int8 import to_int8
 
@@ -147,7 +150,8 @@ class TransformersLanguageModel:
             return torch.tensor([any(word in text for word in words)], device=tokens.device)
 
         tokens = torch.tensor([ids], device=self.model.device)
-        with self._lock, torch_threads(self.threads), torch.random.fork_rng(devices=[]), quiet_transformers():
+        devices = [self.model.device] if self.model.device.type == "cuda" else []  # their seeds are set as well
+        with self._lock, torch_threads(self.threads), torch.random.fork_rng(devices=devices), quiet_transformers():
             torch.manual_seed(self._seed + self._calls)
             self._calls += temperature > 0
             output = self.model.generate(
@@ -305,6 +309,26 @@ def predicted_bytes(config: Any, dtype: str) -> int:
     if dtype == "int8":
         return int8_bytes(model)
     return sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
+
+
+def _checked_device(device: str) -> str:
+    """The device, when PyTorch knows it and this machine has it."""
+    import torch
+
+    try:
+        kind = torch.device(device).type
+    except RuntimeError:
+        raise InputError(f"device {device!r} is none that PyTorch knows: write cpu, cuda, cuda:1 or mps") from None
+    if kind == "cpu":
+        return "cpu"
+    try:
+        torch.empty(1, device=device).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        said = str(error).splitlines()[0]
+        raise InputError(
+            f"device {device!r} cannot be used on this machine ({said}); leave it out for the CPU"
+        ) from None
+    return device
 
 
 def automatic_dtypes(*, on_cpu: bool) -> list[str]:
