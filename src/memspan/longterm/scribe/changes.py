@@ -68,7 +68,7 @@ _OTHERS = re.compile(r"^(?P<it>[Ii]t|[Tt]he new one|[Tt]his one|[Tt]he new (?:[a
 def slots(reader: StatementReader, statement: Statement) -> Iterator[FactDraft]:
     """What stands in the slots that a statement names."""
     rules = (
-        call, _favourites, _presumed, _had, _given, weekly, _set, _equated, _took, _again, money, typed_verbs, _newly,
+        call, _favourites, _introduced, _had, _given, weekly, _set, _equated, _took, _again, money, typed_verbs, _newly,
         _exchanged, _alone,
     )  # fmt: skip
     yield from reader.first(statement, rules)
@@ -181,6 +181,8 @@ def _equated(reader: StatementReader, statement: Statement) -> Iterator[FactDraf
         for full in (False, True):
             for left, verb, right in _split(statement, pattern, full=full):
                 left = _without_lead(reader, statement, left) if full else left
+                if not left:
+                    continue
                 slot = describe(reader, left, reader.topic if _alone_number(left) else None)
                 timed = slot is not None and slot.kind == "time"
                 if slot is not None and timed == full:
@@ -195,8 +197,10 @@ def _equated(reader: StatementReader, statement: Statement) -> Iterator[FactDraf
                     continue
                 if left[0].lower_ in ("that", "this", "it"):
                     left = reader.object
+                if not left:
+                    continue
                 found = list(fill(reader, statement, right_slot, left, _effect(statement, verb)))
-                if left and found:
+                if found:
                     yield from found
                     return
 
@@ -379,7 +383,7 @@ def _newly(reader: StatementReader, statement: Statement) -> Iterator[FactDraft]
         subject = reader.referent(statement.group(m, "s"))
         if subject is None or subject[:1].islower():
             continue
-        slot = slot_of(subject, statement.group(m, "n"), "{s}'s {n} is {v}")
+        slot = slot_of(subject, statement.group(m, "n"), "{s}'s {n} is {v}", plural=pattern is _NUMBERS)
         if slot is None or slot.kind == "time":
             continue
         reader.slot = slot
@@ -413,9 +417,17 @@ def _remember(reader: StatementReader, statement: Statement) -> None:
         reader.topic = reader.referent(statement.group(m, "s"))
 
 
-def _presumed(reader: StatementReader, statement: Statement) -> Iterator[FactDraft]:
-    """Nothing of its own: keeps the order of the rules in one place."""
-    yield from ()
+def _introduced(reader: StatementReader, statement: Statement) -> Iterator[FactDraft]:
+    """ "Ann Smith here", "this is Ann Smith": the speaker's surname."""
+    speaker = reader.names.speaker
+    m = re.match(
+        rf"^(?:(?:[Tt]his is|I 'm|I am|[Ii]t 's|[Mm]y (?:full )?name is|[Hh]ere is) )?(?P<v>{NAME})(?: (?:here|speaking|again|from .+|, .+))*$",
+        statement.text,
+    )
+    if m is None or speaker is None or not m["v"].startswith(f"{speaker} "):
+        return
+    surname = m["v"].removeprefix(f"{speaker} ")
+    yield from reader.draft(statement, speaker, "SURNAME", surname, "state", text=f"{speaker}'s surname is {{v}}")
 
 
 def _alone(reader: StatementReader, statement: Statement) -> Iterator[FactDraft]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from memspan.longterm.scribe.relations import KIN, SLOTS
 from memspan.longterm.scribe.statements import NAME, joined, plain
 from memspan.longterm.scribe.values import ValueKind, trim
-from memspan.longterm.scribe.wording import EMPTY, words
+from memspan.longterm.scribe.wording import EMPTY, opening, words
 
 if TYPE_CHECKING:
     from spacy.tokens import Token
@@ -115,7 +115,7 @@ def _cut(tokens: Sequence[Token], span: tuple[int, int]) -> list[Token]:
     return found
 
 
-def _noun(tokens: Sequence[Token]) -> list[Token] | None:
+def _noun(tokens: Sequence[Token], *, plural: bool = False) -> list[Token] | None:
     """The words that name a slot; None when they speak of another time's value or of no slot."""
     kept = [t for t in tokens if t.lower_ not in _CURRENT]
     if not kept or any(t.lower_ in _PAST for t in kept[:-1]) or kept[0].lower_ in _PAST:
@@ -124,7 +124,7 @@ def _noun(tokens: Sequence[Token]) -> list[Token] | None:
     favourite = any(t.lower_ in ("favourite", "favorite") for t in kept)
     if head.lower_ in ("favourite", "favorite"):
         return kept
-    if head.pos_ not in ("NOUN", "PROPN", "ADJ", "VERB") or (head.tag_ == "NNS" and head.lower_ not in ("hours",)):
+    if head.pos_ not in ("NOUN", "PROPN", "ADJ", "VERB") or (head.tag_ == "NNS" and not plural):
         return None
     if not favourite and (head.lower_ in EMPTY or head.lower_ in _ABSTRACT) and joined(kept).lower() not in _SPECIAL:
         return None
@@ -135,16 +135,18 @@ def _noun(tokens: Sequence[Token]) -> list[Token] | None:
     return kept
 
 
-def slot_of(owner: str, noun: Sequence[Token], template: str) -> Slot | None:
+def slot_of(owner: str, noun: Sequence[Token], template: str, *, plural: bool = False) -> Slot | None:
     """The slot that a noun names for an owner; the template has {s} for the owner and {n} for the noun."""
-    kept = _noun(noun)
+    kept = _noun(noun, plural=plural)
     if kept is None:
         return None
     named = joined(kept).lower().replace("favorite", "favourite")
+    named = " ".join([*named.split()[:-1], kept[-1].lemma_.lower()]) if plural else named
     bare = named.split()[-1]
     if named in _SPECIAL:
         relation, kind = _SPECIAL[named]
-        return Slot(owner, relation, kind, "", True)
+        said = {"HAS_PHONE_NUMBER": "phone number", "HAS_EMAIL": "email address"}.get(relation)
+        return Slot(owner, relation, kind, f"{opening(owner)}'s {said} is {{v}}" if said else "", True)
     if bare in _MANY:
         return None
     if bare in PET or bare in KIN:
@@ -166,7 +168,7 @@ def slot_of(owner: str, noun: Sequence[Token], template: str) -> Slot | None:
         return Slot(f"{owner}'s {named}", "SCHEDULED_FOR", kind, "", False)
     if kind == "time":
         relation = "HAS_BIRTHDAY" if named == "birthday" else "DEADLINE"
-    said = template.replace("{n}", named).replace("{s}", owner)
+    said = template.replace("{n}", named).replace("{s}", opening(owner))
     return Slot(owner, relation, kind, said, named.startswith("favourite") or bare in PET)
 
 

@@ -50,7 +50,9 @@ class FactReader:
         parsed = [f for clause in clauses(self.doc) for f in self.clause(clause, told.read_in)]
         # Where both readings speak of one relation, the statement's is the surer one.
         slots = {(f.subject, f.relation) for f in stated}
+        held = {(f.subject, f.relation, f.object) for f in stated if not f.ends}
         parsed = [f for f in parsed if (f.subject, f.relation) not in slots or f.ends or not f.functional]
+        parsed = [f for f in parsed if (f.subject, f.relation, f.object) not in held]
         for fact in (*self.kinship(), *stated, *parsed):
             if fact.subject and (fact.object or fact.ends) and fact.subject != fact.object:
                 found.setdefault((fact.subject, fact.relation, fact.object, fact.ends), fact)
@@ -225,11 +227,13 @@ class FactReader:
         found += self.dismissed(clause)
         found += self.home(clause)
         found += couple(self, clause, subjects)
-        found += slot_facts(self, clause)
+        plainly = self._sentences[clause.verb.i] not in read
+        if plainly:
+            found += slot_facts(self, clause)
         found += status(self, clause)
         if not found and clause.verb.lemma_ in wording.WANTS:
             found = [f for subject, _ in subjects for f in self.wish(clause, subject)]
-        if not found and clause.tense != "future" and self._sentences[clause.verb.i] not in read:
+        if not found and clause.tense != "future" and plainly:
             found = [f for subject, token in subjects for f in self.plain(clause, subject, token)]
         yield from found
 

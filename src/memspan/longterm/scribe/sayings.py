@@ -68,7 +68,7 @@ _ROLE = _rules(
     "HAS_ROLE",
     (rf"{S} {HAVE}(?:earn|earns|earned|make|makes|made) (?:an?|my|her|his|our) living as {V}", "state", "job"),
     (rf"{S} (?:{BE} )?{HAVE}(?:been )?(?:work|works|worked|working|serve|serves|employed)(?: (?:at|for|with) .+?)? as (?:an?|the) {V}", "state", "job"),
-    (rf"{S} {HAVE}(?:been |got )?(?:made|promoted(?: to)?|appointed|named|elected|hired as|taken on as)(?: (?:as|to))?(?: be)? (?:an? |the )?{V}", "change", "job"),
+    (rf"{S} (?:{BE} |{HAVE})(?:been |got )?(?:made|promoted(?: to)?|appointed|named|elected|hired as|taken on as)(?: (?:as|to))?(?: be)? (?:an? |the )?{V}", "change", "job"),
     (rf"^(?:[Tt]hey|[Tt]he [\w ]+?|{NAME}|[Mm]y boss|[Ss]he|[Hh]e) {HAVE}(?:made|promoted|appointed|named|elected) (?P<s>me|us|you|him|her|{NAME})(?: (?:to|as|into))?(?: be)? (?:an? |the )?{V}", "change", "role"),
     (rf"{S} {HAVE}(?:started|began|begun|start|trained|retrained|qualified|got a job|found work|took a job)(?: (?:work|working|again|over|out|a job))* as (?:an? |the )?{V}", "change", "job"),
     (rf"{S} {HAVE}(?:become|became|turned) (?:an? |the )?{V}", "change", "role"),
@@ -246,7 +246,7 @@ def partners(reader: StatementReader, statement: Statement) -> Iterator[FactDraf
         tokens = statement.group(m, "v")
         found = value(tokens, "name", reader.names)
         run = name_run(tokens)
-        if not found or not run or run[0].ent_type_ in ("GPE", "DATE", "TIME") or _COMPANY.search(found):
+        if not found or not run or run[0].ent_type_ in ("DATE", "TIME") or _COMPANY.search(found):
             continue
         after = tokens[len(run)] if len(tokens) > len(run) else None
         if pattern.pattern.endswith(f"{BE} with {V}") and (
@@ -348,6 +348,8 @@ def facts_of(reader: StatementReader, statement: Statement) -> Iterator[FactDraf
         return
     ended = list(endings(reader, statement))
     found = [f for rule in (partners, residence, work, papers, diets) for f in reader.first(statement, (rule,))]
+    if any(f.relation == "LIVES_IN" for f in found) and not any(f.relation == "HAS_ROLE" for f in found):
+        found = [f for f in found if f.relation != "WORKS_AT"]
     if any(f.relation == "PARTNER_OF" for f in found):
         found = [f for f in found if f.relation != "WORKS_AT" or _COMPANY.search(f.object)]
     if not found or all(f.ends for f in found):

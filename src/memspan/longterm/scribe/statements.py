@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
 from memspan.longterm.scribe.dates import TimeSpan
@@ -36,12 +37,12 @@ _FRAMES = re.compile(
     rf"^(?:it (?:turns out|turned out|seems|appears|so happens|looks like|is true)(?: that| like)?"
     rf"|did you (?:know|hear|see)(?: that)?|i (?:just |only |also |finally )?(?:heard|hear|learnt|learned|found out"
     rf"|discovered|noticed|saw|realised|realized|know|see)(?: (?:today|now))? that"
-    rf"|(?P<source>(?-i:{NAME})|he|she|they) (?:once |just |also )?{_REPORTS}(?: that)?(?= \S+ \S+))\s+",
+    rf"|(?P<source>(?!(?:it|that|this|the|i|my|we|there|what|who)\b)(?-i:{NAME})|he|she|they) (?:once |just |also )?{_REPORTS}(?: that)?(?= \S+ \S+))\s+",
     re.IGNORECASE,
 )
 _TAILS = re.compile(
     r"(?: ,)? (?:by the way|as you know|i (?:think|believe|suppose|guess|hear|heard)|it seems|apparently|you know"
-    r"|remember|i'm told|as (?:ever|always|usual|before)|of course|thank(?:s)? \w+|for good|so far|at last"
+    r"|remember|, if you (?:need|want|like|care|must|wonder|are|were|have|'re) .+|i'm told|as (?:ever|always|usual|before)|of course|thank(?:s)? \w+|for good|so far|at last"
     r"|did n't i (?:say|tell you|mention it)|have n't i (?:said|told you))$",
     re.IGNORECASE,
 )
@@ -57,10 +58,14 @@ _FILLERS = re.compile(
 )
 _OLD = (
     r"(?:,? (?:and |but )?(?:no longer|not|instead of|rather than|no more|in place of|and not|even to|replacing"
-    r"|as opposed to)(?: (?:for|on|as|at|in|to|with|by|from))?(?: (?:an?|the))? (?P<old>[^,;:]+?)"
+    r"|as opposed to)(?: (?:for|on|as|at|in|to|with|by|from))?(?: (?:an?|the))? (?P<old>(?:[^,;:]|,(?=\d))+?)"
     r"(?: (?:any more|anymore|any longer|instead))?)$"
 )
 _CONTRAST = re.compile(_OLD, re.IGNORECASE)
+_SAME_TIME = re.compile(
+    r"^(?:on )?(?:that|the) (?:very )?(?:same )?(?:day|evening|morning|night|afternoon|week|month|year|summer|winter)(?= )",
+    re.IGNORECASE,
+)
 _UNSURE = re.compile(
     r"\b(?:if|unless|whether|wish|maybe|perhaps|probably|possibly|would|could|might|may|should|imagine|suppose|hope"
     r"|hopes|hoping|'d|let 's|almost|nearly|wants?|wanted|once wanted|looking for|think of|wonder|dreams?|dreamt)\b"
@@ -82,6 +87,8 @@ class Statement:
         olds: what it says is over, in passing ("…, not OLD any more").
         sure: whether it asserts anything: no question, condition or wish.
         source: who is named as having told it.
+        since: a clause with "since" follows it.
+        same_time: it speaks of the time of what was said before ("that same evening").
     """
 
     tokens: list[Token]
@@ -95,6 +102,8 @@ class Statement:
     sure: bool = True
     olds: list[list[Token]] = field(default_factory=list)
     source: list[Token] = field(default_factory=list)
+    since: bool = False
+    same_time: bool = False
 
     def between(self, start: int, end: int, *, full: bool = False) -> list[Token]:
         """The tokens that stand in a stretch of `text` (or of `full`)."""
@@ -179,17 +188,18 @@ def _pieces(sentence: Span) -> Iterator[list[Token]]:
 
 def _opens(rest: Sequence[Token], before: Sequence[Token]) -> bool:
     """Whether a clause with a subject of its own begins here."""
-    if len(rest) < 2 or not _finite(rest):
+    if len(rest) < 2 or not (_finite(rest) or any(t.tag_ == "VBN" for t in rest)):
         return False
     first = rest[0]
     if first.lower_ in _PRONOUNS and first.lower_ != "that":
         return rest[1].pos_ in ("VERB", "AUX", "ADV", "PART") or rest[1].text.startswith(("'", "’"))
     if first.lower_ == "that":
-        return rest[1].pos_ in ("AUX",) or rest[1].text in ("'s", "’s")
+        return rest[1].pos_ == "AUX" or rest[1].text in ("'s", "’s") or _opens(rest[1:], before)
     if not (_finite(before) or any(t.tag_ == "VB" for t in before)):
         return False
-    for token in rest[:9]:
-        if token.tag_ in _FINITE:
+    for place, token in enumerate(rest[:9]):
+        follows = place and rest[place - 1].pos_ in ("PRON", "NOUN", "PROPN")
+        if token.tag_ in _FINITE or (token.tag_ == "VBN" and follows):
             return token is not first
         if token.pos_ not in ("DET", "ADJ", "NOUN", "PROPN", "PRON", "NUM", "ADV", "ADP", "CCONJ", "PART"):
             return False
@@ -218,28 +228,37 @@ def _statement(reader: StatementReader, tokens: list[Token], number: int, senten
             timed |= {t.i for t in inside}
     made = Statement([], tokens, spans, tense, number)
     text = joined(tokens)
-    made.sure = not _UNSURE.search(text.lower())
     keep = [t for t in tokens if t.i not in timed]
+    after = tokens[-1].i + 1
+    made.since = after < len(tokens[0].doc) and tokens[0].doc[after].lower_ == "since"
     while True:
         keep = _strip(keep)
         text = joined(keep)
         if (m := _FRAMES.match(text)) or (m := _LEADS.match(text)):
+            keep_from = m.end()
             if "source" in m.groupdict() and m["source"]:
                 made.source = _slice(keep, *m.span("source"))
-            keep = _slice(keep, m.end(), len(text) + 1)
+            keep = _slice(keep, keep_from, len(text) + 1)
+            if made.source and len(keep) > 1 and keep[0].lower_ == "about" and keep[1].tag_ == "VBG":
+                keep = [*made.source, *keep[1:]]  # "Ann told me about living in X"
         elif m := _TAILS.search(text):
             keep = _slice(keep, 0, m.start())
         elif m := _NOW.search(text):
             made.now = True
             keep = [*_slice(keep, 0, m.start()), *_slice(keep, m.end() + 1, len(text) + 1)]
-        elif m := _FILLERS.search(text):
-            keep = [*_slice(keep, 0, m.start()), *_slice(keep, m.end() + 1, len(text) + 1)]
-        elif (m := _CONTRAST.search(text)) and m.start() > 3:
+        elif m := _SAME_TIME.match(text):
+            made.same_time = True
+            keep = _slice(keep, m.end(), len(text) + 1)
+        elif (m := _CONTRAST.search(text)) and m.start() > 3 and _named(_slice(keep, *m.span("old"))):
             made.olds.append(_slice(keep, *m.span("old")))
             keep = _slice(keep, 0, m.start())
+        elif m := _FILLERS.search(text):
+            keep = [*_slice(keep, 0, m.start()), *_slice(keep, m.end() + 1, len(text) + 1)]
         else:
             break
     made.tokens, made.text = keep, joined(keep)
+    made.sure = not _UNSURE.search(made.text[:1].lower() + made.text[1:])
+    made.tense = _tense(keep) if keep else tense
     first = next((k for k, t in enumerate(tokens) if keep and t.i == keep[0].i), 0)
     made.all = tokens if not made.source else tokens[first:]
     made.full = joined(made.all)
@@ -251,8 +270,8 @@ def _strip(tokens: list[Token]) -> list[Token]:
         tokens = tokens[1:]
     while tokens and tokens[-1].is_punct and tokens[-1].text not in ("%",):
         tokens = tokens[:-1]
-    return [t for t, after in zip(tokens, [*tokens[1:], None], strict=True)
-            if not (t.text == "," and after is not None and after.text == ",")]
+    doubled = {t.i for t, after in pairwise(tokens) if t.text == "," and after.text == ","}
+    return [t for t in tokens if t.i not in doubled]
 
 
 def _slice(tokens: Sequence[Token], start: int, end: int) -> list[Token]:
@@ -279,3 +298,12 @@ def _tense(tokens: Sequence[Token]) -> StatementTense:
         if token.tag_ in ("VBZ", "VBP", "MD") or word in ("'m", "'re") or (word == "'s" and token.tag_ != "POS"):
             return "present"
     return "past" if any(t.tag_ == "VBN" for t in tokens) else "present"
+
+
+def _named(tokens: Sequence[Token]) -> bool:
+    """Whether some words name a value: "far from the river" does not."""
+    while tokens and tokens[0].pos_ in ("DET", "ADP"):
+        tokens = tokens[1:]
+    return bool(tokens) and len(tokens) < 6 and (tokens[0].pos_ in ("PROPN", "NUM", "NOUN", "X", "VERB", "SYM") or tokens[-1].pos_ in ("NOUN", "PROPN")) and (
+        tokens[0].pos_ != "ADV" and tokens[0].text not in ("far", "sure", "bad", "only")
+    )

@@ -6,6 +6,7 @@ over. The first rule of a family that reads a statement is taken, so that a clau
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -16,13 +17,17 @@ from memspan.longterm.scribe.dates import Prefer, TimeSpan, find_times
 from memspan.longterm.scribe.descriptions import Slot
 from memspan.longterm.scribe.names import Names
 from memspan.longterm.scribe.relations import RELATIONS, Effect
-from memspan.longterm.scribe.statements import Statement, joined, statements
+from memspan.longterm.scribe.statements import NAME, Statement, joined, statements
 from memspan.longterm.scribe.values import name_run, source_text, trim
 from memspan.longterm.scribe.wording import EMPTY, opening, sentence
 
 if TYPE_CHECKING:
     from spacy.tokens import Doc, Token
 
+_FAVOUR = re.compile(
+    rf"^(?:[Ii]f|[Ww]hen|[Ii]n case) (?:you|anyone|someone) (?:ever )?(?:(?:want|need|wish|have|like|try)s? to )?\w+"
+    rf"(?: (?:for|with|to|up|about))?(?: a \w+)?(?: for)? (?P<s>him|her|{NAME})(?: , (?:\w+) (?P<o>.+))?$"
+)
 OVER = "OVER"  # what is over, whatever relation it stood in: matched with known facts by its object
 _EVENTS = frozenset(("it", "that", "this", "the move", "the change", "the switch", "the news"))
 _ME = frozenset(("i", "we", "me", "us", "myself", "ourselves"))
@@ -59,10 +64,19 @@ class StatementReader:
         from memspan.longterm.scribe.sayings import facts_of
 
         told: list[tuple[Statement, list[FactDraft]]] = []
+        last: Statement | None = None
         for statement in statements(self):
             if statement.source:
                 self.topic = self.referent(statement.source) or self.topic
-            found = list(facts_of(self, statement)) if statement.sure else []
+            if last is not None and not statement.spans and last.spans and last.sentence == statement.sentence:
+                # A date in front of a sentence holds for all that is joined in it.
+                leads = last.spans[0].offset <= last.all[0].idx and last.tense == statement.tense
+                statement.spans = list(last.spans) if leads or statement.same_time else []
+            last = statement
+            if not statement.tokens:
+                continue
+            self._note_topic(statement)
+            found = list(facts_of(self, statement)) if statement.sure else self._supposed(statement)
             if not found and told and told[-1][1] and statement.spans:
                 self._date_before(statement, told[-1])
             told.append((statement, found))
@@ -70,6 +84,21 @@ class StatementReader:
                 self.read_in.add(statement.sentence)
         for _, facts in told:
             yield from facts
+
+    def _note_topic(self, statement: Statement) -> None:
+        """Whoever a statement begins with is whom "she" can mean later."""
+        run = name_run(statement.tokens)
+        after = statement.tokens[len(run)] if len(run) < len(statement.tokens) else None
+        if run and statement.tokens[0] is run[0] and after is not None and after.pos_ in ("VERB", "AUX"):
+            person = run[0].pos_ == "PROPN" and run[0].ent_type_ not in ("GPE", "LOC", "FAC", "DATE", "TIME", "EVENT")
+            self.topic = source_text(run) if person else self.topic
+
+    def _supposed(self, statement: Statement) -> list[FactDraft]:
+        """ "If you want to ring Ann, the number is …" tells the number: the condition only says whom it is about."""
+        if m := _FAVOUR.match(statement.text):
+            self.topic = self.referent(statement.group(m, "s")) or self.topic
+            self.object = trim(statement.group(m, "o")) if m["o"] else self.object
+        return []
 
     def _date_before(self, statement: Statement, before: tuple[Statement, list[FactDraft]]) -> None:
         """ "…; the move was last week": a date told after an undated change is the change's."""
@@ -208,7 +237,7 @@ class StatementReader:
             return (start, end) if since or until else (start, point.end if point else None)
         if statement.tense == "perfect":
             if since is None and lasting is None:
-                return (self.at, end) if statement.now else None
+                return (self.at, end) if statement.now or statement.since else None
             return start or (lasting.start if lasting else None), end
         if since is not None or lasting is not None:
             return start or (lasting.start if lasting else None), end

@@ -113,7 +113,7 @@ def _on_day(
     from datetime import datetime
 
     named = day.lower().rstrip("s").capitalize()
-    own = [t for t in statement.all if t.lower_.rstrip("s") == named.lower()]
+    own = [t for t in statement.all if re.fullmatch(DAY, t.text) and not _relative(statement, t)]
     for fact in reader.draft(statement, subject, "SCHEDULED_FOR", named, effect,
                              text=f"{_shown(subject)} is on {{v}}s", without=own):
         yield replace(fact, valid_at=start) if isinstance(start, datetime) and not statement.spans else fact
@@ -277,3 +277,11 @@ def _dated(statement: Statement, token: Token) -> bool:
         if span.offset <= token.idx < span.offset + len(span.text) and span.precision != "time":
             return True
     return False
+
+
+def _relative(statement: Statement, token: Token) -> bool:
+    """Whether a weekday is one day in the calendar ("last Tuesday")."""
+    return any(
+        s.offset <= token.idx < s.offset + len(s.text) and re.match(r"(?i)(?:on )?(?:last|next|this|since)\b", s.text)
+        for s in statement.spans
+    )

@@ -173,7 +173,7 @@ def value(tokens: Sequence[Token], kind: ValueKind, names: Names) -> str | None:
         run = name_run(tokens)
         if run and len(run) >= len(phrase):
             return source_text(run)
-        if head.pos_ not in ("NOUN", "PROPN", "NUM", "ADJ", "VERB", "X", "INTJ", "ADV") or head.lower_ in EMPTY:
+        if head.pos_ not in ("NOUN", "PROPN", "NUM", "ADJ", "VERB", "X", "INTJ", "ADV", "PUNCT") or head.lower_ in EMPTY:
             return None
         return names.render(phrase) or None
     return names.render(phrase) if head.pos_ in ("NOUN", "PROPN", "NUM", "X") and head.lower_ not in EMPTY else None
