@@ -118,7 +118,7 @@ def fill(
         return
     if found is None and kind in ("any", "strict"):
         found = value(tokens, "amount", reader.names) if tokens[0].like_num else None
-    if found is None or not _fits(slot, tokens, found):
+    if found is None or not _fits(slot, tokens, found) or (tokens[0].tag_ in ("VBG", "VBD", "VBZ") and not slot.strong):
         return
     if kind in ("any", "strict") and re.match(rf"^{AMOUNT}", found) is None and tokens[0].like_num:
         found = value(tokens, "amount", reader.names) or found
@@ -232,7 +232,7 @@ def _equated(reader: StatementReader, statement: Statement) -> Iterator[FactDraf
                 if right_slot is None or right_slot.kind == "time":
                     continue
                 if left[0].lower_ in ("that", "this", "it"):
-                    left = reader.object
+                    left = reader.object if right_slot.kind not in ("any", "strict", "name") else []
                 if not left:
                     continue
                 found = list(fill(reader, statement, right_slot, left, _effect(statement, verb)))
@@ -264,6 +264,8 @@ def _right_slot(reader: StatementReader, tokens: Sequence[Token]) -> Slot | None
     stop = next((k for k, t in enumerate(tokens) if k and (t.is_punct or t.pos_ in ("SCONJ", "CCONJ"))
                  and plain(t) not in ("'s", "-")), len(tokens))
     for end in range(stop, 0, -1):
+        if end < stop and (tokens[end].pos_ in ("NOUN", "PROPN", "NUM") or tokens[end].text in ("-", "/") or tokens[end].tag_ == "POS"):
+            continue
         slot = describe(reader, tokens[:end], reader.topic)
         if slot is not None and slot.kind != "strict" and slot.relation != "VALUE":
             return slot

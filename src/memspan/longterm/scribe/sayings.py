@@ -69,7 +69,7 @@ _ROLE = _rules(
     "HAS_ROLE",
     (rf"{S} {HAVE}(?:earn|earns|earned|make|makes|made) (?:an?|my|her|his|our) living as {V}", "state", "job"),
     (rf"{S} (?:{BE} )?{HAVE}(?:been )?(?:work|works|worked|working|serve|serves|employed)(?: (?:at|for|with) .+?)? as (?:an?|the) {V}", "state", "job"),
-    (rf"{S} (?:{BE} |{HAVE})(?:been |got )?(?:made|promoted(?: to)?|appointed|named|elected|hired as|taken on as)(?: (?:as|to))?(?: be)? (?:an? |the )?{V}", "change", "job"),
+    (rf"{S} (?:{BE}|{HAVE}(?:been|got|gotten)) (?:made|promoted(?: to)?|appointed|named|elected|hired as|taken on as)(?: (?:as|to))?(?: be)? (?:an? |the )?{V}", "change", "job"),
     (rf"^(?:[Tt]hey|[Tt]he [\w ]+?|{NAME}|[Mm]y boss|[Ss]he|[Hh]e) {HAVE}(?:made|promoted|appointed|named|elected) (?P<s>me|us|you|him|her|{NAME})(?: (?:to|as|into))?(?: be)? (?:an? |the )?{V}", "change", "role"),
     (rf"{S} {HAVE}(?:started|began|begun|start|trained|retrained|qualified|got a job|found work|took a job)(?: (?:work|working|again|over|out|a job))* as (?:an? |the )?{V}", "change", "job"),
     (rf"{S} {HAVE}(?:become|became|turned) (?:an? |the )?{V}", "change", "role"),
@@ -107,7 +107,8 @@ def _applied(reader: StatementReader, statement: Statement, rules: Sequence[_Rul
             subject = reader.referent(statement.group(m, "s"))
         else:
             subject = reader.names.speaker if relation == "LIVES_IN" else None
-        if subject is None:
+        if subject is None or (relation == "HAS_ROLE" and pattern.pattern.endswith(f"{BE} an? {V}")
+                               and statement.tokens[0].lower_ == "you"):
             continue
         said = f"{'an' if found[:1].lower() in 'aeiou' else 'a'} {found}" if relation == "HAS_ROLE" else ""
         if relation == "LIVES_IN" and statement.text.split(" ")[0] in ("Did", "did"):
@@ -125,11 +126,21 @@ def _applied(reader: StatementReader, statement: Statement, rules: Sequence[_Rul
             return
 
 
+# "You're a great host" praises; it tells nobody's trade.
+_PRAISE = frozenset(
+    "great real good true big huge total amazing natural bit fast slow quick hard nice proud bad terrible born wonderful"
+    " awesome fantastic incredible such better best lovely super regular little perfect strong loyal tough careful".split()
+)
+
+
 def _plausible(relation: str, pattern: re.Pattern[str], tokens: Sequence[Token], found: str) -> bool:
     """Whether a name can be what the wording wants; weak wordings ask for more."""
     run = name_run(tokens)
     first = run[0] if run else tokens[0]
     source = pattern.pattern
+    if relation == "HAS_ROLE" and source.endswith(f"{BE} an? {V}"):
+        praised = any(t.lower_ in _PRAISE or t.text == "-" for t in trim(tokens))
+        return not praised and not found.startswith(("You ", "you "))
     if relation == "LIVES_IN":
         if "(?:live|lives) " in source and not source.endswith("(?:in|at) " + V):
             return first.ent_type_ in ("GPE", "LOC")
@@ -209,8 +220,8 @@ _TOGETHER = (
     (re.compile(rf"{S} {BE} with {V}"), "PARTNER_OF"),
 )  # fmt: skip
 _APART = (
-    re.compile(rf"{_PAIR} (?:{BE} |{HAVE})(?:over|split(?: up)?|broke(?:n)? up|broke(?:n)? it off|called? (?:it off|it quits|off .+)|parted(?: ways)?|separated|divorced|got divorced|history|done|finished|through|gone our separate ways|went our separate ways)(?: |$)"),
-    re.compile(rf"{S} (?:{BE} |{HAVE})(?:split(?: up)?|broke(?:n)? up|broke(?:n)? it off|parted(?: ways)?|separated|divorced|done|finished|through|over)(?: (?:with|from))? (?P<b>{NAME})(?: |$)"),
+    re.compile(rf"{_PAIR} (?:{BE} |{HAVE})(?:over|split(?: up)?|broke(?:n)? up|broke(?:n)? it off|called? (?:it off|it quits|off .+)|parted(?: ways)?|separated|divorced|got divorced|history|gone our separate ways|went our separate ways)(?: |$)"),
+    re.compile(rf"{S} (?:{BE} |{HAVE})(?:split(?: up)?|broke(?:n)? up|broke(?:n)? it off|parted(?: ways)?|separated|divorced|over)(?: (?:with|from))? (?P<b>{NAME})(?: |$)"),
     re.compile(rf"{S} {HAVE}(?:left|dumped|ditched|divorced) (?P<b>me|him|her|{NAME})(?: for (?P<v>{NAME}))?(?: |$)"),
 )  # fmt: skip
 
@@ -270,9 +281,10 @@ def _couple(
 # --- what is over ---------------------------------------------------------------------------------------------------
 
 _GONE = (
-    re.compile(rf"{S} {HAVE}(?:quit|left|resigned from|dropped out of|moved out of|been (?:fired|sacked|laid off) (?:from|by)|was (?:fired|sacked|laid off) (?:from|by)|given up|gave up|gone off|went off|ditched|dropped|cancelled|canceled|returned|lost|binned|got rid of|said goodbye to|done with|abandoned) (?:(?:the|my|his|her|a|an) )?(?P<o>.+)$"),
+    re.compile(rf"{S} {HAVE}(?:quit|left|resigned from|dropped out of|moved out of|been (?:fired|sacked|laid off) (?:from|by)|was (?:fired|sacked|laid off) (?:from|by)|given up|gave up|gone off|went off|ditched|dropped|cancelled|canceled|binned|got rid of|said goodbye to|done with|abandoned) (?:(?:the|my|his|her|a|an) )?(?P<o>.+)$"),
     re.compile(r"^(?:[Pp]lease )?(?:[Dd]elete|[Ff]orget(?: about)?|[Ss]cratch|[Ii]gnore|[Dd]iscard|[Dd]rop|[Ee]rase|[Rr]emove|[Cc]ross out|[Dd]o n't use|[Nn]ever mind|[Nn]o more|[Gg]oodbye) (?:(?:the|my|an?) )?(?P<o>.+)$"),
-    re.compile(r"^[Nn](?:o longer|ot) (?:(?:an?|the|at|in|on|with|for) )*(?P<o>.+?)(?: any ?more)?$"),
+    re.compile(r"^[Nn]o longer (?:(?:an?|the|at|in|on|with|for) )*(?P<o>.+?)$"),
+    re.compile(r"^[Nn]ot (?:(?:an?|the|at|in|on|with|for) )*(?P<o>.+?) any ?more$"),
     re.compile(rf"^(?P<o>.+?) (?:is|'s|was|are|were|has been|got|has|have) (?:over|history|no more|gone|disconnected|dead|stopped working|lost (?:its|his|her) place|out of the picture|been replaced)(?: .*)?$"),
     re.compile(rf"^(?P<o>(?:[Tt]he |[Mm]y )?{NAME}) (?:lost its place|(?:has |'s )?(?:died|passed away|retired|quit|resigned|stepped down|left))(?: .*)?$"),
     re.compile(rf"^(?P<own>[Mm]y|[Hh]er|[Hh]is|{NAME} 's) last day (?:at|with|in) (?P<o>.+)$"),

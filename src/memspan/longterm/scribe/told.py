@@ -147,7 +147,7 @@ class StatementReader:
         if first.lower_ in ("my", "our", "your", "his", "her", "their") or any(t.tag_ == "POS" for t in tokens[:-1]):
             return self._owned(tokens)
         run = name_run(tokens)
-        if run and len(run) == len(tokens):
+        if run and len(run) == len(tokens) and (run[0].pos_ == "PROPN" or not run[0].is_stop):
             name = source_text(run)
             person = first.ent_type_ == "PERSON" or first.ent_type_ == ""
             if run[0].pos_ in ("PROPN", "NOUN", "X", "ADJ", "VERB", "INTJ", "ADV", "ADP"):
@@ -296,7 +296,7 @@ class StatementReader:
     def over(self, statement: Statement, subject: str | None, tokens: Sequence[Token] | str) -> Iterator[FactDraft]:
         """What is over without its relation being said: it closes what is known and adds nothing."""
         value = tokens if isinstance(tokens, str) else source_text(trim(tokens, prepositions=True))
-        if not subject or not value or value.lower() in EMPTY or subject == value:
+        if not subject or not value or value.lower() in EMPTY or subject == value or len(value.split()) > 4:
             return
         when = self.when(statement, "end")
         yield FactDraft(

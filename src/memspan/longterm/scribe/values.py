@@ -80,6 +80,8 @@ def trim(tokens: Sequence[Token], *, prepositions: bool = False) -> list[Token]:
         if kept and token.text[:1] in "'’" and token.tag_ != "POS" and len(token.text) > 1 and token.pos_ != "PART":
             break
         kept.append(token)
+    while len(kept) > 1 and kept[0].pos_ in ("ADV", "INTJ") and kept[0].tag_ in ("RB", "UH"):
+        kept = kept[1:]
     while kept and (kept[0].lower_ in ("a", "an", "the", "called", "named", "some", "just", "only", "about") and len(kept) > 1):
         kept = kept[1:]
     while kept and (kept[-1].pos_ in ("ADP", "DET", "CCONJ", "ADV", "PART") and kept[-1].tag_ != "POS"
@@ -103,7 +105,9 @@ def source_text(tokens: Sequence[Token]) -> str:
 
 def name_run(tokens: Sequence[Token]) -> list[Token]:
     """The capitalised name at the beginning, with its title."""
-    while tokens and tokens[0].lower_ in ("a", "an", "the", "called", "named", "my", "our", "some"):
+    while tokens and (tokens[0].lower_ in ("a", "an", "the", "called", "named", "my", "our", "some")
+                      or (tokens[0].tag_ == "RB" and len(tokens) > 1 and tokens[0].is_stop is False
+                          and tokens[0].lower_.endswith("ly"))):
         tokens = tokens[1:]
     text = " ".join(plain(t) for t in tokens)
     if not (m := re.match(NAME, text)):
