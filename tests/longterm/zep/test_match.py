@@ -131,6 +131,12 @@ def test_what_is_not_known_has_a_low_match(words_alone, question):
     assert all(hit.metadata["match"] < 0.5 for hit in hits)
 
 
+def test_a_question_without_an_attribute_has_no_certain_answer(words_alone):
+    hits = words_alone.recall("Tell me about Piet", k=4, kinds=["fact"])
+    assert hits and all("Piet" in hit.text and hit.metadata["match"] < 0.7 for hit in hits)
+    assert words_alone.recall("?", kinds=["fact"]) == []
+
+
 def test_why_names_the_subject(world):
     first = world.recall("Where does Nadia live?", k=1, kinds=["fact"])[0]
     assert first.why.startswith("about Nadia, says what was asked, ")

@@ -254,7 +254,7 @@ class Matcher:
         for side, factor in ((0, 1.0), (1, INVERSE)):
             alias = self.aliases.get(at[side])
             about = factor * float(self.covered[at[side]]) * (held if alias is None else 1.0)
-            if about == 0 and not self.names:
+            if about == 0 and not self.names and self.asked.units:
                 about = _UNSPECIFIC * factor
             if about == 0:
                 continue
@@ -266,7 +266,8 @@ class Matcher:
                 of_sort = any(
                     SENSES[name].value in self.asked.wanted for u in self.table.said[code] for name in u.senses
                 )
-                says = _NAMED if typed or of_sort or not self.asked.wanted else _NAMED / 2
+                open_ended = not self.asked.wanted and bool(self.asked.units)  # more than "tell me about Ann"
+                says = _NAMED if typed or of_sort or open_ended else _NAMED / 2
             else:
                 says = max(says, _TYPED if typed else 0.0, _SORT if self._has_sort(code) else 0.0)
             value = fits(self.asked.wanted, found)
