@@ -494,6 +494,7 @@ def affirmed(statement: Statement) -> Statement | None:
 def facts_of(reader: StatementReader, statement: Statement) -> Iterator[FactDraft]:
     """All that a statement says: what is over first, then what holds."""
     from memspan.longterm.scribe.changes import slots
+    from memspan.longterm.scribe.open import open_facts
 
     if ceased(reader, statement):
         plain = affirmed(statement)
@@ -517,6 +518,8 @@ def facts_of(reader: StatementReader, statement: Statement) -> Iterator[FactDraf
         found = [f for f in found if f.relation != "WORKS_AT" or _COMPANY.search(f.object)]
     if not found or all(f.ends for f in found):
         found += slots(reader, statement)
+    if not found or all(f.ends for f in found):
+        found += open_facts(reader, statement)
     yield from ended if not any(f.relation == "OVER" for f in found) else []
     for old in statement.olds:
         about = next((f.subject for f in found if not f.ends), None)

@@ -1,0 +1,540 @@
+"""Open statements: any clause with a subject that can be named and a complement that is a value, whatever its verb.
+
+The relation is the verb with its particle and preposition, the text the clause told in the third person. What one
+begins to have or do ("signed up for", "ended up with") holds from then on; what one swaps or leaves is over. The
+readers of single relations come first; this one reads what is left.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from memspan.longterm.base import FactDraft
+from memspan.longterm.scribe import verbs
+from memspan.longterm.scribe.descriptions import Slot, slot_of
+from memspan.longterm.scribe.relations import Effect
+from memspan.longterm.scribe.statements import Statement, plain
+from memspan.longterm.scribe.values import CLOCK, name_run, role_like, source_text, trim
+from memspan.longterm.scribe.wording import TASTES, opening, third_person
+
+if TYPE_CHECKING:
+    from spacy.tokens import Token
+
+    from memspan.longterm.scribe.told import StatementReader
+
+_NOMINATIVE = frozenset(("i", "we", "he", "she", "they", "you"))
+_CLITICS = frozenset(("'m", "'re", "'ve", "'s", "'ll"))
+_FINITE = frozenset(("VBD", "VBZ", "VBP", "MD"))
+_TYPED = re.compile(rf"^(?:{CLOCK}|[$€£]? ?\d)", re.IGNORECASE)
+
+
+@dataclass(slots=True)
+class _Clause:
+    subject: str
+    verb: list[Token]  # the finite verb, auxiliaries and the main verb
+    rest: list[Token]  # what follows the main verb
+    lemma: str
+    passive: bool
+
+    @property
+    def main(self) -> Token:
+        return self.verb[-1]
+
+
+@dataclass(slots=True)
+class _Phrase:
+    tokens: list[Token]  # with its determiner
+    after: list[Token]
+    value: str
+
+
+def open_facts(reader: StatementReader, statement: Statement) -> Iterator[FactDraft]:
+    """What a statement says that no reader of a single relation has read."""
+    for rule in (_fragment, _apposed, _there, _clauses):
+        if found := list(rule(reader, statement)):
+            yield from found
+            return
+
+
+# --- clauses --------------------------------------------------------------------------------------------------------
+
+
+def _clauses(reader: StatementReader, statement: Statement) -> Iterator[FactDraft]:
+    clause = _clause(reader, statement.tokens)
+    if clause is None or clause.lemma in verbs.TELLING:
+        return
+    rules = [_exchanged, _put, _named]
+    for rule in rules:
+        if found := list(rule(reader, statement, clause)):
+            yield from found
+            return
+    yield from _complement(reader, statement, clause)
+
+
+def _clause(reader: StatementReader, tokens: Sequence[Token]) -> _Clause | None:
+    """Subject, verb group and the rest; a clause without a subject that begins with a verb of change is the speaker's."""
+    place = _finite(tokens)
+    if place is None:
+        return None
+    if place == 0:
+        subject = reader.names.speaker if verbs.lemma(tokens[0]) in verbs.CHANGES else None
+    else:
+        head = [t for t in tokens[:place] if t.tag_ not in ("RB", "UH") or t.pos_ == "PROPN"]
+        while head and head[0].is_punct:
+            head = head[1:]
+        subject = reader.referent(head) if head and _nameable(head) else None
+    if subject is None:
+        return None
+    end = place
+    while end + 1 < len(tokens) and _auxiliary(tokens, end):
+        step = next((k for k in range(end + 1, min(end + 3, len(tokens))) if _verbal(tokens[k])), None)
+        if step is None:
+            break
+        end = step
+    group = [t for t in tokens[place : end + 1] if t.pos_ != "ADV" or t is tokens[end]]
+    lemma = verbs.lemma(group[-1])
+    helper = verbs.lemma(group[-2]) if len(group) > 1 else ""
+    if lemma == "get" and helper == "have":
+        lemma = "have"
+    passive = group[-1].tag_ in ("VBN", "VBD") and helper in ("be", "get") and group[-1].lower_ != "been"
+    return _Clause(subject, group, list(tokens[end + 1 :]), lemma, passive)
+
+
+def _finite(tokens: Sequence[Token]) -> int | None:
+    if tokens and tokens[0].lower_ in _NOMINATIVE:
+        return next((k for k, t in enumerate(tokens) if k and t.pos_ != "ADV" and not t.is_punct), None)
+    if tokens and verbs.lemma(tokens[0]) in verbs.CHANGES and tokens[0].lower_ != verbs.lemma(tokens[0]):
+        return 0
+    found = next((k for k, t in enumerate(tokens) if t.tag_ in _FINITE or _clitic(t)), None)
+    if found is None:
+        found = next((k for k, t in enumerate(tokens) if k and t.dep_ == "ROOT" and t.pos_ == "VERB"), None)
+    return found
+
+
+def _clitic(token: Token) -> bool:
+    return plain(token).lower() in _CLITICS and token.tag_ != "POS"
+
+
+def _auxiliary(tokens: Sequence[Token], place: int) -> bool:
+    token = tokens[place]
+    return token.tag_ == "MD" or _clitic(token) or verbs.lemma(token) in ("be", "have", "will", "get")
+
+
+def _verbal(token: Token) -> bool:
+    return token.tag_ in ("VBN", "VBG", "VBD") or (token.tag_ == "VB" and token.pos_ in ("VERB", "AUX"))
+
+
+def _nameable(head: Sequence[Token]) -> bool:
+    first = head[0]
+    owned = first.lower_ in ("my", "our", "the", "his", "her", "your") or any(t.tag_ == "POS" for t in head)
+    if len(head) == 1 and first.lower_ in ("i", "we", "he", "she"):
+        return True
+    lower = first.lower_ in ("it", "that", "this", "there", "they", "you", "who", "what", "which", "one")
+    if lower or any(t.lower_ in verbs.OTHERS for t in head):
+        return False
+    head_noun = trim(head)[-1] if trim(head) else first
+    return (owned or first.pos_ == "PROPN" or head_noun.tag_ == "NNS" or len(head) == 1) and (
+        head_noun.lemma_.lower() not in verbs.LIGHT_NOUNS
+    )
+
+
+def phrase(tokens: Sequence[Token], *, definite: bool = True, strict: bool = False) -> _Phrase | None:
+    """The noun phrase that begins some tokens when it can be a value; `strict` asks for a name, a number or a thing."""
+    tokens = list(tokens)
+    while tokens and tokens[0].pos_ == "ADV" and not tokens[0].like_num:
+        tokens = tokens[1:]
+    kept = trim(tokens)
+    if not kept or len(kept) > 7 or tokens[0].lower_ in verbs.POINTING:
+        return None
+    last = kept[-1]
+    end = [t.i for t in tokens].index(last.i) + 1
+    if last.tag_ == "POS" and len(kept) > 1:
+        last = kept[-2]
+    if any(t.pos_ in ("PRON", "VERB", "AUX") and t.tag_ not in ("VBG", "VBN", "PRP$", "VBD") for t in kept):
+        return None
+    special = bool(name_run(kept)) or any(_capital(t) for t in kept) or any(c.isdigit() for t in kept for c in t.text)
+    first = tokens[0].lower_
+    if not special:
+        lemma = last.lemma_.lower()
+        noun = last.pos_ in ("NOUN", "PROPN", "NUM", "X") or last.tag_ == "VBG" or (last.pos_ == "ADJ" and not strict)
+        if not noun or lemma in verbs.LIGHT_NOUNS or last.lower_ in verbs.LIGHT_NOUNS or not last.is_alpha:
+            return None
+        if any(t.lower_ in verbs.VAGUE for t in tokens[:end]):
+            return None
+        if strict and (verbs.abstract(lemma) or last.tag_ == "VBG" or (first == "the" and not definite)):
+            return None
+    if last.lower_ in verbs.LIGHT_NOUNS or (len(kept) == 1 and last.is_stop and not last.like_num and not special):
+        return None
+    return _Phrase(tokens[:end], tokens[end:], source_text(kept))
+
+
+def _capital(token: Token) -> bool:
+    return bool(token.text[:1].isupper()) and token.lower_ not in ("i", "a")
+
+
+def _complement(reader: StatementReader, statement: Statement, clause: _Clause) -> Iterator[FactDraft]:
+    """Subject, verb and the value that follows it."""
+    rest, lead = clause.rest, []
+    while rest and (rest[0].tag_ == "RP" or rest[0].lower_ in verbs.PARTICLES) and len(rest) > 1:
+        lead, rest = [*lead, rest[0]], rest[1:]
+    lemma = clause.lemma
+    while rest and rest[0].pos_ == "ADV":
+        rest = rest[1:]
+    state = None
+    if lemma == "be" and rest and rest[0].pos_ in ("ADJ", "VERB") and len(rest) > 2 and rest[1].pos_ == "ADP":
+        state = rest[0]
+        if rest[0].lower_ in verbs.MOODS or rest[0].pos_ == "VERB" and rest[0].tag_ == "VBG":
+            return
+        lead, rest = [*lead, rest[0]], rest[1:]
+    if rest and rest[0].pos_ in ("ADP", "SCONJ") and rest[0].tag_ in ("IN", "TO", "RP") and len(rest) > 1:
+        lead, rest = [*lead, rest[0]], rest[1:]
+    full = False
+    if not rest:
+        rest, full = _typed_rest(statement, clause), True
+        if not rest:
+            return
+        if rest[0].pos_ == "ADP":
+            lead, rest = [rest[0]], rest[1:]
+    key = " ".join([lemma, *(t.lower_ for t in lead)])
+    preposition = lead[-1].lower_ if lead and lead[-1].pos_ == "ADP" else ""
+    begun = key in verbs.ACQUIRE or (lemma in verbs.ACQUIRE and not preposition) or (clause.passive and lemma in verbs.GIVEN)
+    light = lemma in verbs.LIGHT or (lemma in verbs.ACQUIRE and not preposition)
+    if key in verbs.LOSE or lemma in TASTES or (lemma in verbs.LOSE and not preposition):
+        return
+    if lemma == "be" and not lead:
+        yield from _is(reader, statement, clause, rest, full=full)
+        return
+    if len(rest) >= 1 and rest[0].lower_ in ("me", "us", "him", "her") and (len(rest) == 1 or rest[1].pos_ == "ADP"):
+        yield from _of_person(reader, statement, clause, lead, rest)
+        return
+    found = phrase(rest, definite=bool(statement.now), strict=light or lemma == "be")
+    if found is None or (state is None and lemma == "be" and not _placeable(found, preposition, statement)):
+        return
+    if f"{preposition} {found.value.lower()}" in verbs.IDIOMS:
+        return
+    tense = statement.tense
+    if begun and lemma in verbs.PLANNED and statement.tense == "future" and not statement.spans:
+        return
+    effect: Effect = "change" if (begun and tense != "present") or statement.now else "state"
+    tokens = [*found.tokens, *_tail(found)]
+    yield from _fact(reader, statement, clause, lead, tokens, found, effect, full=full)
+    if begun and found.tokens[0].lower_ in ("a", "an", "my"):
+        slot = slot_of(clause.subject, trim(found.tokens), "{s}'s {n} is {v}")
+        if slot is not None and slot.kind != "time":
+            reader.slot = replace(slot, strong=True)
+
+
+def _fact(
+    reader: StatementReader,
+    statement: Statement,
+    clause: _Clause,
+    lead: Sequence[Token],
+    tokens: Sequence[Token],
+    found: _Phrase,
+    effect: Effect,
+    *,
+    full: bool = False,
+) -> Iterator[FactDraft]:
+    said, shown = reader.names.render(tokens), reader.names.render(trim(found.tokens))
+    if not said or not shown:
+        return
+    group = _told(clause, statement)
+    words = [group, *(plain(t) for t in lead), said]
+    relation = verbs.relation(clause.lemma, lead)
+    yield from reader.draft(
+        statement,
+        clause.subject,
+        relation,
+        shown,
+        effect,
+        text=f"{opening(clause.subject)} {' '.join(words)}".replace("{", "(").replace("}", ")"),
+        functional=False,
+        without=found.tokens if full else (),
+    )
+
+
+def _told(clause: _Clause, statement: Statement) -> str:
+    """The verb group in the third person singular."""
+    first, *others = clause.verb
+    lower = plain(first).lower()
+    plural = first.i > 0 and first.nbor(-1).lower_ in ("i", "we", "they", "you")
+    following = others[0] if others else None
+    if lower == "'s":
+        perfect = following is not None and (following.lower_ in ("been", "got") or statement.tense == "perfect")
+        head = "has" if perfect else "is"
+    elif lower in ("'m", "'re", "am", "are"):
+        head = "is" if plural or lower in ("'m", "am") else "are"
+    elif lower in ("have", "'ve"):
+        head = "has" if plural or lower == "'ve" else "have"
+    elif lower == "were":
+        head = "was" if plural else "were"
+    elif lower == "'ll":
+        head = "will"
+    elif plural and first.tag_ not in ("VBD", "MD", "VBN") and first.pos_ != "AUX" and lower == verbs.lemma(first):
+        head = third_person(first) if first.lemma_.lower() == lower else f"{lower}s"
+    else:
+        head = lower
+    words = [head, *(plain(t) for t in others)]
+    return " ".join(words).replace("has got", "has")
+
+
+def _tail(found: _Phrase) -> list[Token]:
+    """What belongs to a value after it: an apposed name, the place it is at."""
+    after, kept = found.after, []
+    if len(after) > 1 and after[0].text == "," and (named := phrase(after[1:])) and name_run(after[1:]):
+        return [after[0], *named.tokens]
+    while len(after) > 1 and after[0].lower_ in ("in", "at", "on", "of", "with", "near", "by", "for", "called", "named"):
+        more = phrase(after[1:])
+        if more is None or len(kept) + len(more.tokens) > 10:
+            break
+        kept += [after[0], *more.tokens]
+        after = more.after
+    return kept
+
+
+def _typed_rest(statement: Statement, clause: _Clause) -> list[Token]:
+    """The time of day, date or number that follows the verb, which is no time expression of the clause then."""
+    place = next((k for k, t in enumerate(statement.all) if t.i == clause.main.i), None)
+    if place is None:
+        return []
+    rest = statement.all[place + 1 :]
+    while rest and rest[0].pos_ == "ADV":
+        rest = rest[1:]
+    bare = rest[1:] if rest and rest[0].pos_ == "ADP" else rest
+    while bare and bare[0].lower_ in ("about", "around"):
+        bare = bare[1:]
+    return rest if bare and (_TYPED.match(" ".join(plain(t) for t in bare)) or _clocked(bare)) else []
+
+
+def _clocked(tokens: Sequence[Token]) -> bool:
+    return tokens[0].like_num and (len(tokens) == 1 or not tokens[1].pos_ == "NOUN")
+
+
+def _placeable(found: _Phrase, preposition: str, statement: Statement) -> bool:
+    """Whether "to be on this" tells where or on what somebody is, not how they are."""
+    special = any(_capital(t) or any(c.isdigit() for c in t.text) for t in found.tokens)
+    article = found.tokens[0].lower_ in ("a", "an") and len(found.tokens) > 2
+    return (
+        special
+        or preposition == "into"
+        or (preposition in ("on", "in", "with") and (article or bool(statement.now or statement.spans or statement.since)))
+    )
+
+
+def _is(
+    reader: StatementReader, statement: Statement, clause: _Clause, rest: Sequence[Token], *, full: bool
+) -> Iterator[FactDraft]:
+    """ "Ann is Estonian", "the password is plumcake", "Ann is lactose intolerant"."""
+    found = phrase(rest)
+    if found is None:
+        return
+    kept = trim(found.tokens)
+    last = kept[-1]
+    person = reader.labels.get(clause.subject) == "PERSON" or clause.subject == reader.names.speaker
+    person = person or clause.verb[0].nbor(-1).pos_ == "PROPN" if clause.verb[0].i else person
+    subject = clause.subject.lower().split()[-1]
+    digit = any(c.isdigit() for c in found.value)
+    proper = any(_capital(t) for t in kept)
+    if person:
+        people = last.ent_type_ in ("NORP", "LANGUAGE") or (proper and last.pos_ in ("ADJ", "NOUN", "PROPN"))
+        compound = last.pos_ == "ADJ" and len(kept) == 2 and kept[0].pos_ == "NOUN"
+        member = re.match(r"(?:member|owner|fan|holder|resident|native|citizen)$", last.lower_) or (
+            len(kept) > 2 and kept[0].lower_ in ("member", "owner", "captain")
+        )
+        if not (people or compound or digit or member or (role_like(last) and found.tokens[0].lower_ in ("a", "an"))):
+            return
+    elif not (digit or proper or subject in verbs.DESIGNATING) or last.pos_ == "ADJ" and not (digit or proper):
+        return
+    effect: Effect = "change" if statement.now else "state"
+    yield from _fact(reader, statement, clause, [], [*found.tokens, *_tail(found)], found, effect, full=full)
+
+
+def _of_person(
+    reader: StatementReader, statement: Statement, clause: _Clause, lead: Sequence[Token], rest: Sequence[Token]
+) -> Iterator[FactDraft]:
+    """ "Ravi mentors me"."""
+    other = reader.referent([rest[0]])
+    if other is None or other == clause.subject or clause.lemma in verbs.LIGHT or clause.lemma in verbs.MENTAL:
+        return
+    if statement.tense == "past" and not statement.spans:
+        return
+    words = [_told(clause, statement), *(plain(t) for t in lead), other]
+    relation = verbs.relation(clause.lemma, lead)
+    text = f"{opening(clause.subject)} {' '.join(words)}"
+    effect: Effect = "change" if statement.now else "state"
+    yield from reader.draft(statement, clause.subject, relation, other, effect, text=text, functional=False)
+
+
+# --- one value for another ------------------------------------------------------------------------------------------
+
+
+def _exchanged(reader: StatementReader, statement: Statement, clause: _Clause) -> Iterator[FactDraft]:
+    """ "I swapped X for Y", "we went from X to Y", "changed my topic from X to Y"."""
+    if clause.lemma not in verbs.EXCHANGE or statement.tense == "future" or clause.passive:
+        return
+    rest = clause.rest
+    while rest and (rest[0].lower_ in verbs.PARTICLES or rest[0].tag_ == "RP") and rest[0].lower_ != "to":
+        rest = rest[1:]
+    thing: list[Token] = []
+    sides = _sides(rest)
+    if sides is None:
+        return
+    thing, old, new = sides
+    got = phrase(new) if new else None
+    if got is None:
+        return
+    shown = reader.names.render(trim(got.tokens))
+    said = reader.names.render([*got.tokens, *_tail(got)])
+    if not shown or not said:
+        return
+    if old:
+        yield from reader.over(statement, clause.subject, trim(old, prepositions=True))
+    effect: Effect = "change"
+    slot = None
+    if thing and thing[0].lower_ in ("my", "our", "his", "her", "the", "their"):
+        slot = slot_of(clause.subject, trim(thing)[-2:] if thing[0].lower_ == "the" else thing[1:], "{s}'s {n} is {v}")
+    if slot is not None and slot.kind != "time":
+        yield from reader.draft(statement, slot.subject, slot.relation, shown, effect, text=slot.template, said=said)
+        return
+    text = f"{opening(clause.subject)} switched to {said}"
+    yield from reader.draft(statement, clause.subject, "SWITCHED_TO", shown, effect, text=text, functional=False)
+
+
+def _sides(rest: Sequence[Token]) -> tuple[list[Token], list[Token], list[Token]] | None:
+    """`(thing, old, new)` of "THING from OLD to NEW" and "OLD for NEW"; None when there are not two sides."""
+    lower = [t.lower_ for t in rest]
+    source = next((k for k, w in enumerate(lower) if w == "from"), None)
+    target = next((k for k, w in enumerate(lower) if w in ("to", "for", "with", "into") and (source is None or k > source)), None)
+    if target is None or target + 1 >= len(rest):
+        return None
+    if source is not None:
+        return list(rest[:source]), list(rest[source + 1 : target]), list(rest[target + 1 :])
+    if target == 0:
+        return ([], [], list(rest[1:])) if lower[0] == "to" else None
+    return [], list(rest[:target]), list(rest[target + 1 :])
+
+
+def _put(reader: StatementReader, statement: Statement, clause: _Clause) -> Iterator[FactDraft]:
+    """ "They've put me in seat 14C", "the doctor put Ann on statins", "they gave me desk 17"."""
+    if clause.lemma not in verbs.PUT or clause.passive or len(clause.rest) < 2 or statement.tense == "future":
+        return
+    run = name_run(clause.rest)
+    who = clause.rest[:1] if clause.rest[0].lower_ in ("me", "us", "him", "her") else run
+    after = clause.rest[len(who) :]
+    person = reader.referent(who) if who else None
+    if person is None or not after:
+        return
+    preposition = after[0] if after[0].pos_ == "ADP" else None
+    got = phrase(after[1:] if preposition is not None else after, strict=preposition is None)
+    if preposition is not None and got is None and after[-1].lower_ != after[1].lower_:
+        got = phrase(after[1:], strict=False)
+    if got is None or (preposition is None and clause.lemma not in verbs.GIVEN):
+        return
+    said, shown = reader.names.render([*got.tokens, *_tail(got)]), reader.names.render(trim(got.tokens))
+    if not said or not shown:
+        return
+    if preposition is not None and not _placeable(got, preposition.lower_, statement) and preposition.lower_ != "on":
+        if not (got.after and got.after[0].lower_ == "of"):
+            return
+    verb = f"is {preposition.lower_}" if preposition is not None else "has"
+    relation = f"IS_{preposition.lower_.upper()}" if preposition is not None else "HAS"
+    text = f"{opening(person)} {verb} {said}"
+    yield from reader.draft(statement, person, relation, shown, "change", text=text, functional=False)
+
+
+def _named(reader: StatementReader, statement: Statement, clause: _Clause) -> Iterator[FactDraft]:
+    """ "Everybody calls Roberta Bobbie", "people call me Fitz"."""
+    if clause.lemma not in ("call", "name", "nickname") or len(clause.rest) < 2 or clause.passive:
+        return
+    first = clause.rest[0]
+    if not (first.lower_ in ("me", "us", "him", "her") or _capital(first)):
+        return
+    person, name = reader.referent([first]), name_run(clause.rest[1:])
+    if person and name:
+        text = f"{opening(person)} is called {{v}}"
+        yield from reader.draft(statement, person, "CALLED", source_text(name), "state", text=text, functional=False)
+
+
+# --- without a verb, or with one that says nothing ------------------------------------------------------------------
+
+_HERE = re.compile(r"^(?:(?:a|an|your) )?(?P<v>[\w' -]+?) (?:here|speaking)$")
+_NEW = re.compile(r"^(?:(?:[Mm]y|[Oo]ur|[Aa]) )?(?:brand )?[Nn]ew (?P<n>(?:[a-z-]+ ){0,2}?[a-z-]+)(?: (?:,|:|is) (?P<v>.+))?$")
+_APPOSED = re.compile(
+    r"^(?P<own>[Mm]y|[Oo]ur|[Hh]is|[Hh]er) (?P<n>(?:[a-z-]+ ){0,2}?[a-z-]+) (?P<c>, )?(?P<v>(?:(?:Mr|Mrs|Ms|Dr|Prof)\.? )?[A-Z][\w'-]+(?: [A-Z][\w'-]+)?)(?= |$)"
+)
+_CALLED = re.compile(r"^(?P<s>.+?) (?:have|has|'ve got|see|sees|work with|works with|met|got) an? (?P<n>(?:[a-z-]+ ){0,2}?[a-z-]+) (?:called|named) (?P<v>[A-Z].+)$")
+_THERE = re.compile(r"^(?:.+ )?[Tt]here (?:is|'s|are) (?P<v>.+?) (?P<p>in|on|at) (?P<s>(?:the|our|my|[A-Z]).+)$")
+
+
+def _fragment(reader: StatementReader, statement: Statement) -> Iterator[FactDraft]:
+    """ "Marine biologist here", "new boss, Ms Falk"."""
+    speaker = reader.names.speaker
+    if speaker is None:
+        return
+    if m := _HERE.match(statement.text):
+        tokens = statement.group(m, "v")
+        kept = trim(tokens)
+        role = kept and len(kept) < 8 and all(t.pos_ not in ("VERB", "AUX", "PRON") or t.tag_ == "VBN" for t in kept)
+        said = source_text(kept)
+        if role and (role_like(kept[-1]) or any(role_like(t) or t.lower_ == "owner" for t in kept)) and said[:1].islower() | (not name_run(kept)):
+            said = said[:1].lower() + said[1:]
+            article = "an" if said[:1] in "aeiou" else "a"
+            text = f"{speaker} is {article} {{v}}"
+            yield from reader.draft(statement, speaker, "IS_A", said, "state", text=text, functional=False)
+        return
+    if m := _NEW.match(statement.text):
+        slot = slot_of(speaker, statement.group(m, "n"), "{s}'s {n} is {v}")
+        if slot is None or slot.kind == "time":
+            return
+        reader.slot = replace(slot, strong=True)
+        reader.pending = next((s.start for s in statement.spans if s.start), reader.at)
+        if m["v"]:
+            yield from _filled(reader, statement, slot, statement.group(m, "v"), "change")
+
+
+def _apposed(reader: StatementReader, statement: Statement) -> Iterator[FactDraft]:
+    """ "My physio Pat …", "my new boss, Ms Falk, …", "I see a therapist called Miriam Katz"."""
+    if m := _CALLED.match(statement.text):
+        owner = reader.referent(statement.group(m, "s"))
+    elif m := _APPOSED.match(statement.text):
+        owner = reader.owner(statement.group(m, "own"))
+    else:
+        return
+    noun = statement.group(m, "n")
+    name = statement.group(m, "v")
+    if owner is None or (m.re is _APPOSED and not (role_like(noun[-1]) or m["c"])) or name[0].pos_ not in ("PROPN", "NOUN", "X"):
+        return
+    slot = slot_of(owner, noun, "{s}'s {n} is {v}")
+    if slot is not None and slot.kind in ("any", "name"):
+        yield from _filled(reader, statement, slot, name, "change" if "new" in m[0] else "state")
+
+
+def _filled(
+    reader: StatementReader, statement: Statement, slot: Slot, tokens: Sequence[Token], effect: Effect
+) -> Iterator[FactDraft]:
+    found = phrase(tokens)
+    shown = reader.names.render(trim(found.tokens)) if found else None
+    if shown:
+        yield from reader.draft(
+            replace(statement, tense="present"), slot.subject, slot.relation, shown, effect, text=slot.template
+        )
+
+
+def _there(reader: StatementReader, statement: Statement) -> Iterator[FactDraft]:
+    """ "There's a fig tree on our balcony"."""
+    m = _THERE.match(statement.text)
+    if m is None:
+        return
+    found = phrase(statement.group(m, "v"), strict=True)
+    place = reader.referent(statement.group(m, "s"))
+    where = reader.names.render(statement.group(m, "s"))
+    if found is None or place is None or not where or found.after:
+        return
+    verb = "are" if found.tokens[-1].tag_ == "NNS" else "is"
+    said = reader.names.render(found.tokens)
+    text = f"There {verb} {said} {m['p']} {where}"
+    effect: Effect = "change" if statement.now else "state"
+    yield from reader.draft(statement, place, "HAS", found.value, effect, text=text, functional=False)
