@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from memspan.longterm.base import FactDraft
 from memspan.longterm.scribe import verbs
-from memspan.longterm.scribe.descriptions import Slot, slot_of
+from memspan.longterm.scribe.descriptions import Slot, describe, slot_of
 from memspan.longterm.scribe.relations import Effect
 from memspan.longterm.scribe.statements import Statement, plain
 from memspan.longterm.scribe.values import CLOCK, name_run, role_like, source_text, trim
@@ -53,7 +53,7 @@ class _Phrase:
 
 def open_facts(reader: StatementReader, statement: Statement) -> Iterator[FactDraft]:
     """What a statement says that no reader of a single relation has read."""
-    for rule in (_fragment, _apposed, _there, _clauses):
+    for rule in (_before, _instead, _fragment, _apposed, _there, _clauses):
         if found := list(rule(reader, statement)):
             yield from found
             return
@@ -64,14 +64,22 @@ def open_facts(reader: StatementReader, statement: Statement) -> Iterator[FactDr
 
 def _clauses(reader: StatementReader, statement: Statement) -> Iterator[FactDraft]:
     clause = _clause(reader, statement.tokens)
-    if clause is None or clause.lemma in verbs.TELLING:
+    if clause is None:
         return
-    rules = [_exchanged, _put, _named]
-    for rule in rules:
+    for rule in (_put, _named):
         if found := list(rule(reader, statement, clause)):
             yield from found
             return
-    yield from _complement(reader, statement, clause)
+    if not clause.subject or (clause.lemma in verbs.TELLING and not _kept(clause)):
+        return
+    if clause.lemma in verbs.EXCHANGE and (found := list(_exchanged(reader, statement, clause))):
+        yield from found
+    elif clause.lemma not in verbs.EXCHANGE - {"switch", "change"} or (clause.rest and clause.rest[0].lower_ == "to"):
+        yield from _complement(reader, statement, clause)
+
+
+def _kept(clause: _Clause) -> bool:
+    return bool(clause.rest) and f"{clause.lemma} {clause.rest[0].lower_}" in ("look after", "send to")
 
 
 def _clause(reader: StatementReader, tokens: Sequence[Token]) -> _Clause | None:
@@ -80,14 +88,14 @@ def _clause(reader: StatementReader, tokens: Sequence[Token]) -> _Clause | None:
     if place is None:
         return None
     if place == 0:
-        subject = reader.names.speaker if verbs.lemma(tokens[0]) in verbs.CHANGES else None
+        subject = (reader.names.speaker if verbs.lemma(tokens[0]) in verbs.CHANGES else None) or ""
     else:
         head = [t for t in tokens[:place] if t.tag_ not in ("RB", "UH") or t.pos_ == "PROPN"]
         while head and head[0].is_punct:
             head = head[1:]
-        subject = reader.referent(head) if head and _nameable(head) else None
-    if subject is None:
-        return None
+        subject = (reader.referent(head) or "") if head and _nameable(head) else ""
+        if not head:
+            return None
     end = place
     while end + 1 < len(tokens) and _auxiliary(tokens, end):
         step = next((k for k in range(end + 1, min(end + 3, len(tokens))) if _verbal(tokens[k])), None)
@@ -115,7 +123,9 @@ def _finite(tokens: Sequence[Token]) -> int | None:
 
 
 def _clitic(token: Token) -> bool:
-    return plain(token).lower() in _CLITICS and token.tag_ != "POS"
+    after = token.nbor(1) if token.i + 1 < len(token.doc) else None
+    told = after is not None and (after.tag_ == "VBN" or after.lower_ in ("called", "named", "a", "an", "on", "in"))
+    return plain(token).lower() in _CLITICS and (token.tag_ != "POS" or told)
 
 
 def _auxiliary(tokens: Sequence[Token], place: int) -> bool:
@@ -141,7 +151,7 @@ def _nameable(head: Sequence[Token]) -> bool:
     )
 
 
-def phrase(tokens: Sequence[Token], *, definite: bool = True, strict: bool = False) -> _Phrase | None:
+def phrase(tokens: Sequence[Token], *, definite: bool = True, strict: bool = False, light: bool = False) -> _Phrase | None:
     """The noun phrase that begins some tokens when it can be a value; `strict` asks for a name, a number or a thing."""
     tokens = list(tokens)
     while tokens and tokens[0].pos_ == "ADV" and not tokens[0].like_num:
@@ -156,6 +166,7 @@ def phrase(tokens: Sequence[Token], *, definite: bool = True, strict: bool = Fal
     if any(t.pos_ in ("PRON", "VERB", "AUX") and t.tag_ not in ("VBG", "VBN", "PRP$", "VBD") for t in kept):
         return None
     special = bool(name_run(kept)) or any(_capital(t) for t in kept) or any(c.isdigit() for t in kept for c in t.text)
+    special = special or light or any(t.like_num and t.lower_ != "one" for t in kept[:-1])
     first = tokens[0].lower_
     if not special:
         lemma = last.lemma_.lower()
@@ -166,7 +177,7 @@ def phrase(tokens: Sequence[Token], *, definite: bool = True, strict: bool = Fal
             return None
         if strict and (verbs.abstract(lemma) or last.tag_ == "VBG" or (first == "the" and not definite)):
             return None
-    if last.lower_ in verbs.LIGHT_NOUNS or (len(kept) == 1 and last.is_stop and not last.like_num and not special):
+    if (last.lower_ in verbs.LIGHT_NOUNS and not special) or (len(kept) == 1 and last.is_stop and not last.like_num and not special):
         return None
     return _Phrase(tokens[:end], tokens[end:], source_text(kept))
 
@@ -201,8 +212,10 @@ def _complement(reader: StatementReader, statement: Statement, clause: _Clause) 
     key = " ".join([lemma, *(t.lower_ for t in lead)])
     preposition = lead[-1].lower_ if lead and lead[-1].pos_ == "ADP" else ""
     begun = key in verbs.ACQUIRE or (lemma in verbs.ACQUIRE and not preposition) or (clause.passive and lemma in verbs.GIVEN)
-    light = lemma in verbs.LIGHT or (lemma in verbs.ACQUIRE and not preposition)
-    if key in verbs.LOSE or lemma in TASTES or (lemma in verbs.LOSE and not preposition):
+    light = (lemma in verbs.LIGHT and key not in verbs.ACQUIRE) or key == "get"
+    light = light and not (clause.passive and lemma in verbs.GIVEN)
+    lost = key in verbs.LOSE or (lemma in verbs.LOSE and not preposition)
+    if lemma in TASTES or (lost and statement.tense != "present") or not _lasts(statement, clause, begun):
         return
     if lemma == "be" and not lead:
         yield from _is(reader, statement, clause, rest, full=full)
@@ -210,8 +223,11 @@ def _complement(reader: StatementReader, statement: Statement, clause: _Clause) 
     if len(rest) >= 1 and rest[0].lower_ in ("me", "us", "him", "her") and (len(rest) == 1 or rest[1].pos_ == "ADP"):
         yield from _of_person(reader, statement, clause, lead, rest)
         return
-    found = phrase(rest, definite=bool(statement.now), strict=light or lemma == "be")
-    if found is None or (state is None and lemma == "be" and not _placeable(found, preposition, statement)):
+    found = phrase(rest, definite=bool(statement.now), strict=light or preposition in ("in", "on", "at", "with"))
+    if found is None:
+        yield from _at_time(reader, statement, clause, [*lead, *rest])
+        return
+    if (state is None and lemma == "be" and not _placeable(found, preposition, statement)):
         return
     if f"{preposition} {found.value.lower()}" in verbs.IDIOMS:
         return
@@ -221,7 +237,7 @@ def _complement(reader: StatementReader, statement: Statement, clause: _Clause) 
     effect: Effect = "change" if (begun and tense != "present") or statement.now else "state"
     tokens = [*found.tokens, *_tail(found)]
     yield from _fact(reader, statement, clause, lead, tokens, found, effect, full=full)
-    if begun and found.tokens[0].lower_ in ("a", "an", "my"):
+    if found.tokens[0].lower_ in ("a", "an", "my") and (begun or light or lemma == "work"):
         slot = slot_of(clause.subject, trim(found.tokens), "{s}'s {n} is {v}")
         if slot is not None and slot.kind != "time":
             reader.slot = replace(slot, strong=True)
@@ -241,6 +257,8 @@ def _fact(
     said, shown = reader.names.render(tokens), reader.names.render(trim(found.tokens))
     if not said or not shown:
         return
+    if statement.tense == "future" and clause.lemma == "be" and reader.labels.get(clause.subject) != "PERSON":
+        statement = replace(statement, tense="present")
     group = _told(clause, statement)
     words = [group, *(plain(t) for t in lead), said]
     relation = verbs.relation(clause.lemma, lead)
@@ -313,13 +331,37 @@ def _clocked(tokens: Sequence[Token]) -> bool:
     return tokens[0].like_num and (len(tokens) == 1 or not tokens[1].pos_ == "NOUN")
 
 
+def _lasts(statement: Statement, clause: _Clause, begun: bool) -> bool:
+    """Whether a clause in the past tells what held for a while: one event is told by the reader of plain verbs."""
+    if statement.tense != "past" or begun:
+        return True
+    long = any(s.start and s.end and (s.end - s.start).days > 27 for s in statement.spans)
+    ranged = len({s.role for s in statement.spans} & {"from", "until"}) > 0
+    return (long or ranged) and (clause.main.lemma_.lower() in verbs.STATES or clause.passive)
+
+
+def _at_time(
+    reader: StatementReader, statement: Statement, clause: _Clause, rest: Sequence[Token]
+) -> Iterator[FactDraft]:
+    """ "I go to bed at 11 pm": the value is the time of day."""
+    m = re.search(rf" (?:at|until|till|from|by) (?P<v>{CLOCK})", statement.full, re.IGNORECASE)
+    said = reader.names.render(rest) if m else None
+    if m is None or not said or statement.tense != "present" or len(rest) > 5:
+        return
+    text = f"{opening(clause.subject)} {_told(clause, statement)} {said}{m[0]}"
+    relation = verbs.relation(clause.lemma, [*(t for t in rest if t.is_alpha and not t.is_punct)])
+    value = source_text(statement.group(m, "v"))
+    yield from reader.draft(statement, clause.subject, relation, value, "state", text=text, without=statement.all)
+
+
 def _placeable(found: _Phrase, preposition: str, statement: Statement) -> bool:
     """Whether "to be on this" tells where or on what somebody is, not how they are."""
     special = any(_capital(t) or any(c.isdigit() for c in t.text) for t in found.tokens)
     article = found.tokens[0].lower_ in ("a", "an") and len(found.tokens) > 2
     return (
         special
-        or preposition == "into"
+        or preposition in ("into", "about", "down to", "up to")
+        or found.value.isdigit()
         or (preposition in ("on", "in", "with") and (article or bool(statement.now or statement.spans or statement.since)))
     )
 
@@ -341,7 +383,7 @@ def _is(
     if person:
         people = last.ent_type_ in ("NORP", "LANGUAGE") or (proper and last.pos_ in ("ADJ", "NOUN", "PROPN"))
         compound = last.pos_ == "ADJ" and len(kept) == 2 and kept[0].pos_ == "NOUN"
-        member = re.match(r"(?:member|owner|fan|holder|resident|native|citizen)$", last.lower_) or (
+        member = re.match(r"(?:member|owner|holder|resident|native|citizen)$", last.lower_) or (
             len(kept) > 2 and kept[0].lower_ in ("member", "owner", "captain")
         )
         if not (people or compound or digit or member or (role_like(last) and found.tokens[0].lower_ in ("a", "an"))):
@@ -373,7 +415,7 @@ def _of_person(
 
 def _exchanged(reader: StatementReader, statement: Statement, clause: _Clause) -> Iterator[FactDraft]:
     """ "I swapped X for Y", "we went from X to Y", "changed my topic from X to Y"."""
-    if clause.lemma not in verbs.EXCHANGE or statement.tense == "future" or clause.passive:
+    if statement.tense == "future" or clause.passive:
         return
     rest = clause.rest
     while rest and (rest[0].lower_ in verbs.PARTICLES or rest[0].tag_ == "RP") and rest[0].lower_ != "to":
@@ -383,7 +425,7 @@ def _exchanged(reader: StatementReader, statement: Statement, clause: _Clause) -
     if sides is None:
         return
     thing, old, new = sides
-    got = phrase(new) if new else None
+    got = phrase(new, light=True) if new else None
     if got is None:
         return
     shown = reader.names.render(trim(got.tokens))
@@ -469,6 +511,41 @@ _CALLED = re.compile(r"^(?P<s>.+?) (?:have|has|'ve got|see|sees|work with|works 
 _THERE = re.compile(r"^(?:.+ )?[Tt]here (?:is|'s|are) (?P<v>.+?) (?P<p>in|on|at) (?P<s>(?:the|our|my|[A-Z]).+)$")
 
 
+_BEFORE = re.compile(r"^(?P<d>.+?) used to be (?P<o>.+)$")
+_IT = re.compile(
+    r"^(?:(?:[Ii]t|[Tt]hat) (?:is|'s)|(?:[Hh]is|[Hh]er|[Ii]ts|[Tt]heir) name (?:is|'s)|(?:[Hh]e|[Ss]he|[Ii]t) (?:is|'s) (?:called|named))"
+    r" (?P<v>.+?)(?: for (?:me|us))?$"
+)
+
+
+def _before(reader: StatementReader, statement: Statement) -> Iterator[FactDraft]:
+    """ "It used to be X", "my locker used to be X": over, and the slot waits for its value."""
+    m = _BEFORE.match(statement.text)
+    if m is None:
+        return
+    described = statement.group(m, "d")
+    slot = describe(reader, described)
+    subject = slot.subject if slot else reader.told if described[0].pos_ == "PRON" else None
+    if slot is not None:
+        reader.slot, reader.pending = replace(slot, strong=True), reader.at
+    yield from reader.over(statement, subject, trim(statement.group(m, "o"), prepositions=True))
+
+
+def _instead(reader: StatementReader, statement: Statement) -> Iterator[FactDraft]:
+    """ "(My X died), it's V now", "(I have a trainer), his name's V": the value of what was named before."""
+    m = _IT.match(statement.text)
+    found = phrase(statement.group(m, "v")) if m else None
+    if m is None or found is None:
+        return
+    named = " name " in m[0] or "called" in m[0]
+    if reader.slot is not None and (named or statement.now or found.tokens[0].lower_ in ("a", "an") or name_run(found.tokens)):
+        yield from _filled(reader, statement, reader.slot, found.tokens, "change" if statement.now else "state")
+    elif reader.lost is not None and not named and (statement.now or statement.since or statement.spans):
+        said = reader.names.render(found.tokens)
+        text = f"{opening(reader.lost)} switched to {said}"
+        yield from reader.draft(statement, reader.lost, "SWITCHED_TO", found.value, "change", text=text, functional=False)
+
+
 def _fragment(reader: StatementReader, statement: Statement) -> Iterator[FactDraft]:
     """ "Marine biologist here", "new boss, Ms Falk"."""
     speaker = reader.names.speaker
@@ -477,7 +554,7 @@ def _fragment(reader: StatementReader, statement: Statement) -> Iterator[FactDra
     if m := _HERE.match(statement.text):
         tokens = statement.group(m, "v")
         kept = trim(tokens)
-        role = kept and len(kept) < 8 and all(t.pos_ not in ("VERB", "AUX", "PRON") or t.tag_ == "VBN" for t in kept)
+        role = kept and len(kept) < 8 and all(t.pos_ not in ("VERB", "AUX", "PRON") or t.tag_ in ("VBN", "VBD") for t in kept)
         said = source_text(kept)
         if role and (role_like(kept[-1]) or any(role_like(t) or t.lower_ == "owner" for t in kept)) and said[:1].islower() | (not name_run(kept)):
             said = said[:1].lower() + said[1:]
@@ -505,7 +582,7 @@ def _apposed(reader: StatementReader, statement: Statement) -> Iterator[FactDraf
         return
     noun = statement.group(m, "n")
     name = statement.group(m, "v")
-    if owner is None or (m.re is _APPOSED and not (role_like(noun[-1]) or m["c"])) or name[0].pos_ not in ("PROPN", "NOUN", "X"):
+    if owner is None or (m.re is _APPOSED and name[0].ent_type_ not in ("PERSON", "")) or name[0].pos_ not in ("PROPN", "NOUN", "X"):
         return
     slot = slot_of(owner, noun, "{s}'s {n} is {v}")
     if slot is not None and slot.kind in ("any", "name"):

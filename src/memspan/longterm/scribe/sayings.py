@@ -181,7 +181,8 @@ _COMPANY = re.compile(
     r"|University|College|School|Institute|Agency|Press|Books|Stores?|Markets?|Brothers|Sons|& .+)\.?$"
 )
 _CLUBS = re.compile(
-    r"(?:Club|Choir|Team|Band|Party|Church|Orchestra|Society|Gym|Library|Zoom|Facebook|Instagram|Discord)$"
+    r"(?:Club|Choir|Team|Band|Party|Church|Orchestra|Society|Gym|Library|Zoom|Facebook|Instagram|Discord)$",
+    re.IGNORECASE,
 )
 
 

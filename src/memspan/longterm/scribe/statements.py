@@ -72,6 +72,7 @@ _OLD = (
     r"(?: (?:any more|anymore|any longer|instead))?)$"
 )
 _CONTRAST = re.compile(_OLD, re.IGNORECASE)
+_INSTEAD = re.compile(r"^(?:[Ii]nstead of|[Rr]ather than) (?P<old>[^,]+?) ,? ?(?=(?:I|we|he|she) )")
 _ONCE = frozenset(("once", "originally", "previously", "formerly", "ago"))
 _SAME_TIME = re.compile(
     r"^(?:on )?(?:that (?:very |same )?|the (?:very )?same )(?:day|evening|morning"
@@ -291,6 +292,9 @@ def _statement(reader: StatementReader, tokens: list[Token], number: int, senten
         elif (m := _CONTRAST.search(text)) and m.start() > 3 and _over(keep, m):
             made.olds.append(_slice(keep, *m.span("old")))
             keep = _slice(keep, 0, m.start())
+        elif (m := _INSTEAD.match(text)) and _named(_slice(keep, *m.span("old"))):
+            made.olds.append(_slice(keep, *m.span("old")))
+            keep = _slice(keep, m.end(), len(text) + 1)
         elif m := _FILLERS.search(text):
             keep = [*_slice(keep, 0, m.start()), *_slice(keep, m.end() + 1, len(text) + 1)]
         else:

@@ -56,6 +56,8 @@ class StatementReader:
         self.thing: str | None = None  # the thing whose hours were told last
         self.group: str | None = None  # what the day was told of
         self.sold: tuple[str, Statement] | None = None  # who gave something up, and where that is said
+        self.told: str | None = None  # whom the last fact is about
+        self.lost: str | None = None  # who has something no longer
         self.read_in: set[int] = set()  # sentences that gave a fact
         self._times: dict[Prefer, list[TimeSpan]] = {}
 
@@ -289,6 +291,7 @@ class StatementReader:
             shown = f"{shown} (until {when[1]:%Y-%m-%d})"
         elif when[0] and self.at and when[0] > self.at:
             shown = f"{shown} (from {when[0]:%Y-%m-%d})"
+        self.told = subject
         yield FactDraft(
             subject=subject,
             relation=relation,
@@ -304,10 +307,11 @@ class StatementReader:
     def over(self, statement: Statement, subject: str | None, tokens: Sequence[Token] | str) -> Iterator[FactDraft]:
         """What is over without its relation being said: it closes what is known and adds nothing."""
         value = tokens if isinstance(tokens, str) else source_text(trim(tokens, prepositions=True))
-        if isinstance(tokens, list) and len(tokens) == 1 and tokens[0].pos_ == "PRON":
+        if isinstance(tokens, list) and tokens and tokens[0].pos_ == "PRON" and tokens[0].tag_ != "PRP$":
             return
         if not subject or not value or value.lower() in EMPTY or subject == value or len(value.split()) > 4:
             return
+        self.lost = subject
         when = self.when(statement, "end")
         yield FactDraft(
             subject=subject,

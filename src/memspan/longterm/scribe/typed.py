@@ -28,19 +28,19 @@ _CALL = (
     re.compile(
         rf"^(?:[Yy]ou|[Pp]eople|[Aa]nyone|[Ww]e) (?:can |could |may )?(?:reach|call"
         rf"|ring|text|get|contact|phone|find) (?P<s>me|us|him|her|{NAME})(?: (?:on"
-        rf"|at|under|through))? (?P<v>[+(\d].*)$"
+        rf"|at|under|through))? (?P<v>(?:[+(\d]|\S+@).*)$"
     ),
     re.compile(
         rf"^(?:[Rr]each|[Cc]all|[Rr]ing|[Tt]ext|[Cc]ontact|[Pp]hone) (?P<s>me|us|him"
-        rf"|her|{NAME})(?: (?:on|at|under|through))? (?P<v>[+(\d].*)$"
+        rf"|her|{NAME})(?: (?:on|at|under|through))? (?P<v>(?:[+(\d]|\S+@).*)$"
     ),
     re.compile(
         r"^(?P<s>.+?) (?:can|could) (?:be|only be) (?:reached|called|contacted|phoned"
-        r"|found) (?:on|at|under) (?P<v>[+(\d].*)$"
+        r"|found) (?:on|at|under) (?P<v>(?:[+(\d]|\S+@).*)$"
     ),
     re.compile(
         rf"^{_PERSON} (?:have|has|am|'m|is|'s) (?:reachable|available|contactable)? ?(?:on"
-        rf"|at) (?P<v>[+(\d].*)$"
+        rf"|at) (?P<v>(?:[+(\d]|\S+@).*)$"
     ),
 )
 
@@ -49,12 +49,14 @@ def call(reader: StatementReader, statement: Statement) -> Iterator[FactDraft]:
     """ "You can reach me on V"."""
     for pattern in _CALL:
         if m := pattern.match(statement.text):
-            found = value(statement.group(m, "v"), "phone", reader.names)
+            mail = "@" in m["v"]
+            found = m["v"].split(" ")[0] if mail else value(statement.group(m, "v"), "phone", reader.names)
             subject = reader.referent(statement.group(m, "s"))
             if found and subject:
-                text = f"{_shown(subject)}'s phone number is {{v}}"
+                text = f"{_shown(subject)}'s {'email address' if mail else 'phone number'} is {{v}}"
                 effect: Effect = "change" if statement.now else "state"
-                yield from reader.draft(statement, subject, "HAS_PHONE_NUMBER", found, effect, text=text)
+                relation = "HAS_EMAIL" if mail else "HAS_PHONE_NUMBER"
+                yield from reader.draft(statement, subject, relation, found, effect, text=text)
             return
 
 

@@ -144,7 +144,7 @@ def name_run(tokens: Sequence[Token]) -> list[Token]:
     # "Saint Hilda's" is a whole name, "Hilda's brother" is not.
     rest = tokens[len(run) :]
     if run and rest and rest[0].tag_ == "POS":
-        if len(run) > 1 and (len(rest) == 1 or rest[1].is_punct):
+        if len(rest) == 1 or (len(run) > 1 and rest[1].is_punct):
             run = [*run, rest[0]]
         elif len(rest) > 1 and not rest[1].is_punct:
             return []

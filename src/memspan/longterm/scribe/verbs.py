@@ -34,6 +34,10 @@ EXCHANGE = words("swap trade exchange replace switch change convert")
 CHANGES = (
     frozenset(p.split()[0] for p in (*ACQUIRE, *LOSE)) | EXCHANGE | words("upgrade go end")
 ) - words("order start begin stop leave cut rent")
+STATES = words(
+    "be have own use drive ride wear play study attend support live work run teach coach train lead rent practise practice"
+    " speak earn pay cost belong serve keep manage head chair captain sit stay share"
+)
 PLANNED = words("get buy order join start begin")
 PARTICLES = words("up off out over back down away in")
 LIGHT = words("have take do get make go give be keep put run set come find bring let hold turn stay show work start begin")
