@@ -38,6 +38,8 @@ class _Clause:
     rest: list[Token]  # what follows the main verb
     lemma: str
     passive: bool
+    plural: bool  # the verb agrees with "I" or a plural pronoun
+    generic: bool  # the subject is a bare noun ("practice", "members"): only a typed value is a fact about it
 
     @property
     def main(self) -> Token:
@@ -70,6 +72,8 @@ def _clauses(reader: StatementReader, statement: Statement) -> Iterator[FactDraf
         if found := list(rule(reader, statement, clause)):
             yield from found
             return
+    if clause.verb[0].lower_ in ("can", "ca", "must") or (clause.passive and clause.main.lower_ in verbs.MOODS):
+        return
     if not clause.subject or (clause.lemma in verbs.TELLING and not _kept(clause)):
         return
     if clause.lemma in verbs.EXCHANGE and (found := list(_exchanged(reader, statement, clause))):
@@ -85,8 +89,9 @@ def _kept(clause: _Clause) -> bool:
 def _clause(reader: StatementReader, tokens: Sequence[Token]) -> _Clause | None:
     """Subject, verb group and the rest; a clause without a subject that begins with a verb of change is the speaker's."""
     place = _finite(tokens)
-    if place is None:
+    if place is None or not plain(tokens[place]).strip("'").isalpha() or tokens[place].lower_ in ("'d", "’d"):
         return None
+    head: list[Token] = []
     if place == 0:
         subject = (reader.names.speaker if verbs.lemma(tokens[0]) in verbs.CHANGES else None) or ""
     else:
@@ -108,24 +113,24 @@ def _clause(reader: StatementReader, tokens: Sequence[Token]) -> _Clause | None:
     if lemma == "get" and helper == "have":
         lemma = "have"
     passive = group[-1].tag_ in ("VBN", "VBD") and helper in ("be", "get") and group[-1].lower_ != "been"
-    return _Clause(subject, group, list(tokens[end + 1 :]), lemma, passive)
+    plural = bool(head) and head[-1].lower_ in ("i", "we", "they", "you")
+    generic = len(head) == 1 and head[0].pos_ != "PROPN" and head[0].lower_ not in _NOMINATIVE
+    return _Clause(subject, group, list(tokens[end + 1 :]), lemma, passive, plural, generic)
 
 
 def _finite(tokens: Sequence[Token]) -> int | None:
     if tokens and tokens[0].lower_ in _NOMINATIVE:
         return next((k for k, t in enumerate(tokens) if k and t.pos_ != "ADV" and not t.is_punct), None)
     if tokens and verbs.lemma(tokens[0]) in verbs.CHANGES and tokens[0].lower_ != verbs.lemma(tokens[0]):
-        return 0
+        return 0 if tokens[0].tag_ != "VBG" else None
     found = next((k for k, t in enumerate(tokens) if t.tag_ in _FINITE or _clitic(t)), None)
     if found is None:
-        found = next((k for k, t in enumerate(tokens) if k and t.dep_ == "ROOT" and t.pos_ == "VERB"), None)
+        found = next((k for k, t in enumerate(tokens) if k and t.dep_ == "ROOT" and t.tag_ in ("VB", "VBN")), None)
     return found
 
 
 def _clitic(token: Token) -> bool:
-    after = token.nbor(1) if token.i + 1 < len(token.doc) else None
-    told = after is not None and (after.tag_ == "VBN" or after.lower_ in ("called", "named", "a", "an", "on", "in"))
-    return plain(token).lower() in _CLITICS and (token.tag_ != "POS" or told)
+    return plain(token).lower() in _CLITICS and (token.tag_ != "POS" or token.pos_ == "AUX")
 
 
 def _auxiliary(tokens: Sequence[Token], place: int) -> bool:
@@ -139,6 +144,8 @@ def _verbal(token: Token) -> bool:
 
 def _nameable(head: Sequence[Token]) -> bool:
     first = head[0]
+    if first.tag_ in ("VBG", "VB"):
+        return False
     owned = first.lower_ in ("my", "our", "the", "his", "her", "your") or any(t.tag_ == "POS" for t in head)
     if len(head) == 1 and first.lower_ in ("i", "we", "he", "she"):
         return True
@@ -163,27 +170,30 @@ def phrase(tokens: Sequence[Token], *, definite: bool = True, strict: bool = Fal
     end = [t.i for t in tokens].index(last.i) + 1
     if last.tag_ == "POS" and len(kept) > 1:
         last = kept[-2]
-    if any(t.pos_ in ("PRON", "VERB", "AUX") and t.tag_ not in ("VBG", "VBN", "PRP$", "VBD") for t in kept):
+    if any(t.pos_ in ("PRON", "VERB", "AUX") and t.tag_ not in ("VBG", "VBN", "PRP$", "VBD", "VB") for t in kept):
         return None
     special = bool(name_run(kept)) or any(_capital(t) for t in kept) or any(c.isdigit() for t in kept for c in t.text)
-    special = special or light or any(t.like_num and t.lower_ != "one" for t in kept[:-1])
+    special = special or any(t.like_num and t.lower_ != "one" for t in kept[:-1])
     first = tokens[0].lower_
     if not special:
         lemma = last.lemma_.lower()
+        if any(t.tag_ == "VB" for t in kept):
+            return None
         noun = last.pos_ in ("NOUN", "PROPN", "NUM", "X") or last.tag_ == "VBG" or (last.pos_ == "ADJ" and not strict)
-        if not noun or lemma in verbs.LIGHT_NOUNS or last.lower_ in verbs.LIGHT_NOUNS or not last.is_alpha:
+        idle = (lemma in verbs.LIGHT_NOUNS or last.lower_ in verbs.LIGHT_NOUNS) and not light
+        if not noun or idle or not last.is_alpha:
             return None
         if any(t.lower_ in verbs.VAGUE for t in tokens[:end]):
             return None
         if strict and (verbs.abstract(lemma) or last.tag_ == "VBG" or (first == "the" and not definite)):
             return None
-    if (last.lower_ in verbs.LIGHT_NOUNS and not special) or (len(kept) == 1 and last.is_stop and not last.like_num and not special):
+    if len(kept) == 1 and last.is_stop and not last.like_num and not special:
         return None
     return _Phrase(tokens[:end], tokens[end:], source_text(kept))
 
 
 def _capital(token: Token) -> bool:
-    return bool(token.text[:1].isupper()) and token.lower_ not in ("i", "a")
+    return any(c.isupper() for c in token.text) and token.lower_ not in ("i", "a")
 
 
 def _complement(reader: StatementReader, statement: Statement, clause: _Clause) -> Iterator[FactDraft]:
@@ -197,10 +207,12 @@ def _complement(reader: StatementReader, statement: Statement, clause: _Clause) 
     state = None
     if lemma == "be" and rest and rest[0].pos_ in ("ADJ", "VERB") and len(rest) > 2 and rest[1].pos_ == "ADP":
         state = rest[0]
-        if rest[0].lower_ in verbs.MOODS or rest[0].pos_ == "VERB" and rest[0].tag_ == "VBG":
+        person = clause.subject == reader.names.speaker or reader.labels.get(clause.subject) == "PERSON" or _capital(state)
+        if state.lower_ in verbs.MOODS or state.tag_ == "VBG" or not (person or state.pos_ == "VERB"):
             return
         lead, rest = [*lead, rest[0]], rest[1:]
-    if rest and rest[0].pos_ in ("ADP", "SCONJ") and rest[0].tag_ in ("IN", "TO", "RP") and len(rest) > 1:
+    to = bool(rest) and rest[0].lower_ == "to" and clause.passive
+    if rest and (to or rest[0].pos_ in ("ADP", "SCONJ")) and rest[0].tag_ in ("IN", "TO", "RP") and len(rest) > 1:
         lead, rest = [*lead, rest[0]], rest[1:]
     full = False
     if not rest:
@@ -210,8 +222,8 @@ def _complement(reader: StatementReader, statement: Statement, clause: _Clause) 
         if rest[0].pos_ == "ADP":
             lead, rest = [rest[0]], rest[1:]
     key = " ".join([lemma, *(t.lower_ for t in lead)])
-    preposition = lead[-1].lower_ if lead and lead[-1].pos_ == "ADP" else ""
-    begun = key in verbs.ACQUIRE or (lemma in verbs.ACQUIRE and not preposition) or (clause.passive and lemma in verbs.GIVEN)
+    preposition = lead[-1].lower_ if lead and lead[-1].pos_ in ("ADP", "PART", "SCONJ") else ""
+    begun = key in verbs.ACQUIRE or key.removesuffix(" by") in verbs.ACQUIRE or (lemma in verbs.ACQUIRE and not preposition) or (clause.passive and lemma in verbs.GIVEN)
     light = (lemma in verbs.LIGHT and key not in verbs.ACQUIRE) or key == "get"
     light = light and not (clause.passive and lemma in verbs.GIVEN)
     lost = key in verbs.LOSE or (lemma in verbs.LOSE and not preposition)
@@ -223,9 +235,16 @@ def _complement(reader: StatementReader, statement: Statement, clause: _Clause) 
     if len(rest) >= 1 and rest[0].lower_ in ("me", "us", "him", "her") and (len(rest) == 1 or rest[1].pos_ == "ADP"):
         yield from _of_person(reader, statement, clause, lead, rest)
         return
-    found = phrase(rest, definite=bool(statement.now), strict=light or preposition in ("in", "on", "at", "with"))
+    found = phrase(rest, definite=bool(statement.now) or lemma == "be", strict=light or preposition in ("in", "on", "at", "with"))
     if found is None:
         yield from _at_time(reader, statement, clause, [*lead, *rest])
+        return
+    special = _special(found.tokens)
+    if (clause.generic and not (special or full)) or (preposition == "like") or (
+        light and not special and found.tokens[0].tag_ == "PRP$"
+    ):
+        return
+    if trim(found.tokens)[-1].tag_ == "VBG" and (found := _doing(found)) is None:
         return
     if (state is None and lemma == "be" and not _placeable(found, preposition, statement)):
         return
@@ -234,13 +253,33 @@ def _complement(reader: StatementReader, statement: Statement, clause: _Clause) 
     tense = statement.tense
     if begun and lemma in verbs.PLANNED and statement.tense == "future" and not statement.spans:
         return
-    effect: Effect = "change" if (begun and tense != "present") or statement.now else "state"
+    news = (begun and tense != "present") or (clause.passive and tense == "perfect")
+    effect: Effect = "change" if news or statement.now else "state"
     tokens = [*found.tokens, *_tail(found)]
     yield from _fact(reader, statement, clause, lead, tokens, found, effect, full=full)
     if found.tokens[0].lower_ in ("a", "an", "my") and (begun or light or lemma == "work"):
         slot = slot_of(clause.subject, trim(found.tokens), "{s}'s {n} is {v}")
         if slot is not None and slot.kind != "time":
             reader.slot = replace(slot, strong=True)
+
+
+def _special(tokens: Sequence[Token]) -> bool:
+    return any(_capital(t) or t.tag_ == "CD" or any(c.isdigit() for c in t.text) for t in tokens)
+
+
+def _doing(found: _Phrase) -> _Phrase | None:
+    """ "Started learning the piano": what is done belongs to the value."""
+    more: list[Token] = []
+    for token in found.after:
+        if token.is_punct or token.pos_ in ("CCONJ", "SCONJ", "PRON"):
+            break
+        more.append(token)
+    while more and more[-1].pos_ in ("ADP", "ADV", "DET", "PART"):
+        more.pop()
+    if found.after and not more and not found.after[0].is_punct and found.after[0].pos_ != "CCONJ":
+        return None
+    tokens = [*found.tokens, *more]
+    return _Phrase(tokens, [], source_text(tokens)) if len(tokens) < 8 else None
 
 
 def _fact(
@@ -254,9 +293,10 @@ def _fact(
     *,
     full: bool = False,
 ) -> Iterator[FactDraft]:
-    said, shown = reader.names.render(tokens), reader.names.render(trim(found.tokens))
+    said, shown = reader.names.render(tokens), reader.names.render(trim(found.tokens, prepositions=True))
     if not said or not shown:
         return
+    said, shown = (text if text.count('"') % 2 == 0 else text.replace('"', "") for text in (said, shown))
     if statement.tense == "future" and clause.lemma == "be" and reader.labels.get(clause.subject) != "PERSON":
         statement = replace(statement, tense="present")
     group = _told(clause, statement)
@@ -278,7 +318,7 @@ def _told(clause: _Clause, statement: Statement) -> str:
     """The verb group in the third person singular."""
     first, *others = clause.verb
     lower = plain(first).lower()
-    plural = first.i > 0 and first.nbor(-1).lower_ in ("i", "we", "they", "you")
+    plural = clause.plural
     following = others[0] if others else None
     if lower == "'s":
         perfect = following is not None and (following.lower_ in ("been", "got") or statement.tense == "perfect")
@@ -304,7 +344,7 @@ def _tail(found: _Phrase) -> list[Token]:
     after, kept = found.after, []
     if len(after) > 1 and after[0].text == "," and (named := phrase(after[1:])) and name_run(after[1:]):
         return [after[0], *named.tokens]
-    while len(after) > 1 and after[0].lower_ in ("in", "at", "on", "of", "with", "near", "by", "for", "called", "named"):
+    while len(after) > 1 and after[0].lower_ in ("in", "at", "on", "of", "with", "near", "by", "for", "from", "called", "named"):
         more = phrase(after[1:])
         if more is None or len(kept) + len(more.tokens) > 10:
             break
@@ -335,7 +375,7 @@ def _lasts(statement: Statement, clause: _Clause, begun: bool) -> bool:
     """Whether a clause in the past tells what held for a while: one event is told by the reader of plain verbs."""
     if statement.tense != "past" or begun:
         return True
-    long = any(s.start and s.end and (s.end - s.start).days > 27 for s in statement.spans)
+    long = clause.lemma != "have" and any(s.start and s.end and (s.end - s.start).days > 27 for s in statement.spans)
     ranged = len({s.role for s in statement.spans} & {"from", "until"}) > 0
     return (long or ranged) and (clause.main.lemma_.lower() in verbs.STATES or clause.passive)
 
@@ -356,8 +396,10 @@ def _at_time(
 
 def _placeable(found: _Phrase, preposition: str, statement: Statement) -> bool:
     """Whether "to be on this" tells where or on what somebody is, not how they are."""
-    special = any(_capital(t) or any(c.isdigit() for c in t.text) for t in found.tokens)
+    special = _special(found.tokens)
     article = found.tokens[0].lower_ in ("a", "an") and len(found.tokens) > 2
+    if found.tokens[0].tag_ == "PRP$" and not special:
+        return False
     return (
         special
         or preposition in ("into", "about", "down to", "up to")
@@ -382,7 +424,8 @@ def _is(
     proper = any(_capital(t) for t in kept)
     if person:
         people = last.ent_type_ in ("NORP", "LANGUAGE") or (proper and last.pos_ in ("ADJ", "NOUN", "PROPN"))
-        compound = last.pos_ == "ADJ" and len(kept) == 2 and kept[0].pos_ == "NOUN"
+        compound = last.pos_ == "ADJ" and len(kept) == 2 and kept[0].pos_ in ("NOUN", "ADJ")
+        compound = compound and not any(t.lower_ in verbs.MOODS or t.lower_ in verbs.VAGUE for t in kept)
         member = re.match(r"(?:member|owner|holder|resident|native|citizen)$", last.lower_) or (
             len(kept) > 2 and kept[0].lower_ in ("member", "owner", "captain")
         )
@@ -399,7 +442,7 @@ def _of_person(
 ) -> Iterator[FactDraft]:
     """ "Ravi mentors me"."""
     other = reader.referent([rest[0]])
-    if other is None or other == clause.subject or clause.lemma in verbs.LIGHT or clause.lemma in verbs.MENTAL:
+    if clause.generic or other is None or other == clause.subject or clause.lemma in verbs.LIGHT or clause.lemma in verbs.MENTAL:
         return
     if statement.tense == "past" and not statement.spans:
         return
@@ -421,7 +464,7 @@ def _exchanged(reader: StatementReader, statement: Statement, clause: _Clause) -
     while rest and (rest[0].lower_ in verbs.PARTICLES or rest[0].tag_ == "RP") and rest[0].lower_ != "to":
         rest = rest[1:]
     thing: list[Token] = []
-    sides = _sides(rest)
+    sides = _sides(rest, "with" if clause.lemma == "replace" else "for")
     if sides is None:
         return
     thing, old, new = sides
@@ -445,11 +488,11 @@ def _exchanged(reader: StatementReader, statement: Statement, clause: _Clause) -
     yield from reader.draft(statement, clause.subject, "SWITCHED_TO", shown, effect, text=text, functional=False)
 
 
-def _sides(rest: Sequence[Token]) -> tuple[list[Token], list[Token], list[Token]] | None:
+def _sides(rest: Sequence[Token], link: str) -> tuple[list[Token], list[Token], list[Token]] | None:
     """`(thing, old, new)` of "THING from OLD to NEW" and "OLD for NEW"; None when there are not two sides."""
     lower = [t.lower_ for t in rest]
     source = next((k for k, w in enumerate(lower) if w == "from"), None)
-    target = next((k for k, w in enumerate(lower) if w in ("to", "for", "with", "into") and (source is None or k > source)), None)
+    target = next((k for k, w in enumerate(lower) if w in ("to", link, "into") and (source is None or k > source)), None)
     if target is None or target + 1 >= len(rest):
         return None
     if source is not None:
@@ -470,16 +513,16 @@ def _put(reader: StatementReader, statement: Statement, clause: _Clause) -> Iter
     if person is None or not after:
         return
     preposition = after[0] if after[0].pos_ == "ADP" else None
-    got = phrase(after[1:] if preposition is not None else after, strict=preposition is None)
-    if preposition is not None and got is None and after[-1].lower_ != after[1].lower_:
-        got = phrase(after[1:], strict=False)
+    impersonal = statement.tokens[0].lower_ in ("it", "that", "this")
+    bare = preposition is None
+    got = None if impersonal else phrase(after if bare else after[1:], strict=bare, definite=not bare)
     if got is None or (preposition is None and clause.lemma not in verbs.GIVEN):
         return
     said, shown = reader.names.render([*got.tokens, *_tail(got)]), reader.names.render(trim(got.tokens))
     if not said or not shown:
         return
     if preposition is not None and not _placeable(got, preposition.lower_, statement) and preposition.lower_ != "on":
-        if not (got.after and got.after[0].lower_ == "of"):
+        if not any(t.lower_ == "of" for t in got.tokens):
             return
     verb = f"is {preposition.lower_}" if preposition is not None else "has"
     relation = f"IS_{preposition.lower_.upper()}" if preposition is not None else "HAS"
@@ -538,8 +581,8 @@ def _instead(reader: StatementReader, statement: Statement) -> Iterator[FactDraf
     if m is None or found is None:
         return
     named = " name " in m[0] or "called" in m[0]
-    if reader.slot is not None and (named or statement.now or found.tokens[0].lower_ in ("a", "an") or name_run(found.tokens)):
-        yield from _filled(reader, statement, reader.slot, found.tokens, "change" if statement.now else "state")
+    if reader.before is not None and (named or statement.now or _special(found.tokens)):
+        yield from _filled(reader, statement, reader.before, found.tokens, "change" if statement.now else "state")
     elif reader.lost is not None and not named and (statement.now or statement.since or statement.spans):
         said = reader.names.render(found.tokens)
         text = f"{opening(reader.lost)} switched to {said}"
@@ -560,7 +603,8 @@ def _fragment(reader: StatementReader, statement: Statement) -> Iterator[FactDra
             said = said[:1].lower() + said[1:]
             article = "an" if said[:1] in "aeiou" else "a"
             text = f"{speaker} is {article} {{v}}"
-            yield from reader.draft(statement, speaker, "IS_A", said, "state", text=text, functional=False)
+            told = replace(statement, tense="present")
+            yield from reader.draft(told, speaker, "IS_A", said, "state", text=text, functional=False)
         return
     if m := _NEW.match(statement.text):
         slot = slot_of(speaker, statement.group(m, "n"), "{s}'s {n} is {v}")

@@ -51,6 +51,7 @@ class StatementReader:
         self.labels = labels
         self.topic: str | None = None  # the person the turn is about: who "she" is
         self.slot: Slot | None = None  # the slot named last: what "it" and "the new one" are
+        self.before: Slot | None = None  # the slot named before this statement
         self.object: list[Token] = []  # the last thing said of somebody: what "it" is in "it's my favourite"
         self.pending: datetime | None = None  # since when the slot named last has a value that is still to be told
         self.thing: str | None = None  # the thing whose hours were told last
@@ -79,6 +80,7 @@ class StatementReader:
             if not statement.tokens:
                 continue
             self._note_topic(statement)
+            self.before = self.slot
             found = list(facts_of(self, statement)) if statement.sure else self._supposed(statement)
             if not found and told and told[-1][1] and statement.spans:
                 self._date_before(statement, told[-1])
