@@ -74,6 +74,11 @@ def _clauses(reader: StatementReader, statement: Statement) -> Iterator[FactDraf
             return
     if clause.verb[0].lower_ in ("can", "ca", "must") or (clause.passive and clause.main.lower_ in verbs.MOODS):
         return
+    if clause.lemma in ("change", "move") and not clause.rest and not clause.passive:
+        place = next(k for k, t in enumerate(statement.tokens) if t is clause.verb[0])
+        if (slot := describe(reader, statement.tokens[:place])) is not None and slot.kind != "time":
+            reader.slot = replace(slot, strong=True)
+            reader.pending = next((s.start for s in statement.spans if s.start), None)
     if not clause.subject or (clause.lemma in verbs.TELLING and not _kept(clause)):
         return
     if clause.lemma in verbs.EXCHANGE and (found := list(_exchanged(reader, statement, clause))):
@@ -103,8 +108,10 @@ def _clause(reader: StatementReader, tokens: Sequence[Token]) -> _Clause | None:
             return None
     end = place
     while end + 1 < len(tokens) and _auxiliary(tokens, end):
-        step = next((k for k in range(end + 1, min(end + 3, len(tokens))) if _verbal(tokens[k])), None)
-        if step is None:
+        step = end + 1
+        while step < len(tokens) and (tokens[step].pos_ == "ADV" or tokens[step].dep_ == "neg"):
+            step += 1
+        if step == len(tokens) or not _verbal(tokens[step]):
             break
         end = step
     group = [t for t in tokens[place : end + 1] if t.pos_ != "ADV" or t is tokens[end]]
@@ -376,7 +383,9 @@ def _lasts(statement: Statement, clause: _Clause, begun: bool) -> bool:
     if statement.tense != "past" or begun:
         return True
     long = clause.lemma != "have" and any(s.start and s.end and (s.end - s.start).days > 27 for s in statement.spans)
-    ranged = len({s.role for s in statement.spans} & {"from", "until"}) > 0
+    long = long and not any(s.text.lower().startswith("for ") for s in statement.spans)
+    ranged = any(s.text.lower().startswith(("from", "between")) for s in statement.spans)
+    ranged = ranged or len({s.role for s in statement.spans} & {"from", "until"}) > 0
     return (long or ranged) and (clause.main.lemma_.lower() in verbs.STATES or clause.passive)
 
 

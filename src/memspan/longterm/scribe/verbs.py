@@ -67,7 +67,7 @@ LIGHT_NOUNS = EMPTY | words(
     " support help advice news information detail list example reason difference impact effect result success failure"
     " work job home house place world way end start beginning side top bottom bed touch peace power strength courage"
     " passion inspiration motivation energy focus balance attention blessing journey path adventure future past"
-    " hunt verge sign relief toe finger spirit kind type sort sense meaning purpose value mood feeling thought opinion view vision visit trip talk chat"
+    " back push boost damper hunt verge sign relief toe finger spirit kind type sort sense meaning purpose value mood feeling thought opinion view vision visit trip talk chat"
     " conversation call discussion meeting event party date break shower swim look lesson track board mess"
     " it them that this us me you him her here there now then each other ones sure okay ok one two"
 )
@@ -83,7 +83,7 @@ MOODS = words(
     " lucky blessed busy done fine ok okay cool close similar different full here there awesome wonderful inspired"
     " impressed surprised amazed touched moved hard easy fun big huge supportive kind able about up down determined"
     " dedicated committed involved surrounded stuck lost open aware concerned upset angry mad confident hopeful"
-    " stoked psyched driven struggling essential motivated obsessed disappointed relieved honored honoured true right wrong worth"
+    " overwhelmed swamped drawn stoked psyched driven struggling essential motivated obsessed disappointed relieved honored honoured true right wrong worth"
 )
 # Nouns that name a place for a value, not a thing with qualities: what "is" says of them is the value.
 DESIGNATING = words(
