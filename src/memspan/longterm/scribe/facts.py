@@ -24,6 +24,30 @@ if TYPE_CHECKING:
 _CHILDHOOD = frozenset(("when", "as", "before", "after", "while", "until"))
 
 
+def _once(
+    stated: list[FactDraft], parsed: list[FactDraft], opened: Sequence[FactDraft]
+) -> tuple[list[FactDraft], list[FactDraft]]:
+    """Of an open and a parsed fact on the same words one stays: an exchange or the longer value, else the parsed one."""
+    for fact in opened:
+        if fact.ends:
+            continue
+        value = fact.object.lower()
+        same = [f for f in parsed if f.subject == fact.subject and not f.ends and _shared(f.object.lower(), value)]
+        if fact.relation == "SWITCHED_TO" or (
+            same and all(f.object.lower() != value and f.object.lower() in value for f in same)
+        ):
+            parsed = [f for f in parsed if f not in same]
+        elif same:
+            stated = [
+                f for f in stated if (f.subject, f.relation, f.object) != (fact.subject, fact.relation, fact.object)
+            ]
+    return stated, parsed
+
+
+def _shared(one: str, other: str) -> bool:
+    return bool(one) and (one in other or other in one)
+
+
 class FactReader:
     """Reads the facts of one parsed turn.
 
@@ -49,6 +73,7 @@ class FactReader:
         told = StatementReader(self.doc, self.at, self.names, self.labels)
         stated = [replace(f, functional=f.functional or f.relation in self.functional) for f in told.read()]
         parsed = [f for clause in clauses(self.doc) for f in self.clause(clause, told.read_in)]
+        stated, parsed = _once(stated, parsed, told.opened)
         # Where both readings speak of one relation, the statement's is the surer one.
         slots = {(f.subject, f.relation) for f in stated}
         held = {(f.subject, f.relation, f.object) for f in stated if not f.ends}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from memspan.longterm.base import FactDraft
@@ -165,12 +166,17 @@ def _nameable(head: Sequence[Token]) -> bool:
     )
 
 
-def phrase(tokens: Sequence[Token], *, definite: bool = True, strict: bool = False, light: bool = False) -> _Phrase | None:
+def phrase(
+    tokens: Sequence[Token], *, definite: bool = True, strict: bool = False, light: bool = False
+) -> _Phrase | None:
     """The noun phrase that begins some tokens when it can be a value; `strict` asks for a name, a number or a thing."""
     tokens = list(tokens)
     while tokens and tokens[0].pos_ == "ADV" and not tokens[0].like_num:
         tokens = tokens[1:]
-    kept = trim(tokens)
+    cut = next((k for k, t in enumerate(tokens) if k and t.lower_ in ("called", "named")), len(tokens))
+    kept = trim(tokens[:cut])
+    if any(t.lower_ in ("a", "an") and before.pos_ in ("NOUN", "PROPN") for before, t in pairwise(kept)):
+        return None  # "my mum a new car": two phrases
     if not kept or len(kept) > 7 or tokens[0].lower_ in verbs.POINTING:
         return None
     last = kept[-1]
@@ -214,7 +220,9 @@ def _complement(reader: StatementReader, statement: Statement, clause: _Clause) 
     state = None
     if lemma == "be" and rest and rest[0].pos_ in ("ADJ", "VERB") and len(rest) > 2 and rest[1].pos_ == "ADP":
         state = rest[0]
-        person = clause.subject == reader.names.speaker or reader.labels.get(clause.subject) == "PERSON" or _capital(state)
+        person = (
+            clause.subject == reader.names.speaker or reader.labels.get(clause.subject) == "PERSON" or _capital(state)
+        )
         if state.lower_ in verbs.MOODS or state.tag_ == "VBG" or not (person or state.pos_ == "VERB"):
             return
         lead, rest = [*lead, rest[0]], rest[1:]
@@ -230,7 +238,12 @@ def _complement(reader: StatementReader, statement: Statement, clause: _Clause) 
             lead, rest = [rest[0]], rest[1:]
     key = " ".join([lemma, *(t.lower_ for t in lead)])
     preposition = lead[-1].lower_ if lead and lead[-1].pos_ in ("ADP", "PART", "SCONJ") else ""
-    begun = key in verbs.ACQUIRE or key.removesuffix(" by") in verbs.ACQUIRE or (lemma in verbs.ACQUIRE and not preposition) or (clause.passive and lemma in verbs.GIVEN)
+    begun = (
+        key in verbs.ACQUIRE
+        or key.removesuffix(" by") in verbs.ACQUIRE
+        or (lemma in verbs.ACQUIRE and not preposition)
+        or (clause.passive and lemma in verbs.GIVEN)
+    )
     light = (lemma in verbs.LIGHT and key not in verbs.ACQUIRE) or key == "get"
     light = light and not (clause.passive and lemma in verbs.GIVEN)
     lost = key in verbs.LOSE or (lemma in verbs.LOSE and not preposition)
@@ -242,18 +255,22 @@ def _complement(reader: StatementReader, statement: Statement, clause: _Clause) 
     if len(rest) >= 1 and rest[0].lower_ in ("me", "us", "him", "her") and (len(rest) == 1 or rest[1].pos_ == "ADP"):
         yield from _of_person(reader, statement, clause, lead, rest)
         return
-    found = phrase(rest, definite=bool(statement.now) or lemma == "be", strict=light or preposition in ("in", "on", "at", "with"))
+    found = phrase(
+        rest, definite=bool(statement.now) or lemma == "be", strict=light or preposition in ("in", "on", "at", "with")
+    )
     if found is None:
         yield from _at_time(reader, statement, clause, [*lead, *rest])
         return
     special = _special(found.tokens)
-    if (clause.generic and not (special or full)) or (preposition == "like") or (
-        light and not special and found.tokens[0].tag_ == "PRP$"
+    if (
+        (clause.generic and not (special or full))
+        or (preposition == "like")
+        or (light and not special and found.tokens[0].tag_ == "PRP$")
     ):
         return
     if trim(found.tokens)[-1].tag_ == "VBG" and (found := _doing(found)) is None:
         return
-    if (state is None and lemma == "be" and not _placeable(found, preposition, statement)):
+    if state is None and lemma == "be" and not _placeable(found, preposition, statement):
         return
     if f"{preposition} {found.value.lower()}" in verbs.IDIOMS:
         return
@@ -351,7 +368,19 @@ def _tail(found: _Phrase) -> list[Token]:
     after, kept = found.after, []
     if len(after) > 1 and after[0].text == "," and (named := phrase(after[1:])) and name_run(after[1:]):
         return [after[0], *named.tokens]
-    while len(after) > 1 and after[0].lower_ in ("in", "at", "on", "of", "with", "near", "by", "for", "from", "called", "named"):
+    while len(after) > 1 and after[0].lower_ in (
+        "in",
+        "at",
+        "on",
+        "of",
+        "with",
+        "near",
+        "by",
+        "for",
+        "from",
+        "called",
+        "named",
+    ):
         more = phrase(after[1:])
         if more is None or len(kept) + len(more.tokens) > 10:
             break
@@ -413,7 +442,10 @@ def _placeable(found: _Phrase, preposition: str, statement: Statement) -> bool:
         special
         or preposition in ("into", "about", "down to", "up to")
         or found.value.isdigit()
-        or (preposition in ("on", "in", "with") and (article or bool(statement.now or statement.spans or statement.since)))
+        or (
+            preposition in ("on", "in", "with")
+            and (article or bool(statement.now or statement.spans or statement.since))
+        )
     )
 
 
@@ -438,7 +470,7 @@ def _is(
         member = re.match(r"(?:member|owner|holder|resident|native|citizen)$", last.lower_) or (
             len(kept) > 2 and kept[0].lower_ in ("member", "owner", "captain")
         )
-        if not (people or compound or digit or member or (role_like(last) and found.tokens[0].lower_ in ("a", "an"))):
+        if not (people or compound or member or (role_like(last) and found.tokens[0].lower_ in ("a", "an"))):
             return
     elif not (digit or proper or subject in verbs.DESIGNATING) or last.pos_ == "ADJ" and not (digit or proper):
         return
@@ -451,7 +483,13 @@ def _of_person(
 ) -> Iterator[FactDraft]:
     """ "Ravi mentors me"."""
     other = reader.referent([rest[0]])
-    if clause.generic or other is None or other == clause.subject or clause.lemma in verbs.LIGHT or clause.lemma in verbs.MENTAL:
+    if (
+        clause.generic
+        or other is None
+        or other == clause.subject
+        or clause.lemma in verbs.LIGHT
+        or clause.lemma in verbs.MENTAL
+    ):
         return
     if statement.tense == "past" and not statement.spans:
         return
@@ -501,7 +539,9 @@ def _sides(rest: Sequence[Token], link: str) -> tuple[list[Token], list[Token], 
     """`(thing, old, new)` of "THING from OLD to NEW" and "OLD for NEW"; None when there are not two sides."""
     lower = [t.lower_ for t in rest]
     source = next((k for k, w in enumerate(lower) if w == "from"), None)
-    target = next((k for k, w in enumerate(lower) if w in ("to", link, "into") and (source is None or k > source)), None)
+    target = next(
+        (k for k, w in enumerate(lower) if w in ("to", link, "into") and (source is None or k > source)), None
+    )
     if target is None or target + 1 >= len(rest):
         return None
     if source is not None:
@@ -555,11 +595,15 @@ def _named(reader: StatementReader, statement: Statement, clause: _Clause) -> It
 # --- without a verb, or with one that says nothing ------------------------------------------------------------------
 
 _HERE = re.compile(r"^(?:(?:a|an|your) )?(?P<v>[\w' -]+?) (?:here|speaking)$")
-_NEW = re.compile(r"^(?:(?:[Mm]y|[Oo]ur|[Aa]) )?(?:brand )?[Nn]ew (?P<n>(?:[a-z-]+ ){0,2}?[a-z-]+)(?: (?:,|:|is) (?P<v>.+))?$")
+_NEW = re.compile(
+    r"^(?:(?:[Mm]y|[Oo]ur|[Aa]) )?(?:brand )?[Nn]ew (?P<n>(?:[a-z-]+ ){0,2}?[a-z-]+)(?: (?:,|:|is) (?P<v>.+))?$"
+)
 _APPOSED = re.compile(
     r"^(?P<own>[Mm]y|[Oo]ur|[Hh]is|[Hh]er) (?P<n>(?:[a-z-]+ ){0,2}?[a-z-]+) (?P<c>, )?(?P<v>(?:(?:Mr|Mrs|Ms|Dr|Prof)\.? )?[A-Z][\w'-]+(?: [A-Z][\w'-]+)?)(?= |$)"
 )
-_CALLED = re.compile(r"^(?P<s>.+?) (?:have|has|'ve got|see|sees|work with|works with|met|got) an? (?P<n>(?:[a-z-]+ ){0,2}?[a-z-]+) (?:called|named) (?P<v>[A-Z].+)$")
+_CALLED = re.compile(
+    r"^(?P<s>.+?) (?:have|has|'ve got|see|sees|work with|works with|met|got) an? (?P<n>(?:[a-z-]+ ){0,2}?[a-z-]+) (?:called|named) (?P<v>[A-Z].+)$"
+)
 _THERE = re.compile(r"^(?:.+ )?[Tt]here (?:is|'s|are) (?P<v>.+?) (?P<p>in|on|at) (?P<s>(?:the|our|my|[A-Z]).+)$")
 
 
@@ -595,7 +639,9 @@ def _instead(reader: StatementReader, statement: Statement) -> Iterator[FactDraf
     elif reader.lost is not None and not named and (statement.now or statement.since or statement.spans):
         said = reader.names.render(found.tokens)
         text = f"{opening(reader.lost)} switched to {said}"
-        yield from reader.draft(statement, reader.lost, "SWITCHED_TO", found.value, "change", text=text, functional=False)
+        yield from reader.draft(
+            statement, reader.lost, "SWITCHED_TO", found.value, "change", text=text, functional=False
+        )
 
 
 def _fragment(reader: StatementReader, statement: Statement) -> Iterator[FactDraft]:
@@ -606,9 +652,17 @@ def _fragment(reader: StatementReader, statement: Statement) -> Iterator[FactDra
     if m := _HERE.match(statement.text):
         tokens = statement.group(m, "v")
         kept = trim(tokens)
-        role = kept and len(kept) < 8 and all(t.pos_ not in ("VERB", "AUX", "PRON") or t.tag_ in ("VBN", "VBD") for t in kept)
+        role = (
+            kept
+            and len(kept) < 8
+            and all(t.pos_ not in ("VERB", "AUX", "PRON") or t.tag_ in ("VBN", "VBD") for t in kept)
+        )
         said = source_text(kept)
-        if role and (role_like(kept[-1]) or any(role_like(t) or t.lower_ == "owner" for t in kept)) and said[:1].islower() | (not name_run(kept)):
+        if (
+            role
+            and (role_like(kept[-1]) or any(role_like(t) or t.lower_ == "owner" for t in kept))
+            and said[:1].islower() | (not name_run(kept))
+        ):
             said = said[:1].lower() + said[1:]
             article = "an" if said[:1] in "aeiou" else "a"
             text = f"{speaker} is {article} {{v}}"
@@ -635,7 +689,11 @@ def _apposed(reader: StatementReader, statement: Statement) -> Iterator[FactDraf
         return
     noun = statement.group(m, "n")
     name = statement.group(m, "v")
-    if owner is None or (m.re is _APPOSED and name[0].ent_type_ not in ("PERSON", "")) or name[0].pos_ not in ("PROPN", "NOUN", "X"):
+    if (
+        owner is None
+        or (m.re is _APPOSED and name[0].ent_type_ not in ("PERSON", ""))
+        or name[0].pos_ not in ("PROPN", "NOUN", "X")
+    ):
         return
     slot = slot_of(owner, noun, "{s}'s {n} is {v}")
     if slot is not None and slot.kind in ("any", "name"):

@@ -135,7 +135,7 @@ class RuleScribe:
                 if _over(fact, view):
                     contradicted.append(position)
                 continue
-            if view.relation != fact.relation and not _same_slot(fact, view, known):
+            if view.relation != fact.relation and not _same_slot(fact, view):
                 continue
             pair = _end(view.subject, view.object)
             pairs = [pair, _end(view.object, view.subject)] if symmetric else [pair]
@@ -207,19 +207,14 @@ def _over(fact: FactDraft, view: FactView) -> bool:
     return value == what or (len(what) > 2 and f" {what} " in f" {value} ")
 
 
-def _same_slot(fact: FactDraft, view: FactView, known: Sequence[FactView]) -> bool:
-    """A favourite whose kind is not said is that of the only kind known, if both values can be of one kind."""
-    if not (fact.relation.startswith("FAVOURITE") and view.relation.startswith("FAVOURITE")):
+def _same_slot(fact: FactDraft, view: FactView) -> bool:
+    """A favourite whose kind is not said may be of any kind: only its kind or the old value named tells of which."""
+    relations = {fact.relation, view.relation}
+    if "FAVOURITE" not in relations or not all(r.startswith("FAVOURITE") for r in relations):
         return False
-    if normalize_name(fact.subject) != normalize_name(view.subject) or "FAVOURITE" not in (
-        fact.relation,
-        view.relation,
-    ):
-        return False
-    kinds = {v.relation for v in known if v.relation.startswith("FAVOURITE_") and v.subject == view.subject}
-    return (
-        len(kinds | ({fact.relation} - {"FAVOURITE"})) <= 1 and fact.object[:1].isupper() == view.object[:1].isupper()
-    )
+    kind = view.relation.removeprefix("FAVOURITE").strip("_").replace("_", " ").lower()
+    told = f" {normal_phrase(fact.reason)} "
+    return any(f" {normal_phrase(word)} " in told for word in (kind, view.object) if word)
 
 
 def _end(subject: str, value: str) -> tuple[str, str]:

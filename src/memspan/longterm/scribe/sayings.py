@@ -520,7 +520,9 @@ def facts_of(reader: StatementReader, statement: Statement) -> Iterator[FactDraf
     if not found or all(f.ends for f in found):
         found += slots(reader, statement)
     if not found or all(f.ends for f in found):
-        found += open_facts(reader, statement)
+        opened = list(open_facts(reader, statement))
+        reader.opened += opened
+        found += opened
     yield from ended if not any(f.relation == "OVER" for f in found) else []
     for old in statement.olds:
         about = next((f.subject for f in found if not f.ends), None)

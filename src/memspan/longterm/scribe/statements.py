@@ -340,7 +340,11 @@ def _tense(tokens: Sequence[Token]) -> StatementTense:
             return "perfect" if after and (after[0].tag_ == "VBN" or after[0].lower_ == "been") else "present"
         if token.tag_ == "VBD":
             return "past"
-        if token.tag_ in ("VBZ", "VBP", "MD") or word in ("'m", "'re") or (word == "'s" and (token.tag_ != "POS" or token.pos_ == "AUX")):
+        if (
+            token.tag_ in ("VBZ", "VBP", "MD")
+            or word in ("'m", "'re")
+            or (word == "'s" and (token.tag_ != "POS" or token.pos_ == "AUX"))
+        ):
             return "present"
     return "past" if any(t.tag_ == "VBN" for t in tokens) else "present"
 

@@ -59,6 +59,7 @@ class StatementReader:
         self.sold: tuple[str, Statement] | None = None  # who gave something up, and where that is said
         self.told: str | None = None  # whom the last fact is about
         self.lost: str | None = None  # who has something no longer
+        self.opened: list[FactDraft] = []  # the facts of the open reader: a surer reading of the same words goes first
         self.read_in: set[int] = set()  # sentences that gave a fact
         self._times: dict[Prefer, list[TimeSpan]] = {}
 
@@ -85,7 +86,7 @@ class StatementReader:
             if not found and told and told[-1][1] and statement.spans:
                 self._date_before(statement, told[-1])
             told.append((statement, found))
-            if any(f.relation != OVER for f in found):
+            if any(f.relation != OVER and f not in self.opened for f in found):
                 self.read_in.add(statement.sentence)
         for _, facts in told:
             yield from facts

@@ -23,7 +23,9 @@ ACQUIRE = _phrases(
     " end up with, end up at, end up in, take up, take on, take over, start, begin, start on, start with, choose, start at"
 )
 # What somebody is given by others.
-GIVEN = words("give assign put place prescribe transfer move accept admit award grant allot allocate offer issue lend switch")
+GIVEN = words(
+    "give assign put place prescribe transfer move accept admit award grant allot allocate offer issue lend switch"
+)
 PUT = GIVEN | words("feed keep have get")
 # What ends what was held.
 LOSE = _phrases(
@@ -31,17 +33,21 @@ LOSE = _phrases(
     " out, get over, go off, throw out, throw away, break up with, part with, retire from, resign from"
 )
 EXCHANGE = words("swap trade exchange replace switch change convert")
-CHANGES = (
-    frozenset(p.split()[0] for p in (*ACQUIRE, *LOSE)) | EXCHANGE | words("upgrade go end")
-) - words("order start begin stop leave cut rent")
+CHANGES = (frozenset(p.split()[0] for p in (*ACQUIRE, *LOSE)) | EXCHANGE | words("upgrade go end")) - words(
+    "order start begin stop leave cut rent"
+)
 STATES = words(
     "be have own use drive ride wear play study attend support live work run teach coach train lead rent practise practice"
     " speak earn pay cost belong serve keep manage head chair captain sit stay share"
 )
 PLANNED = words("get buy order join start begin")
 PARTICLES = words("up off out over back down away in")
-LIGHT = words("have take do get make go give be keep put run set come find bring let hold turn stay show work start begin")
-MENTAL = words("think know feel see hope guess mean find believe wonder want need love like miss inspire remind make help")
+LIGHT = words(
+    "have take do get make go give be keep put run set come find bring let hold turn stay show work start begin"
+)
+MENTAL = words(
+    "think know feel see hope guess mean find believe wonder want need love like miss inspire remind make help"
+)
 TELLING = words(
     "think know feel hope guess mean let seem look thank appreciate tell ask say hear happen try believe wonder wish want"
     " sound agree bet suppose remember forget understand imagine show help mind matter excite need see find come notice"
@@ -92,7 +98,22 @@ DESIGNATING = words(
     " assignment project theme bedtime curfew pronouns hint motto nationality religion faith language major minor"
     " specialty speciality allergy medication diet shift thesis position"
 )
-_ABSTRACT_ENDINGS = ("ness", "tion", "sion", "ment", "ance", "ence", "ity", "ism", "ship", "dom", "hood", "ure", "th", "cy")
+_ABSTRACT_ENDINGS = (
+    "ness",
+    "tion",
+    "sion",
+    "ment",
+    "ance",
+    "ence",
+    "ity",
+    "ism",
+    "ship",
+    "dom",
+    "hood",
+    "ure",
+    "th",
+    "cy",
+)
 _CONCRETE = words(
     "subscription membership scholarship apprenticeship internship citizenship residence insurance apartment university"
     " prescription medication cloth bath furniture manicure pharmacy pregnancy mortgage position instrument equipment"
