@@ -45,6 +45,7 @@ def exchanged(reader: StatementReader, statement: Statement) -> Iterator[FactDra
         yield from reader.draft(
             statement, subject, relation, old, "end", text=f"{subject} {verb} {article} {{v}}", when=when
         )
+        yield from reader.over(statement, subject, old)  # in whatever relation it is known
         if sold["v"]:
             new = value(statement.group(sold, "v"), "thing", reader.names)
             yield from _gets(reader, statement, subject, new, start[0] if start else None, relation)

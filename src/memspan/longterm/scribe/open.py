@@ -10,12 +10,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from memspan.longterm.base import FactDraft
 from memspan.longterm.scribe import verbs
-from memspan.longterm.scribe.descriptions import Slot, describe, slot_of
+from memspan.longterm.scribe.descriptions import describe, slot_of
+from memspan.longterm.scribe.fragments import apposed, before, fragment, instead, there
+from memspan.longterm.scribe.phrases import Phrase, capital, phrase, special, tail
 from memspan.longterm.scribe.relations import Effect
 from memspan.longterm.scribe.statements import Statement, plain
 from memspan.longterm.scribe.values import CLOCK, name_run, role_like, source_text, trim
@@ -47,16 +48,9 @@ class _Clause:
         return self.verb[-1]
 
 
-@dataclass(slots=True)
-class _Phrase:
-    tokens: list[Token]  # with its determiner
-    after: list[Token]
-    value: str
-
-
 def open_facts(reader: StatementReader, statement: Statement) -> Iterator[FactDraft]:
     """What a statement says that no reader of a single relation has read."""
-    for rule in (_before, _instead, _fragment, _apposed, _there, _clauses):
+    for rule in (before, instead, fragment, apposed, there, _clauses):
         if found := list(rule(reader, statement)):
             yield from found
             return
@@ -166,49 +160,6 @@ def _nameable(head: Sequence[Token]) -> bool:
     )
 
 
-def phrase(
-    tokens: Sequence[Token], *, definite: bool = True, strict: bool = False, light: bool = False
-) -> _Phrase | None:
-    """The noun phrase that begins some tokens when it can be a value; `strict` asks for a name, a number or a thing."""
-    tokens = list(tokens)
-    while tokens and tokens[0].pos_ == "ADV" and not tokens[0].like_num:
-        tokens = tokens[1:]
-    cut = next((k for k, t in enumerate(tokens) if k and t.lower_ in ("called", "named")), len(tokens))
-    kept = trim(tokens[:cut])
-    if any(t.lower_ in ("a", "an") and before.pos_ in ("NOUN", "PROPN") for before, t in pairwise(kept)):
-        return None  # "my mum a new car": two phrases
-    if not kept or len(kept) > 7 or tokens[0].lower_ in verbs.POINTING:
-        return None
-    last = kept[-1]
-    end = [t.i for t in tokens].index(last.i) + 1
-    if last.tag_ == "POS" and len(kept) > 1:
-        last = kept[-2]
-    if any(t.pos_ in ("PRON", "VERB", "AUX") and t.tag_ not in ("VBG", "VBN", "PRP$", "VBD", "VB") for t in kept):
-        return None
-    special = bool(name_run(kept)) or any(_capital(t) for t in kept) or any(c.isdigit() for t in kept for c in t.text)
-    special = special or any(t.like_num and t.lower_ != "one" for t in kept[:-1])
-    first = tokens[0].lower_
-    if not special:
-        lemma = last.lemma_.lower()
-        if any(t.tag_ == "VB" for t in kept):
-            return None
-        noun = last.pos_ in ("NOUN", "PROPN", "NUM", "X") or last.tag_ == "VBG" or (last.pos_ == "ADJ" and not strict)
-        idle = (lemma in verbs.LIGHT_NOUNS or last.lower_ in verbs.LIGHT_NOUNS) and not light
-        if not noun or idle or not last.is_alpha:
-            return None
-        if any(t.lower_ in verbs.VAGUE for t in tokens[:end]):
-            return None
-        if strict and (verbs.abstract(lemma) or last.tag_ == "VBG" or (first == "the" and not definite)):
-            return None
-    if len(kept) == 1 and last.is_stop and not last.like_num and not special:
-        return None
-    return _Phrase(tokens[:end], tokens[end:], source_text(kept))
-
-
-def _capital(token: Token) -> bool:
-    return any(c.isupper() for c in token.text) and token.lower_ not in ("i", "a")
-
-
 def _complement(reader: StatementReader, statement: Statement, clause: _Clause) -> Iterator[FactDraft]:
     """Subject, verb and the value that follows it."""
     rest, lead = clause.rest, []
@@ -221,7 +172,7 @@ def _complement(reader: StatementReader, statement: Statement, clause: _Clause) 
     if lemma == "be" and rest and rest[0].pos_ in ("ADJ", "VERB") and len(rest) > 2 and rest[1].pos_ == "ADP":
         state = rest[0]
         person = (
-            clause.subject == reader.names.speaker or reader.labels.get(clause.subject) == "PERSON" or _capital(state)
+            clause.subject == reader.names.speaker or reader.labels.get(clause.subject) == "PERSON" or capital(state)
         )
         if state.lower_ in verbs.MOODS or state.tag_ == "VBG" or not (person or state.pos_ == "VERB"):
             return
@@ -261,11 +212,11 @@ def _complement(reader: StatementReader, statement: Statement, clause: _Clause) 
     if found is None:
         yield from _at_time(reader, statement, clause, [*lead, *rest])
         return
-    special = _special(found.tokens)
+    marked = special(found.tokens)
     if (
-        (clause.generic and not (special or full))
+        (clause.generic and not (marked or full))
         or (preposition == "like")
-        or (light and not special and found.tokens[0].tag_ == "PRP$")
+        or (light and not marked and found.tokens[0].tag_ == "PRP$")
     ):
         return
     if trim(found.tokens)[-1].tag_ == "VBG" and (found := _doing(found)) is None:
@@ -279,7 +230,7 @@ def _complement(reader: StatementReader, statement: Statement, clause: _Clause) 
         return
     news = (begun and tense != "present") or (clause.passive and tense == "perfect")
     effect: Effect = "change" if news or statement.now else "state"
-    tokens = [*found.tokens, *_tail(found)]
+    tokens = [*found.tokens, *tail(found)]
     yield from _fact(reader, statement, clause, lead, tokens, found, effect, full=full)
     if found.tokens[0].lower_ in ("a", "an", "my") and (begun or light or lemma == "work"):
         slot = slot_of(clause.subject, trim(found.tokens), "{s}'s {n} is {v}")
@@ -287,11 +238,7 @@ def _complement(reader: StatementReader, statement: Statement, clause: _Clause) 
             reader.slot = replace(slot, strong=True)
 
 
-def _special(tokens: Sequence[Token]) -> bool:
-    return any(_capital(t) or t.tag_ == "CD" or any(c.isdigit() for c in t.text) for t in tokens)
-
-
-def _doing(found: _Phrase) -> _Phrase | None:
+def _doing(found: Phrase) -> Phrase | None:
     """ "Started learning the piano": what is done belongs to the value."""
     more: list[Token] = []
     for token in found.after:
@@ -303,7 +250,7 @@ def _doing(found: _Phrase) -> _Phrase | None:
     if found.after and not more and not found.after[0].is_punct and found.after[0].pos_ != "CCONJ":
         return None
     tokens = [*found.tokens, *more]
-    return _Phrase(tokens, [], source_text(tokens)) if len(tokens) < 8 else None
+    return Phrase(tokens, [], source_text(tokens)) if len(tokens) < 8 else None
 
 
 def _fact(
@@ -312,7 +259,7 @@ def _fact(
     clause: _Clause,
     lead: Sequence[Token],
     tokens: Sequence[Token],
-    found: _Phrase,
+    found: Phrase,
     effect: Effect,
     *,
     full: bool = False,
@@ -363,32 +310,6 @@ def _told(clause: _Clause, statement: Statement) -> str:
     return " ".join(words).replace("has got", "has")
 
 
-def _tail(found: _Phrase) -> list[Token]:
-    """What belongs to a value after it: an apposed name, the place it is at."""
-    after, kept = found.after, []
-    if len(after) > 1 and after[0].text == "," and (named := phrase(after[1:])) and name_run(after[1:]):
-        return [after[0], *named.tokens]
-    while len(after) > 1 and after[0].lower_ in (
-        "in",
-        "at",
-        "on",
-        "of",
-        "with",
-        "near",
-        "by",
-        "for",
-        "from",
-        "called",
-        "named",
-    ):
-        more = phrase(after[1:])
-        if more is None or len(kept) + len(more.tokens) > 10:
-            break
-        kept += [after[0], *more.tokens]
-        after = more.after
-    return kept
-
-
 def _typed_rest(statement: Statement, clause: _Clause) -> list[Token]:
     """The time of day, date or number that follows the verb, which is no time expression of the clause then."""
     place = next((k for k, t in enumerate(statement.all) if t.i == clause.main.i), None)
@@ -432,14 +353,14 @@ def _at_time(
     yield from reader.draft(statement, clause.subject, relation, value, "state", text=text, without=statement.all)
 
 
-def _placeable(found: _Phrase, preposition: str, statement: Statement) -> bool:
+def _placeable(found: Phrase, preposition: str, statement: Statement) -> bool:
     """Whether "to be on this" tells where or on what somebody is, not how they are."""
-    special = _special(found.tokens)
+    marked = special(found.tokens)
     article = found.tokens[0].lower_ in ("a", "an") and len(found.tokens) > 2
-    if found.tokens[0].tag_ == "PRP$" and not special:
+    if found.tokens[0].tag_ == "PRP$" and not marked:
         return False
     return (
-        special
+        marked
         or preposition in ("into", "about", "down to", "up to")
         or found.value.isdigit()
         or (
@@ -462,7 +383,7 @@ def _is(
     person = person or clause.verb[0].nbor(-1).pos_ == "PROPN" if clause.verb[0].i else person
     subject = clause.subject.lower().split()[-1]
     digit = any(c.isdigit() for c in found.value)
-    proper = any(_capital(t) for t in kept)
+    proper = any(capital(t) for t in kept)
     if person:
         people = last.ent_type_ in ("NORP", "LANGUAGE") or (proper and last.pos_ in ("ADJ", "NOUN", "PROPN"))
         compound = last.pos_ == "ADJ" and len(kept) == 2 and kept[0].pos_ in ("NOUN", "ADJ")
@@ -472,10 +393,10 @@ def _is(
         )
         if not (people or compound or member or (role_like(last) and found.tokens[0].lower_ in ("a", "an"))):
             return
-    elif not (digit or proper or subject in verbs.DESIGNATING) or last.pos_ == "ADJ" and not (digit or proper):
+    elif not (digit or proper or subject in verbs.DESIGNATING) or (last.pos_ == "ADJ" and not (digit or proper)):
         return
     effect: Effect = "change" if statement.now else "state"
-    yield from _fact(reader, statement, clause, [], [*found.tokens, *_tail(found)], found, effect, full=full)
+    yield from _fact(reader, statement, clause, [], [*found.tokens, *tail(found)], found, effect, full=full)
 
 
 def _of_person(
@@ -519,7 +440,7 @@ def _exchanged(reader: StatementReader, statement: Statement, clause: _Clause) -
     if got is None:
         return
     shown = reader.names.render(trim(got.tokens))
-    said = reader.names.render([*got.tokens, *_tail(got)])
+    said = reader.names.render([*got.tokens, *tail(got)])
     if not shown or not said:
         return
     if old:
@@ -567,7 +488,7 @@ def _put(reader: StatementReader, statement: Statement, clause: _Clause) -> Iter
     got = None if impersonal else phrase(after if bare else after[1:], strict=bare, definite=not bare)
     if got is None or (preposition is None and clause.lemma not in verbs.GIVEN):
         return
-    said, shown = reader.names.render([*got.tokens, *_tail(got)]), reader.names.render(trim(got.tokens))
+    said, shown = reader.names.render([*got.tokens, *tail(got)]), reader.names.render(trim(got.tokens))
     if not said or not shown:
         return
     if preposition is not None and not _placeable(got, preposition.lower_, statement) and preposition.lower_ != "on":
@@ -584,145 +505,9 @@ def _named(reader: StatementReader, statement: Statement, clause: _Clause) -> It
     if clause.lemma not in ("call", "name", "nickname") or len(clause.rest) < 2 or clause.passive:
         return
     first = clause.rest[0]
-    if not (first.lower_ in ("me", "us", "him", "her") or _capital(first)):
+    if not (first.lower_ in ("me", "us", "him", "her") or capital(first)):
         return
     person, name = reader.referent([first]), name_run(clause.rest[1:])
     if person and name:
         text = f"{opening(person)} is called {{v}}"
         yield from reader.draft(statement, person, "CALLED", source_text(name), "state", text=text, functional=False)
-
-
-# --- without a verb, or with one that says nothing ------------------------------------------------------------------
-
-_HERE = re.compile(r"^(?:(?:a|an|your) )?(?P<v>[\w' -]+?) (?:here|speaking)$")
-_NEW = re.compile(
-    r"^(?:(?:[Mm]y|[Oo]ur|[Aa]) )?(?:brand )?[Nn]ew (?P<n>(?:[a-z-]+ ){0,2}?[a-z-]+)(?: (?:,|:|is) (?P<v>.+))?$"
-)
-_APPOSED = re.compile(
-    r"^(?P<own>[Mm]y|[Oo]ur|[Hh]is|[Hh]er) (?P<n>(?:[a-z-]+ ){0,2}?[a-z-]+) (?P<c>, )?(?P<v>(?:(?:Mr|Mrs|Ms|Dr|Prof)\.? )?[A-Z][\w'-]+(?: [A-Z][\w'-]+)?)(?= |$)"
-)
-_CALLED = re.compile(
-    r"^(?P<s>.+?) (?:have|has|'ve got|see|sees|work with|works with|met|got) an? (?P<n>(?:[a-z-]+ ){0,2}?[a-z-]+) (?:called|named) (?P<v>[A-Z].+)$"
-)
-_THERE = re.compile(r"^(?:.+ )?[Tt]here (?:is|'s|are) (?P<v>.+?) (?P<p>in|on|at) (?P<s>(?:the|our|my|[A-Z]).+)$")
-
-
-_BEFORE = re.compile(r"^(?P<d>.+?) used to be (?P<o>.+)$")
-_IT = re.compile(
-    r"^(?:(?:[Ii]t|[Tt]hat) (?:is|'s)|(?:[Hh]is|[Hh]er|[Ii]ts|[Tt]heir) name (?:is|'s)|(?:[Hh]e|[Ss]he|[Ii]t) (?:is|'s) (?:called|named))"
-    r" (?P<v>.+?)(?: for (?:me|us))?$"
-)
-
-
-def _before(reader: StatementReader, statement: Statement) -> Iterator[FactDraft]:
-    """ "It used to be X", "my locker used to be X": over, and the slot waits for its value."""
-    m = _BEFORE.match(statement.text)
-    if m is None:
-        return
-    described = statement.group(m, "d")
-    slot = describe(reader, described)
-    subject = slot.subject if slot else reader.told if described[0].pos_ == "PRON" else None
-    if slot is not None:
-        reader.slot, reader.pending = replace(slot, strong=True), reader.at
-    yield from reader.over(statement, subject, trim(statement.group(m, "o"), prepositions=True))
-
-
-def _instead(reader: StatementReader, statement: Statement) -> Iterator[FactDraft]:
-    """ "(My X died), it's V now", "(I have a trainer), his name's V": the value of what was named before."""
-    m = _IT.match(statement.text)
-    found = phrase(statement.group(m, "v")) if m else None
-    if m is None or found is None:
-        return
-    named = " name " in m[0] or "called" in m[0]
-    if reader.before is not None and (named or statement.now or _special(found.tokens)):
-        yield from _filled(reader, statement, reader.before, found.tokens, "change" if statement.now else "state")
-    elif reader.lost is not None and not named and (statement.now or statement.since or statement.spans):
-        said = reader.names.render(found.tokens)
-        text = f"{opening(reader.lost)} switched to {said}"
-        yield from reader.draft(
-            statement, reader.lost, "SWITCHED_TO", found.value, "change", text=text, functional=False
-        )
-
-
-def _fragment(reader: StatementReader, statement: Statement) -> Iterator[FactDraft]:
-    """ "Marine biologist here", "new boss, Ms Falk"."""
-    speaker = reader.names.speaker
-    if speaker is None:
-        return
-    if m := _HERE.match(statement.text):
-        tokens = statement.group(m, "v")
-        kept = trim(tokens)
-        role = (
-            kept
-            and len(kept) < 8
-            and all(t.pos_ not in ("VERB", "AUX", "PRON") or t.tag_ in ("VBN", "VBD") for t in kept)
-        )
-        said = source_text(kept)
-        if (
-            role
-            and (role_like(kept[-1]) or any(role_like(t) or t.lower_ == "owner" for t in kept))
-            and said[:1].islower() | (not name_run(kept))
-        ):
-            said = said[:1].lower() + said[1:]
-            article = "an" if said[:1] in "aeiou" else "a"
-            text = f"{speaker} is {article} {{v}}"
-            told = replace(statement, tense="present")
-            yield from reader.draft(told, speaker, "IS_A", said, "state", text=text, functional=False)
-        return
-    if m := _NEW.match(statement.text):
-        slot = slot_of(speaker, statement.group(m, "n"), "{s}'s {n} is {v}")
-        if slot is None or slot.kind == "time":
-            return
-        reader.slot = replace(slot, strong=True)
-        reader.pending = next((s.start for s in statement.spans if s.start), reader.at)
-        if m["v"]:
-            yield from _filled(reader, statement, slot, statement.group(m, "v"), "change")
-
-
-def _apposed(reader: StatementReader, statement: Statement) -> Iterator[FactDraft]:
-    """ "My physio Pat …", "my new boss, Ms Falk, …", "I see a therapist called Miriam Katz"."""
-    if m := _CALLED.match(statement.text):
-        owner = reader.referent(statement.group(m, "s"))
-    elif m := _APPOSED.match(statement.text):
-        owner = reader.owner(statement.group(m, "own"))
-    else:
-        return
-    noun = statement.group(m, "n")
-    name = statement.group(m, "v")
-    if (
-        owner is None
-        or (m.re is _APPOSED and name[0].ent_type_ not in ("PERSON", ""))
-        or name[0].pos_ not in ("PROPN", "NOUN", "X")
-    ):
-        return
-    slot = slot_of(owner, noun, "{s}'s {n} is {v}")
-    if slot is not None and slot.kind in ("any", "name"):
-        yield from _filled(reader, statement, slot, name, "change" if "new" in m[0] else "state")
-
-
-def _filled(
-    reader: StatementReader, statement: Statement, slot: Slot, tokens: Sequence[Token], effect: Effect
-) -> Iterator[FactDraft]:
-    found = phrase(tokens)
-    shown = reader.names.render(trim(found.tokens)) if found else None
-    if shown:
-        yield from reader.draft(
-            replace(statement, tense="present"), slot.subject, slot.relation, shown, effect, text=slot.template
-        )
-
-
-def _there(reader: StatementReader, statement: Statement) -> Iterator[FactDraft]:
-    """ "There's a fig tree on our balcony"."""
-    m = _THERE.match(statement.text)
-    if m is None:
-        return
-    found = phrase(statement.group(m, "v"), strict=True)
-    place = reader.referent(statement.group(m, "s"))
-    where = reader.names.render(statement.group(m, "s"))
-    if found is None or place is None or not where or found.after:
-        return
-    verb = "are" if found.tokens[-1].tag_ == "NNS" else "is"
-    said = reader.names.render(found.tokens)
-    text = f"There {verb} {said} {m['p']} {where}"
-    effect: Effect = "change" if statement.now else "state"
-    yield from reader.draft(statement, place, "HAS", found.value, effect, text=text, functional=False)

@@ -204,7 +204,9 @@ def _over(fact: FactDraft, view: FactView) -> bool:
         subject, value = normalize_name(view.object), normal_phrase(view.subject)
     if subject != who or view.relation in _LASTING:
         return False
-    return value == what or (len(what) > 2 and f" {what} " in f" {value} ")
+    if value == what or (len(what) > 2 and f" {what} " in f" {value} "):
+        return True
+    return len(value) > 3 and f" {value} " in f" {what} "  # "the piano lessons" of who plays the piano
 
 
 def _same_slot(fact: FactDraft, view: FactView) -> bool:

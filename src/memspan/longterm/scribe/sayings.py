@@ -388,6 +388,8 @@ def partners(reader: StatementReader, statement: Statement) -> Iterator[FactDraf
         ):
             continue
         subject = reader.referent(statement.group(m, "s"))
+        if subject and reader.labels.get(subject) != "PERSON" and subject.split()[-1].islower():
+            continue  # a contract is with a company
         yield from _couple(reader, statement, subject, relation, found, effect)
         return
 
