@@ -27,7 +27,7 @@ _CHILDHOOD = frozenset(("when", "as", "before", "after", "while", "until"))
 def _once(
     stated: list[FactDraft], parsed: list[FactDraft], opened: Sequence[FactDraft]
 ) -> tuple[list[FactDraft], list[FactDraft]]:
-    """Of an open and a parsed fact on the same words one stays: an exchange or the longer value, else the parsed one."""
+    """Of an open and a parsed fact on the same words one stays: an exchange, the longer value, or the parsed one."""
     for fact in opened:
         if fact.ends:
             continue

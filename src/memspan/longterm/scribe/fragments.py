@@ -12,7 +12,7 @@ from memspan.longterm.scribe.descriptions import Slot, describe, slot_of
 from memspan.longterm.scribe.phrases import phrase, special
 from memspan.longterm.scribe.relations import Effect
 from memspan.longterm.scribe.statements import Statement
-from memspan.longterm.scribe.values import name_run, role_like, source_text, trim
+from memspan.longterm.scribe.values import role_like, source_text, trim
 from memspan.longterm.scribe.wording import opening
 
 if TYPE_CHECKING:
@@ -26,17 +26,20 @@ _NEW = re.compile(
     r"^(?:(?:[Mm]y|[Oo]ur|[Aa]) )?(?:brand )?[Nn]ew (?P<n>(?:[a-z-]+ ){0,2}?[a-z-]+)(?: (?:,|:|is) (?P<v>.+))?$"
 )
 _APPOSED = re.compile(
-    r"^(?P<own>[Mm]y|[Oo]ur|[Hh]is|[Hh]er) (?P<n>(?:[a-z-]+ ){0,2}?[a-z-]+) (?P<c>, )?(?P<v>(?:(?:Mr|Mrs|Ms|Dr|Prof)\.? )?[A-Z][\w'-]+(?: [A-Z][\w'-]+)?)(?= |$)"
+    r"^(?P<own>[Mm]y|[Oo]ur|[Hh]is|[Hh]er) (?P<n>(?:[a-z-]+ ){0,2}?[a-z-]+) (?P<c>, )?"
+    r"(?P<v>(?:(?:Mr|Mrs|Ms|Dr|Prof)\.? )?[A-Z][\w'-]+(?: [A-Z][\w'-]+)?)(?= |$)"
 )
 _CALLED = re.compile(
-    r"^(?P<s>.+?) (?:have|has|'ve got|see|sees|work with|works with|met|got) an? (?P<n>(?:[a-z-]+ ){0,2}?[a-z-]+) (?:called|named) (?P<v>[A-Z].+)$"
+    r"^(?P<s>.+?) (?:have|has|'ve got|see|sees|work with|works with|met|got) an? "
+    r"(?P<n>(?:[a-z-]+ ){0,2}?[a-z-]+) (?:called|named) (?P<v>[A-Z].+)$"
 )
 _THERE = re.compile(r"^(?:.+ )?[Tt]here (?:is|'s|are) (?P<v>.+?) (?P<p>in|on|at) (?P<s>(?:the|our|my|[A-Z]).+)$")
 
 
 _BEFORE = re.compile(r"^(?P<d>.+?) used to be (?P<o>.+)$")
 _IT = re.compile(
-    r"^(?:(?:[Ii]t|[Tt]hat) (?:is|'s)|(?:[Hh]is|[Hh]er|[Ii]ts|[Tt]heir) name (?:is|'s)|(?:[Hh]e|[Ss]he|[Ii]t) (?:is|'s) (?:called|named))"
+    r"^(?:(?:[Ii]t|[Tt]hat) (?:is|'s)|(?:[Hh]is|[Hh]er|[Ii]ts|[Tt]heir) name (?:is|'s)"
+    r"|(?:[Hh]e|[Ss]he|[Ii]t) (?:is|'s) (?:called|named))"
     r" (?P<v>.+?)(?: for (?:me|us))?$"
 )
 
@@ -88,7 +91,7 @@ def fragment(reader: StatementReader, statement: Statement) -> Iterator[FactDraf
         if (
             role
             and (role_like(kept[-1]) or any(role_like(t) or t.lower_ == "owner" for t in kept))
-            and said[:1].islower() | (not name_run(kept))
+            and kept[0].pos_ != "PROPN"
         ):
             said = said[:1].lower() + said[1:]
             article = "an" if said[:1] in "aeiou" else "a"

@@ -87,7 +87,7 @@ def _kept(clause: _Clause) -> bool:
 
 
 def _clause(reader: StatementReader, tokens: Sequence[Token]) -> _Clause | None:
-    """Subject, verb group and the rest; a clause without a subject that begins with a verb of change is the speaker's."""
+    """Subject, verb group and the rest; without a subject, a verb of change is the speaker's."""
     place = _finite(tokens)
     if place is None or not plain(tokens[place]).strip("'").isalpha() or tokens[place].lower_ in ("'d", "’d"):
         return None
@@ -162,7 +162,8 @@ def _nameable(head: Sequence[Token]) -> bool:
 
 def _complement(reader: StatementReader, statement: Statement, clause: _Clause) -> Iterator[FactDraft]:
     """Subject, verb and the value that follows it."""
-    rest, lead = clause.rest, []
+    rest = clause.rest
+    lead: list[Token] = []
     while rest and (rest[0].tag_ == "RP" or rest[0].lower_ in verbs.PARTICLES) and len(rest) > 1:
         lead, rest = [*lead, rest[0]], rest[1:]
     lemma = clause.lemma
@@ -171,9 +172,7 @@ def _complement(reader: StatementReader, statement: Statement, clause: _Clause) 
     state = None
     if lemma == "be" and rest and rest[0].pos_ in ("ADJ", "VERB") and len(rest) > 2 and rest[1].pos_ == "ADP":
         state = rest[0]
-        person = (
-            clause.subject == reader.names.speaker or reader.labels.get(clause.subject) == "PERSON" or capital(state)
-        )
+        person = reader.labels.get(clause.subject) == "PERSON" or all(w[:1].isupper() for w in clause.subject.split())
         if state.lower_ in verbs.MOODS or state.tag_ == "VBG" or not (person or state.pos_ == "VERB"):
             return
         lead, rest = [*lead, rest[0]], rest[1:]
@@ -325,7 +324,7 @@ def _typed_rest(statement: Statement, clause: _Clause) -> list[Token]:
 
 
 def _clocked(tokens: Sequence[Token]) -> bool:
-    return tokens[0].like_num and (len(tokens) == 1 or not tokens[1].pos_ == "NOUN")
+    return tokens[0].like_num and (len(tokens) == 1 or tokens[1].pos_ != "NOUN")
 
 
 def _lasts(statement: Statement, clause: _Clause, begun: bool) -> bool:
@@ -491,9 +490,9 @@ def _put(reader: StatementReader, statement: Statement, clause: _Clause) -> Iter
     said, shown = reader.names.render([*got.tokens, *tail(got)]), reader.names.render(trim(got.tokens))
     if not said or not shown:
         return
-    if preposition is not None and not _placeable(got, preposition.lower_, statement) and preposition.lower_ != "on":
-        if not any(t.lower_ == "of" for t in got.tokens):
-            return
+    placed = preposition is None or preposition.lower_ == "on" or _placeable(got, preposition.lower_, statement)
+    if not placed and not any(t.lower_ == "of" for t in got.tokens):
+        return
     verb = f"is {preposition.lower_}" if preposition is not None else "has"
     relation = f"IS_{preposition.lower_.upper()}" if preposition is not None else "HAS"
     text = f"{opening(person)} {verb} {said}"

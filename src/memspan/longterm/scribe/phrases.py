@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Phrase:
+    """A noun phrase, what follows it, and its text without the determiner."""
+
     tokens: list[Token]  # with its determiner
     after: list[Token]
     value: str
@@ -61,16 +63,19 @@ def phrase(
 
 
 def capital(token: Token) -> bool:
+    """Whether a word has a capital letter, as names do."""
     return any(c.isupper() for c in token.text) and token.lower_ not in ("i", "a")
 
 
 def special(tokens: Sequence[Token]) -> bool:
+    """Whether a phrase has a name or a number."""
     return any(capital(t) or t.tag_ == "CD" or any(c.isdigit() for c in t.text) for t in tokens)
 
 
 def tail(found: Phrase) -> list[Token]:
     """What belongs to a value after it: an apposed name, the place it is at."""
-    after, kept = found.after, []
+    after = found.after
+    kept: list[Token] = []
     if len(after) > 1 and after[0].text == "," and (named := phrase(after[1:])) and name_run(after[1:]):
         return [after[0], *named.tokens]
     while len(after) > 1 and after[0].lower_ in (

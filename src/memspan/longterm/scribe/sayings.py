@@ -10,7 +10,7 @@ from memspan.longterm.base import FactDraft
 from memspan.longterm.scribe.posts import single
 from memspan.longterm.scribe.relations import Effect
 from memspan.longterm.scribe.statements import NAME, Statement
-from memspan.longterm.scribe.values import ValueKind, name_run, role_like, source_text, trim, value
+from memspan.longterm.scribe.values import ValueKind, name_run, source_text, trim, value
 
 if TYPE_CHECKING:
     from spacy.tokens import Token
@@ -158,21 +158,6 @@ _ROLE = _rules(
     (rf"{S} {BE} an? {V}", "state", "role"),
 )
 
-_PAPERS = (
-    r"(?:badge|business card|name ?tag|name plate|card|contract|office door|door"
-    r"|email signature|signature|lanyard|cv|profile)"
-)
-_BADGE = (
-    re.compile(
-        rf"^(?P<own>[Mm]y|[Hh]is|[Hh]er|{NAME} 's) (?:new )?{_PAPERS} (?:says|reads"
-        rf"|states|said) (?:an? )?(?:that (?:I|he|she) (?:'m|am|is) )?{V}"
-    ),
-    re.compile(
-        rf"^[Ii]t (?:says|reads|said) (?:an? )?(?P<v>.+?) (?:on|in) (?P<own>my|his"
-        rf"|her|{NAME} 's) (?:new )?{_PAPERS}$"
-    ),
-)
-
 _COMPANY = re.compile(
     r"(?:Insurance|Bank|Foods?|Software|Maps|Rail|Ltd|Inc|Corp|Group|Systems"
     r"|Labs?|Media|Energy|Motors|Airlines|Studios?"
@@ -288,21 +273,6 @@ def work(reader: StatementReader, statement: Statement) -> Iterator[FactDraft]:
     """Whom somebody works for, and as what."""
     yield from _applied(reader, statement, _ROLE)
     yield from _applied(reader, statement, _WORK)
-
-
-def papers(reader: StatementReader, statement: Statement) -> Iterator[FactDraft]:
-    """ "It says head nurse on my badge"."""
-    for pattern in _BADGE:
-        if m := pattern.match(statement.text):
-            tokens = statement.group(m, "v")
-            title = value(tokens, "job", reader.names)
-            if title and (title[0].islower() or role_like(trim(tokens)[-1])):
-                said = f"{'an' if title[:1].lower() in 'aeiou' else 'a'} {title}"
-                effect: Effect = "change" if statement.now else "state"
-                yield from reader.draft(
-                    statement, reader.owner(statement.group(m, "own")), "HAS_ROLE", title, effect, said=said
-                )
-                return
 
 
 # --- partners -------------------------------------------------------------------------------------------------------
@@ -509,7 +479,7 @@ def facts_of(reader: StatementReader, statement: Statement) -> Iterator[FactDraf
     ):
         return
     ended = list(endings(reader, statement))
-    found = [f for rule in (partners, residence, work, papers, diets) for f in reader.first(statement, (rule,))]
+    found = [f for rule in (partners, residence, work, diets) for f in reader.first(statement, (rule,))]
     schooled = (
         list(single(reader, statement)) if re.search(r"School|College|University|Academy", statement.text) else []
     )

@@ -35,9 +35,7 @@ _LEADS = re.compile(
     r"|remember)|turns out(?: that)?)(?: |$)",
     re.IGNORECASE,
 )
-_REPORTS = (
-    r"(?:told (?:me|us|everyone)|said|says|mentioned|wrote|announced|confirmed|admitted|let me know|swears|tells me)"
-)
+_REPORTS = r"(?:told (?:me|us|everyone)|said|says|mentioned|wrote|announced|confirmed|admitted|let me know|tells me)"
 _FRAMES = re.compile(
     rf"^(?:it (?:turns out|turned out|seems|appears|so happens|looks like|is true)(?: that| like)?"
     rf"|did you (?:know|hear|see)(?: that)?|i (?:just |only |also |finally )?(?:heard|hear|learnt|learned|found out"

@@ -150,7 +150,7 @@ _IRREGULAR = {
 
 def lemma(token: Token) -> str:
     """The lemma of a verb by its form, where a tagger may have missed that it is one ("Swapped" as a name)."""
-    lower = token.lower_.replace("’", "'")
+    lower = str(token.lower_).replace("’", "'")
     if lower in _IRREGULAR:
         return _IRREGULAR[lower]
     if lower == "'s":
