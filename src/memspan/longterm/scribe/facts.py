@@ -15,6 +15,8 @@ from memspan.longterm.scribe.clauses import Clause, clauses
 from memspan.longterm.scribe.dates import Prefer, TimeSpan, find_times
 from memspan.longterm.scribe.names import Names, entity_label
 from memspan.longterm.scribe.relations import RELATIONS, Effect
+from memspan.longterm.scribe.statements import sentences
+from memspan.longterm.scribe.told import OVER, StatementReader
 
 if TYPE_CHECKING:
     from spacy.tokens import Doc, Token
@@ -39,11 +41,22 @@ class FactReader:
         self.functional = functional
         self.labels: dict[str, str] = {}
         self._spans: dict[Prefer, list[TimeSpan]] = {}
+        self._sentences = [number for number, sentence in enumerate(sentences(doc)) for _ in sentence]
 
     def read(self) -> tuple[list[FactDraft], list[EntityDraft]]:
         """Facts in the order of the text, each once, and the entities named in them or in the text."""
         found: dict[tuple[str, str, str, bool], FactDraft] = {}
-        for fact in (*self.kinship(), *(f for clause in clauses(self.doc) for f in self.clause(clause))):
+        told = StatementReader(self.doc, self.at, self.names, self.labels)
+        stated = [replace(f, functional=f.functional or f.relation in self.functional) for f in told.read()]
+        parsed = [f for clause in clauses(self.doc) for f in self.clause(clause, told.read_in)]
+        # Where both readings speak of one relation, the statement's is the surer one.
+        slots = {(f.subject, f.relation) for f in stated}
+        held = {(f.subject, f.relation, f.object) for f in stated if not f.ends}
+        parsed = [f for f in parsed if (f.subject, f.relation) not in slots or f.ends or not f.functional]
+        parsed = [f for f in parsed if (f.subject, f.relation, f.object) not in held]
+        named = {(f.subject, f.object) for f in parsed if f.ends}
+        stated = [f for f in stated if f.relation != OVER or not self._ended(f, named)]
+        for fact in (*self.kinship(), *stated, *parsed):
             if fact.subject and (fact.object or fact.ends) and fact.subject != fact.object:
                 found.setdefault((fact.subject, fact.relation, fact.object, fact.ends), fact)
         facts = list(found.values())
@@ -57,6 +70,11 @@ class FactReader:
             if fact.object in self.labels:
                 entities.setdefault(fact.object, self.labels[fact.object])
         return facts, [EntityDraft(name=name, label=label) for name, label in entities.items() if name]
+
+    @staticmethod
+    def _ended(over: FactDraft, named: set[tuple[str, str]]) -> bool:
+        """Whether an ending with its relation says the same as one without."""
+        return any(over.subject == subject and value and value in over.object for subject, value in named)
 
     def _entity(self, token: Token) -> range:
         end = token.i + 1
@@ -113,7 +131,9 @@ class FactReader:
             words = relation.lower().replace("_", " ")
             text = f"{subject} {words} {said or value}" if not ends else f"{subject} no longer {words} {said or value}"
         else:
-            pattern = (declared.ended if value else declared.bare) if ends else declared.phrase
+            # What has ended is told as what it was until then: that is true whenever it is read.
+            told = declared.phrase if value and declared.ended and when[1] is not None else declared.ended
+            pattern = (told if value else declared.bare) if ends else declared.phrase
             if not pattern:
                 return  # an age or a price does not end without another one
             text = pattern.format(s=wording.opening(subject), o=said or value)
@@ -121,7 +141,7 @@ class FactReader:
             subject=subject,
             relation=relation,
             object=value,
-            text=wording.sentence(text + self.window(when, ends)),
+            text=wording.sentence(text + ("" if ends and declared is None else self.window(when, ends))),
             valid_at=when[0],
             invalid_at=when[1],
             ends=ends,
@@ -131,7 +151,7 @@ class FactReader:
 
     def window(self, when: tuple[datetime | None, datetime | None], ends: bool) -> str:
         """What must be added to a sentence in the present that was not true when it was said."""
-        if ends:
+        if ends and when[1] is None:
             return ""
         if when[1] is not None:
             return f" (until {when[1]:%Y-%m-%d})"
@@ -208,20 +228,24 @@ class FactReader:
 
     # --- rules ------------------------------------------------------------------------------------------------------
 
-    def clause(self, clause: Clause) -> Iterator[FactDraft]:
-        """The facts of one clause: the first rule that finds any."""
+    def clause(self, clause: Clause, read: set[int]) -> Iterator[FactDraft]:
+        """The facts of one clause: the first rule that finds any; `read` are sentences that need no plain reading."""
         from memspan.longterm.scribe.slots import couple, slot_facts, status
 
+        if any(t.text in "!?" for s in clause.subjects if s.i < clause.verb.i for t in self.doc[s.i : clause.verb.i]):
+            return  # "Sure, Ann! Take …": a call and a command that the parse takes for one sentence
         subjects = self.subjects(clause)
         found = [f for subject, _ in subjects for f in self.declared(clause, subject)]
         found += self.dismissed(clause)
         found += self.home(clause)
         found += couple(self, clause, subjects)
-        found += slot_facts(self, clause)
+        plainly = self._sentences[clause.verb.i] not in read
+        if plainly:
+            found += slot_facts(self, clause)
         found += status(self, clause)
         if not found and clause.verb.lemma_ in wording.WANTS:
             found = [f for subject, _ in subjects for f in self.wish(clause, subject)]
-        if not found and clause.tense != "future":
+        if not found and clause.tense != "future" and plainly:
             found = [f for subject, token in subjects for f in self.plain(clause, subject, token)]
         yield from found
 
@@ -304,6 +328,15 @@ class FactReader:
                 functional=declared is not None and declared.functional,
                 reason=self.names.join(self.doc[noun.left_edge.i : noun.i + 1]) + f" {name}",
             )
+            if relation == "PET_OF":
+                yield FactDraft(
+                    subject=owner,
+                    relation=noun.lemma_.upper(),
+                    object=name,
+                    text=f"{owner}'s {noun.lemma_.lower()} is called {name}.",
+                    valid_at=self.at,
+                    reason=f"{noun.text} {name}",
+                )
 
     def wish(self, clause: Clause, subject: str) -> Iterator[FactDraft]:
         """ "I want to visit Japan": a wish, never the thing wished for."""
@@ -332,7 +365,11 @@ class FactReader:
         doing = [c for c in verb.children if c.dep_ == "xcomp" or (c.dep_ == "dobj" and c.tag_ == "VBG")]
         found = [t for c in doing if c.lower_.endswith("ing") for t in (c, *c.conjuncts)]
         for child in found:
-            own = [t for t in Clause(child, [], "present").tokens() if t.dep_ not in ("aux", "cc")]
+            own = [
+                t
+                for t in Clause(child, [], "present").tokens()
+                if t.dep_ != "aux" and not (t.dep_ == "cc" and t.head == child)
+            ]
             cut = any(c.dep_ in ("ccomp", "xcomp") for c in child.children) or (
                 len(own) == 1 and wording.is_weak(child)
             )
@@ -358,7 +395,7 @@ class FactReader:
         spans = self.spans(clause)
         timed = [(s.offset, s.offset + len(s.text)) for s in spans]
         for head, preposition in objects:
-            if not wording.solid(head) or any(a <= head.idx < b for a, b in timed):
+            if not wording.solid(head) or wording.pointed(head) or any(a <= head.idx < b for a, b in timed):
                 continue
             value = self.names.thing(head)
             said = wording.retell(self.names, clause, subject, token, timed)
