@@ -261,6 +261,7 @@ class Memory:
                 derived=self._index(tx, episodes=False),
                 deadline=deadline,
                 embed=self._embedding.embed,
+                now=self._clock(),
             )
             found: list[Recollection] = []
             if "episode" in asked.kinds:
