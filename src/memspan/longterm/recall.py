@@ -154,10 +154,9 @@ class Search:
             return None
         among = None if mask is None else mask[index.owner]
         likely = index.vectors.likely(vector, NEAREST, among)
-        near = (
-            likely if len(likely) == len(index.owner) else likely[best(index.vectors.cosines(vector, likely), NEAREST)]
-        )
-        chosen = np.unique(index.owner[near])
+        if len(likely) < len(index.owner):
+            likely = likely[best(index.vectors.cosines(vector, likely), NEAREST)]
+        chosen = np.unique(index.owner[likely])
         if records is not None:
             chosen = np.union1d(chosen, records)
         passages, begin = index.passages_of(chosen)
@@ -253,17 +252,17 @@ def rank_episodes(
     pool = max(config.pool, 3 * search.query.k)
     lexical = search.lexical(index, config.window)
     candidates = best(lexical if mask is None else np.where(mask, lexical, -np.inf), pool)
-    cosine = None
-    if search.vector is not None and search.deadline.allows("vectors"):
-        cosine = search.cosine(index, mask=mask, records=candidates)
-    if cosine is not None:
-        near = best(cosine if mask is None else np.where(mask, cosine, -np.inf), pool)
-        candidates = np.union1d(candidates, near)
     positions_of_extra = {}
     if extra:
         at = np.searchsorted(index.record_ids, np.fromiter(extra, np.int64, len(extra)))
         positions_of_extra = dict(zip(at.tolist(), extra.values(), strict=True))
         candidates = np.union1d(candidates, np.fromiter(positions_of_extra, np.int64, len(positions_of_extra)))
+    cosine = None
+    if search.vector is not None and search.deadline.allows("vectors"):
+        cosine = search.cosine(index, mask=mask, records=candidates)
+    if cosine is not None:
+        near = best(cosine if mask is None else np.where(mask, cosine, -1), pool)
+        candidates = np.union1d(candidates, near[cosine[near] > -1])
     if mask is not None:
         candidates = candidates[mask[candidates]]
 
