@@ -402,4 +402,4 @@ def expected_of_texts(lengths: Iterable[int], dim: int) -> int:
 
 
 def _bytes_of(words: int, passages: int, dim: int) -> int:
-    return 6 * words + (64 + 4 * dim) * passages
+    return 6 * words + (90 + dim + dim // 8) * passages  # vectors: a byte and a bit a dimension
