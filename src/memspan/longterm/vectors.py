@@ -1,8 +1,8 @@
 """Unit vectors in RAM at a byte a dimension, and the nearest of them without reading all.
 
-A row is kept as int8 with a scale of its own; a cosine is off by 0.0004 as a rule and by 0.002 at worst. A large table is first sifted by the
-signs of its rows, one bit a dimension: the rows whose signs agree with the question's most often are then scored by
-their int8 values. Reading signs costs a tenth of reading the values.
+A row is kept as int8 with a scale of its own; a cosine is off by 0.0004 as a rule and by 0.002 at worst. A large table
+is first sifted by the signs of its rows, one bit a dimension: the rows whose signs agree with the question's most often
+are then scored by their int8 values. Reading signs costs a tenth of reading the values.
 
 Legend: N rows, D dimensions.
 """
