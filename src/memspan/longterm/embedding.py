@@ -12,10 +12,10 @@ import numpy as np
 
 from memspan.core.errors import MissingExtraError, StoreError
 from memspan.core.footprint import Footprint
-from memspan.longterm.index import F32
 from memspan.longterm.passages import PASSAGE_CHARS, embedded_text
 from memspan.longterm.recall import Deadline
 from memspan.longterm.store import Store, Transaction
+from memspan.longterm.vectors import F32
 
 if TYPE_CHECKING:
     from memspan.models.base import Embedder

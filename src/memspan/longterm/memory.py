@@ -218,12 +218,14 @@ class Memory:
         """What the memory holds on a question, best first.
 
         Args:
-            query: the question. What stands between double quotes is looked for word for word.
+            query: the question. What stands between double quotes is looked for word for word; turns of a speaker
+                or a time that it names come up before others.
             k: how many results.
             kinds: "episode", or what the organizer builds ("fact", "entity", "community").
             session, speaker: only these; after, before: only episodes of that time (after inclusive).
             metadata: only episodes whose metadata has these values.
-            as_of: facts that were true at this moment, instead of those that are true now.
+            as_of: facts that were true at this moment, instead of those that are true now; "last week" in the
+                question is understood against it.
             believed_at: what the store believed at this moment.
             rerank: "rrf", "mmr", "mentions", "distance", "cross"; None is the organizer's own order.
             deadline_ms: leave stages out rather than take longer; `.skipped` and `why` say which.
@@ -261,6 +263,7 @@ class Memory:
                 derived=self._index(tx, episodes=False),
                 deadline=deadline,
                 embed=self._embedding.embed,
+                now=self._clock(),
             )
             found: list[Recollection] = []
             if "episode" in asked.kinds:
