@@ -303,9 +303,7 @@ def _temporal(question: Question, sentences: Sequence[Sentence], as_of: datetime
         late = as_of is not None and sentence.at is not None and sentence.at > as_of
         sentence.features["late"] = float(late)
         newest = place.get(sentence.at, 0.0) if sentence.at is not None and id(sentence) in bears else 0.0
-        asked = question.present and not question.past
-        sentence.features["recency"] = newest if asked else 0.0
-        sentence.features["now"] = newest if asked and question.now else 0.0
+        sentence.features["recency"] = newest if question.present and not question.past else 0.0
 
 
 def _factual(
@@ -339,8 +337,9 @@ def _cosines(memory: Memory, question: Question, sentences: list[Sentence], conf
         return
     likely = sorted(sentences, key=lambda s: -weighted(config.selection, s.features))[: config.read_cosines]
     asked = question.text
-    if question.subject is not None:
-        asked = re.sub(rf"\b{re.escape(question.subject)}\b(?:['’]s)?", "", asked).strip() or asked
+    for name in (question.subject, *(question.subject or "").split()[:1]):
+        if name:
+            asked = re.sub(rf"\b{re.escape(name)}\b(?:['’]s)?", "", asked).strip() or question.text
     vectors = memory._embedding.embed([asked, *(s.text for s in likely)])
     cosines = vectors[1:] @ vectors[0]
     for sentence in sentences:
@@ -352,27 +351,27 @@ def _cosines(memory: Memory, question: Question, sentences: list[Sentence], conf
 def confidence_features(
     question: Question, idf: Mapping[int, float], sentences: Sequence[Sentence]
 ) -> dict[str, float]:
-    """What the confidence in the best sentence is estimated from."""
+    """What the confidence in the best sentence is estimated from.
+
+    "empty" is 1 when neither the sentence nor what stands beside it holds any word of the question but names: that a
+    thing is spoken of does not mean that this is said of it.
+    """
     if not sentences:
         return {}
     best = sentences[0]
     rival = next((s.score for s in sentences if s.episode != best.episode), best.score - 1)
-    content = {term: weight * idf[term] for term, weight in question.weights.items() if weight == 1}
-    rarest = max(content, key=lambda term: content[term]) if content else None
-    around = stems(best.around)
-    named = [stems(name) for name in question.names]
+    around, named = stems(best.around), [stems(name) for name in question.names]
+    plain = set(question.weights).difference(*named)
     own = best.features["own"]
     return {
         "own": own,
         "coverage": own + best.features["turn"] + best.features["near"],
-        "rarest": 1.0 if rarest is None or rarest in best.terms else 0.0,
+        "empty": float(bool(plain) and plain.isdisjoint(best.terms)),
         "names": sum(bool(terms & around) for terms in named) / len(named) if named else 1.0,
-        "right": best.features["right"],
         "wrong": best.features["wrong"],
         "cosine": best.features.get("cosine", 0.0),
         "margin": min(2.0, best.score - rival),
         "kind": best.features["kind"],
         "fact": best.features["fact"],
-        "closed": best.features["closed"],
         "late": best.features["late"],
     }

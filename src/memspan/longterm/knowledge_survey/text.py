@@ -179,7 +179,7 @@ class Question:
         subject: the speaker whom it is about, as the store writes them; None when it names none or several.
         names: names in it that are no speakers.
         first_person: it asks about the asker ("my", "I").
-        present, past: it asks what is true now, or what was before; now: it says so ("now", "current").
+        present, past: it asks what is true now, or what was before.
     """
 
     text: str
@@ -191,7 +191,6 @@ class Question:
     first_person: bool
     present: bool
     past: bool
-    now: bool
 
 
 def kind_of(question: str) -> Kind:
@@ -258,7 +257,6 @@ def read_question(text: str, speakers: Iterable[str] = ()) -> Question:
         first_person=not _FIRST.isdisjoint(set(words(text)) - {"were", "id", "ill"}) and not subjects,
         present=present,
         past=bool(_PAST.search(text)),
-        now=bool(_PRESENT.search(text)),
     )
 
 
