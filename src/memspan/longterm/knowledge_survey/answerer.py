@@ -9,7 +9,8 @@ from memspan.core.errors import InputError
 from memspan.core.footprint import Footprint
 from memspan.longterm.knowledge_survey.answer import Answer, Claim
 from memspan.longterm.knowledge_survey.config import KnowledgeSurveyConfig, Policy
-from memspan.longterm.knowledge_survey.evidence import Evidence, Sentence, gather
+from memspan.longterm.knowledge_survey.evidence import Evidence, gather
+from memspan.longterm.knowledge_survey.features import Sentence
 from memspan.longterm.knowledge_survey.judge import ExtractiveJudge, Judge
 from memspan.longterm.knowledge_survey.text import stems
 from memspan.longterm.knowledge_survey.wording import cited, evidence_text
