@@ -93,7 +93,7 @@ def fitted_selection(sets: Mapping[str, Sequence[Asked]]) -> dict[str, float]:
     share = torch.tensor([weight for _, _, weight in rows], dtype=torch.float64)
     share /= share.sum()
     weights = torch.zeros(len(names), dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS([weights], max_iter=500)
+    optimizer = torch.optim.LBFGS([weights], max_iter=200, line_search_fn="strong_wolfe")
 
     def loss() -> torch.Tensor:
         optimizer.zero_grad()

@@ -9,7 +9,7 @@ from memspan.core.errors import InputError
 from memspan.core.footprint import Footprint
 from memspan.longterm.knowledge_survey.answer import Answer, Claim
 from memspan.longterm.knowledge_survey.config import KnowledgeSurveyConfig, Policy
-from memspan.longterm.knowledge_survey.evidence import Evidence, gather
+from memspan.longterm.knowledge_survey.evidence import Evidence, fact_match, gather
 from memspan.longterm.knowledge_survey.features import Sentence
 from memspan.longterm.knowledge_survey.judge import ExtractiveJudge, Judge
 from memspan.longterm.knowledge_survey.text import stems
@@ -101,7 +101,7 @@ class GroundedAnswerer:
         evidence = self._gather(question, recall_options)
         if not evidence.sentences:
             return self._declined(evidence, "I do not know: nothing in memory bears on this.")
-        if (stated := stated_fact(evidence)) is not None:
+        if (stated := stated_fact(evidence, self.config.fact_match)) is not None:
             return self._fact(evidence, *stated)
         if evidence.confidence < self.config.abstain_below:
             return self._declined(evidence, "I do not know: what is in memory is too weak to answer this.")
@@ -177,22 +177,27 @@ class GroundedAnswerer:
         return total if context is None else total + context
 
 
-def stated_fact(evidence: Evidence) -> tuple[Recollection, Sentence] | None:
+def stated_fact(evidence: Evidence, least: float) -> tuple[Recollection, Sentence] | None:
     """The best fact that holds and says what was asked, with the sentence that states it.
 
-    Its subject and its relation must both be named in the question ("Where does *Ann* *live*": LIVES_IN); questions
-    for a time are left to the sentences, which carry their dates.
+    Its match must be at least `least`; where an organizer tells none, its subject and its relation must both be named
+    in the question ("Where does *Ann* *live*": LIVES_IN). Questions for a time are left to the sentences, which carry
+    their dates.
     """
     question = evidence.question
     if question.kind == "when":
         return None
     asked = stems(question.text)
     for fact in evidence.facts:
-        subject, relation = (str(fact.metadata.get(key, "")) for key in ("subject", "relation"))
-        named = stems(subject)
-        if not named or not named <= asked or not (stems(relation.replace("_", " ")) - named) & asked:
-            continue
-        source = next((s for s in evidence.sentences if fact.episodes and s.episode == fact.episodes[0]), None)
+        if "match" in fact.metadata:
+            if fact_match(fact) < least:
+                continue
+        else:
+            subject, relation = (str(fact.metadata.get(key, "")) for key in ("subject", "relation"))
+            named = stems(subject)
+            if not named or not named <= asked or not (stems(relation.replace("_", " ")) - named) & asked:
+                continue
+        source = next((s for s in evidence.sentences if s.episode in fact.episodes[:1]), None)
         if source is not None:
             return fact, source
     return None

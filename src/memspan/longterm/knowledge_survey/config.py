@@ -72,6 +72,7 @@ class KnowledgeSurveyConfig:
         k: passages retrieved, and shown to a model.
         depth: sentences are looked for in this many times k episodes.
         abstain_below: confidence under which no answer is given.
+        fact_match: match from which on a fact answers by itself, see `answerer.stated_fact`.
         tau: least support of a citation (ALCE-like attribution; 0.8 of a claim's weighted words).
         token_budget: most tokens of passages in a prompt; None is 1,500, or half the model's window if that is less.
         policy: what happens to a claim of the model without support: "drop" it, or "flag" it as unsupported.
@@ -83,6 +84,7 @@ class KnowledgeSurveyConfig:
     k: int = 8
     depth: int = 3
     abstain_below: float = 0.35
+    fact_match: float = 0.7
     tau: float = 0.8
     token_budget: int | None = None
     policy: Policy = "drop"
@@ -96,7 +98,7 @@ class KnowledgeSurveyConfig:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise InputError(f"{name} must be a whole number of at least {least}, not {value!r}")
-        for name in ("abstain_below", "tau"):
+        for name in ("abstain_below", "fact_match", "tau"):
             value = getattr(self, name)
             if not isinstance(value, int | float) or not 0 <= value <= 1:
                 raise InputError(f"{name} must lie between 0 and 1, not {value!r}")

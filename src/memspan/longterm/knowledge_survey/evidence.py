@@ -22,6 +22,7 @@ from memspan.longterm.base import Recollection
 from memspan.longterm.knowledge_survey.config import KnowledgeSurveyConfig, logistic, weighted
 from memspan.longterm.knowledge_survey.documents import current, newest_versions
 from memspan.longterm.knowledge_survey.features import (
+    LEANING,
     THREAD,
     Lexicon,
     Said,
@@ -116,13 +117,13 @@ def gather(memory: Memory, question: str, config: KnowledgeSurveyConfig, options
     form = form_of(question)
     lexicon = Lexicon(read, idf)
     for sentence in sentences:
-        judge_words(read, lexicon, sentence, form, alike=False)
+        judge_words(read, lexicon, sentence, alike=False)
         judge_form(read, form, sentence)
         judge_persons(read, sentence)
-    _factual(read, idf, sentences, facts, closed)
+    _factual(read, idf, sentences, facts, closed, as_of is not None or period is not None)
     _temporal(read, sentences, as_of, period)
     if options.get("deadline_ms") is None:
-        _meanings(memory, read, idf, sentences, form, config)
+        _meanings(memory, read, idf, sentences, config)
     for sentence in sentences:
         sentence.score = weighted(config.selection, sentence.features)
     sentences.sort(key=lambda s: -s.score)
@@ -304,20 +305,34 @@ def _factual(
     sentences: Sequence[Sentence],
     facts: Sequence[Recollection],
     closed: Mapping[str, Sequence[str]],
+    asked_then: bool,
 ) -> None:
-    """A fact that holds lends its source its own words; the source of one that ceased to hold is marked."""
+    """A fact that holds lends its source its words and its match; the source of one that ceased to hold is marked.
+
+    Args:
+        asked_then: the question is about a given time; else only one about the present is spoilt by what is over.
+    """
     named = stems(question.subject or "")
+    told = [(fact, stems(fact.text)) for fact in facts]
     for sentence in sentences:
-        mine = stems(sentence.text)
-        lent = 0.0
-        for fact in facts:
-            told = stems(fact.text)
-            if sentence.episode in fact.episodes and 2 * len((told - named) & mine) >= max(1, len(told - named)):
-                lent = max(lent, coverage(question, idf, told))
+        mine = stems(f"{sentence.text} {sentence.speaker or ''}")
+        lent = match = 0.0
+        for fact, words_ in told:
+            if sentence.episode in fact.episodes and 2 * len((words_ - named) & mine) >= max(1, len(words_ - named)):
+                lent = max(lent, coverage(question, idf, words_))
+                match = max(match, fact_match(fact))
         sentence.features["fact"] = lent
+        sentence.features["match"] = match
         over = [stems(name) for name in closed.get(sentence.episode, ())]
         gone = any(terms and terms <= mine for terms in over)
-        sentence.features["closed"] = float(gone and not question.past and question.kind != "when")
+        now = (question.present or asked_then) and not question.past and question.kind != "when"
+        sentence.features["closed"] = float(gone and now)
+
+
+def fact_match(fact: Recollection) -> float:
+    """How well a fact fits the question by subject, attribute and sort of value, 0 to 1; 0 where nobody says."""
+    value = fact.metadata.get("match", 0.0)
+    return float(value) if isinstance(value, int | float) else 0.0
 
 
 def _meanings(
@@ -325,7 +340,6 @@ def _meanings(
     question: Question,
     idf: Mapping[int, float],
     sentences: list[Sentence],
-    form: str,
     config: KnowledgeSurveyConfig,
 ) -> None:
     """The likeness in meaning of the likeliest sentences to the question; the others get the least of them.
@@ -353,13 +367,11 @@ def _meanings(
     lexicon = Lexicon(question, idf, likeness)
     for sentence in sentences:
         sentence.features |= least
-        for name in ("own", "turn", "reply", "thread", "near", "asked"):
-            sentence.features[f"like_{name}"] = sentence.features[name]
     for number, sentence in enumerate(likely):
         sentence.features["cosine"], sentence.features["exchange"] = own[number], exchange[number]
         if sentence.asked is not None:
             sentence.features["asked_cosine"] = max(0.0, to_question[last_question(sentence.asked.text)])
-        judge_words(question, lexicon, sentence, form, alike=True)
+        judge_words(question, lexicon, sentence, alike=True)
 
 
 def confidence_features(
@@ -384,8 +396,8 @@ def confidence_features(
     return best.features | {
         "share": shares[best.episode] / sum(shares.values()),
         "score": best.score,
-        "coverage": sum(best.features[name] for name in ("own", "turn", "reply", "thread", "near")),
-        "like_coverage": sum(best.features.get(f"like_{n}", 0.0) for n in ("own", "turn", "reply", "thread", "near")),
+        "coverage": sum(best.features[name] for name in LEANING),
+        "like_coverage": sum(best.features[f"like_{name}"] for name in LEANING),
         "empty": float(bool(plain) and min(lacking) == 1),
         "missing": max(lacking, default=0.0),
         "lacking": sum(lacking) / len(lacking) if lacking else 0.0,

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+import numpy as np
+
 from memspan.longterm.knowledge_survey.kinds import Form, form_of, holds_form
 from memspan.longterm.knowledge_survey.likeness import Likeness, covered
 from memspan.longterm.knowledge_survey.text import (
@@ -32,6 +34,9 @@ _AHEAD = re.compile(
     r"|['’](?:ll)\b|\b(?:I['’]m|am|is|are|we['’]re|they['’]re)\s+\w+ing\b",
     re.I,
 )
+LEANING = ("own", "turn", "reply", "thread", "near")
+"""Shares of the question's words: in the sentence, and what its turn, the turn before, the thread and the turn after
+add to that."""
 THREAD = 4  # turns before a sentence that can say what it is about
 
 
@@ -133,8 +138,12 @@ class Lexicon:
         return covered(self.weights, found)
 
 
-def judge_words(question: Question, lexicon: Lexicon, sentence: Sentence, form: Form, *, alike: bool) -> None:
-    """The features that come of words: of the sentence, of its turn, of what it replies to, and of its thread."""
+def judge_words(question: Question, lexicon: Lexicon, sentence: Sentence, *, alike: bool) -> None:
+    """The features that come of words: of the sentence, of its turn, of what it replies to, and of its thread.
+
+    Args:
+        alike: the lexicon knows likeness of meaning; then only the features of likeness are set anew.
+    """
     own = lexicon.found(sentence.text)
     in_turn = lexicon.found(sentence.whole, sentence.caption or "")
     before = [lexicon.found(said.whole) for said in sentence.before]
@@ -142,21 +151,17 @@ def judge_words(question: Question, lexicon: Lexicon, sentence: Sentence, form: 
     reply = _most(in_turn, asked, *before[:1])
     thread = _most(reply, *before[1:])
     near = _most(thread, lexicon.found(sentence.after))
+    steps = [lexicon.coverage(found) for found in (own, in_turn, reply, thread, near)]
+    covers = dict(zip(LEANING, np.diff(steps, prepend=0.0).tolist(), strict=True))
+    covers["asked"] = lexicon.coverage(_most(asked, own)) if asked else 0.0
     features = sentence.features
-    prefix = "like_" if alike else ""
-    covers = lexicon.coverage(own)
-    features[f"{prefix}own"] = covers
-    features[f"{prefix}turn"] = lexicon.coverage(in_turn) - covers
-    features[f"{prefix}reply"] = lexicon.coverage(reply) - lexicon.coverage(in_turn)
-    features[f"{prefix}thread"] = lexicon.coverage(thread) - lexicon.coverage(reply)
-    features[f"{prefix}near"] = lexicon.coverage(near) - lexicon.coverage(thread)
-    features[f"{prefix}asked"] = lexicon.coverage(_most(asked, own)) if asked else 0.0
+    if not alike:
+        features |= covers
+    features |= {f"like_{name}": value for name, value in covers.items()}
     sentence.found = near
-    if alike:
-        wanted = question.wanted
-        term = next((t for t, w in question.spelled.items() if w == wanted), None) if wanted else None
-        features["class"] = 0.5 if term is None else max(own.get(term, 0.0), 0.5 * reply.get(term, 0.0))
-        features["no_class"] = float(term is not None) * (1 - near.get(term, 0.0)) if term is not None else 0.0
+    term = next((t for t, word in question.spelled.items() if word == question.wanted), None)
+    features["class"] = 0.5 if term is None else max(own.get(term, 0.0), 0.5 * reply.get(term, 0.0))
+    features["no_class"] = 0.0 if term is None else 1 - near.get(term, 0.0)
 
 
 def _most(*found: Mapping[int, float]) -> dict[int, float]:
