@@ -105,7 +105,8 @@ class PassageIndex:
     """Searchable passages of the records of one family ("episode", or everything derived) in one space.
 
     Attributes:
-        record_ids: [R] ids of the records, ascending.
+        record_ids: [R] ids of the records, in the order in which they were indexed: ascending for episodes; a derived
+            record whose text was rewritten stands behind later ones (see `places`).
         owner: [P] position in `record_ids` of each passage's record; passages of a record are neighbours.
         first: [R] position of each record's first passage.
         speaker, session: [R] codes into `speakers` and `sessions`; -1 is none.
@@ -162,6 +163,7 @@ class PassageIndex:
         self.kinds: dict[str, int] = {}
         self._kept_windows: dict[tuple[float, ...], tuple[list[tuple[float, NDArray[np.int32]]], F32]] = {}
         self._session_end: dict[int, int] = {}  # session code -> its last passage so far
+        self._order: I64 | None = None
 
     def __getattr__(self, name: str) -> Any:
         columns = self.__dict__.get("_columns", {})
@@ -203,6 +205,7 @@ class PassageIndex:
 
     def _append(self, rows: list[tuple]) -> None:  # type: ignore[type-arg]
         self._kept_windows.clear()
+        self._order = None
         base_passage, base_record = len(self.owner), len(self.record_ids)
         ids, records, blobs, sessions, speakers, ats, questions, roles, kinds = zip(*rows, strict=True)
         lengths = np.fromiter((len(blob) // 4 for blob in blobs), np.int64, len(blobs))
@@ -275,6 +278,16 @@ class PassageIndex:
         self._has_vector.array[slots] = True
 
     # --- searching ---
+
+    def places(self, records: I64) -> I64:
+        """[n] positions of records in `record_ids`, -1 for one that is not indexed."""
+        if not len(self):
+            return np.full(len(records), -1, np.int64)
+        if self._order is None:
+            self._order = np.argsort(self.record_ids, kind="stable")
+        at = np.minimum(np.searchsorted(self.record_ids, records, sorter=self._order), len(self) - 1)
+        found = self._order[at]
+        return np.where(self.record_ids[found] == records, found, -1)
 
     @property
     def vectors(self) -> F32 | None:
@@ -363,6 +376,7 @@ class PassageIndex:
         nbytes = sum(column.nbytes for column in self._columns.values()) + self._has_vector.nbytes
         nbytes += sum(segment.nbytes for segment in self._segments)
         nbytes += self._vectors.nbytes if self._vectors is not None else 0
+        nbytes += 0 if self._order is None else self._order.nbytes
         for reach, norm in self._kept_windows.values():
             nbytes += norm.nbytes + sum(near.nbytes for _, near in reach)
         return Footprint.of("store", "ram", nbytes)

@@ -18,15 +18,17 @@ Item = TypeVar("Item", bound=Hashable)
 RERANKERS = ("rrf", "mmr", "mentions", "distance", "cross")
 
 
-def reciprocal_rank_fusion(lists: Sequence[Sequence[Item]], constant: float = 1.0) -> list[tuple[Item, float]]:
-    """Sum of 1 / (rank + constant) over the lists, ranks from 0 (Cormack et al. 2009; Zep uses a constant of 1).
+def reciprocal_rank_fusion(
+    lists: Sequence[Sequence[Item]], constant: float = 1.0, weights: Sequence[float] | None = None
+) -> list[tuple[Item, float]]:
+    """Sum of weight / (rank + constant) over the lists, ranks from 0 (Cormack et al. 2009; Zep uses a constant of 1).
 
-    Ties keep the order of first appearance.
+    Ties keep the order of first appearance. Without `weights` every list counts once.
     """
     scores: dict[Item, float] = {}
-    for ranking in lists:
+    for ranking, weight in zip(lists, [1.0] * len(lists) if weights is None else weights, strict=True):
         for rank, item in enumerate(ranking):
-            scores[item] = scores.get(item, 0.0) + 1.0 / (rank + constant)
+            scores[item] = scores.get(item, 0.0) + weight / (rank + constant)
     return sorted(scores.items(), key=lambda pair: -pair[1])
 
 

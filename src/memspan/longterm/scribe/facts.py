@@ -15,6 +15,7 @@ from memspan.longterm.scribe.clauses import Clause, clauses
 from memspan.longterm.scribe.dates import Prefer, TimeSpan, find_times
 from memspan.longterm.scribe.names import Names, entity_label
 from memspan.longterm.scribe.relations import RELATIONS, Effect
+from memspan.longterm.scribe.told import StatementReader
 
 if TYPE_CHECKING:
     from spacy.tokens import Doc, Token
@@ -39,11 +40,20 @@ class FactReader:
         self.functional = functional
         self.labels: dict[str, str] = {}
         self._spans: dict[Prefer, list[TimeSpan]] = {}
+        self._sentences = [number for number, sentence in enumerate(doc.sents) for _ in sentence]
 
     def read(self) -> tuple[list[FactDraft], list[EntityDraft]]:
         """Facts in the order of the text, each once, and the entities named in them or in the text."""
         found: dict[tuple[str, str, str, bool], FactDraft] = {}
-        for fact in (*self.kinship(), *(f for clause in clauses(self.doc) for f in self.clause(clause))):
+        told = StatementReader(self.doc, self.at, self.names, self.labels)
+        stated = list(told.read())
+        parsed = [f for clause in clauses(self.doc) for f in self.clause(clause, told.read_in)]
+        # Where both readings speak of one relation, the statement's is the surer one.
+        slots = {(f.subject, f.relation) for f in stated}
+        held = {(f.subject, f.relation, f.object) for f in stated if not f.ends}
+        parsed = [f for f in parsed if (f.subject, f.relation) not in slots or f.ends or not f.functional]
+        parsed = [f for f in parsed if (f.subject, f.relation, f.object) not in held]
+        for fact in (*self.kinship(), *stated, *parsed):
             if fact.subject and (fact.object or fact.ends) and fact.subject != fact.object:
                 found.setdefault((fact.subject, fact.relation, fact.object, fact.ends), fact)
         facts = list(found.values())
@@ -208,8 +218,8 @@ class FactReader:
 
     # --- rules ------------------------------------------------------------------------------------------------------
 
-    def clause(self, clause: Clause) -> Iterator[FactDraft]:
-        """The facts of one clause: the first rule that finds any."""
+    def clause(self, clause: Clause, read: set[int]) -> Iterator[FactDraft]:
+        """The facts of one clause: the first rule that finds any; `read` are sentences that need no plain reading."""
         from memspan.longterm.scribe.slots import couple, slot_facts, status
 
         subjects = self.subjects(clause)
@@ -217,11 +227,13 @@ class FactReader:
         found += self.dismissed(clause)
         found += self.home(clause)
         found += couple(self, clause, subjects)
-        found += slot_facts(self, clause)
+        plainly = self._sentences[clause.verb.i] not in read
+        if plainly:
+            found += slot_facts(self, clause)
         found += status(self, clause)
         if not found and clause.verb.lemma_ in wording.WANTS:
             found = [f for subject, _ in subjects for f in self.wish(clause, subject)]
-        if not found and clause.tense != "future":
+        if not found and clause.tense != "future" and plainly:
             found = [f for subject, token in subjects for f in self.plain(clause, subject, token)]
         yield from found
 

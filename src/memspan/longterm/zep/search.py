@@ -1,10 +1,15 @@
-"""Zep's retrieval: three searches per kind of record, then a reranker (Zep, section 3)."""
+"""Zep's retrieval: three searches per kind of record, then a reranker (Zep, section 3).
+
+Facts are ranked by a fourth list, the structured match (`match`), which weighs most in the fusion: of the facts that
+hold in the asked view, those about the question's subject that say what was asked come first.
+"""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,11 +18,12 @@ from memspan.core.errors import InputError
 from memspan.longterm import rerank
 from memspan.longterm.base import Recollection
 from memspan.longterm.clock import from_micros, to_micros
-from memspan.longterm.index import F32
-from memspan.longterm.passages import term_hashes
+from memspan.longterm.index import F32, I64
 from memspan.longterm.recall import Search, best
 from memspan.longterm.store import Transaction
-from memspan.longterm.zep.resolve import normalize
+from memspan.longterm.zep.match import Match, Matcher, ordered
+from memspan.longterm.zep.resolve import EntityResolver, normalize
+from memspan.longterm.zep.table import FactTable
 from memspan.longterm.zep.temporal import Window
 
 if TYPE_CHECKING:
@@ -28,25 +34,42 @@ _FACT_BONUS_POOL = 20
 _CLOSED_MARGIN = 8  # how many times more candidates are looked at, since closed facts are dropped from them
 
 
-def recall(search: Search, config: ZepConfig, cross: CrossEncoder) -> list[Recollection]:
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """What an organizer keeps in RAM of the space that is searched."""
+
+    table: FactTable
+    resolver: EntityResolver
+
+
+@dataclass(frozen=True, slots=True)
+class _Hit:
+    record: int
+    score: float
+    why: str
+    match: Match | None = None
+
+
+def recall(search: Search, config: ZepConfig, cross: CrossEncoder, graph: Graph) -> list[Recollection]:
     """The best records of every wanted kind, best first."""
-    found: list[tuple[int, float, str]] = []
+    found: list[_Hit] = []
     for kind in search.query.kinds:
         if kind != "episode":
-            found += _rank(search, config, kind, search.query.k, cross)
-    found.sort(key=lambda hit: -hit[1])
+            found += _rank(search, config, kind, search.query.k, cross, graph)
+    found.sort(key=lambda hit: -hit.score)
     left_out = f" (left out: {', '.join(search.deadline.skipped)})" if search.deadline.skipped else ""
-    hits = [(record, score, why + left_out) for record, score, why in found[: search.query.k]]
+    kept = found[: search.query.k]
+    hits = [(hit.record, hit.score, hit.why + left_out) for hit in kept]
+    matches = {hit.record: round(hit.match.value, 3) for hit in kept if hit.match is not None}
     believed = to_micros(search.query.believed_at)
-    return recollections(search.tx, hits, windows(search.tx, [hit[0] for hit in hits], believed))
+    return recollections(search.tx, hits, windows(search.tx, [hit.record for hit in kept], believed), matches)
 
 
-def _rank(
-    search: Search, config: ZepConfig, kind: str, count: int, cross: CrossEncoder
-) -> list[tuple[int, float, str]]:
+def _rank(search: Search, config: ZepConfig, kind: str, count: int, cross: CrossEncoder, graph: Graph) -> list[_Hit]:
     limit = config.fetch * count
     lists: dict[str, list[int]] = {}
-    for name, scores in (("full text", search.lexical(search.derived)), ("vectors", search.cosine(search.derived))):
+    lexical, cosine = search.lexical(search.derived), search.cosine(search.derived)
+    for name, scores in (("full text", lexical), ("vectors", cosine)):
         if scores is not None and len(scores):
             lists[name] = _best_visible(search, kind, scores, limit, 0.0 if name == "full text" else config.min_cosine)
     origins = question_entities(search)
@@ -54,29 +77,72 @@ def _rank(
     if origins and kind != "community" and search.deadline.allows("graph"):
         distance = rerank.graph_distance(origins, lambda nodes: fact_neighbours(search.tx, nodes), config.bfs_depth)
         lists["graph"] = _near(search, kind, distance, limit, lists.get("vectors", []) + lists.get("full text", []))
-    if origins and kind == "fact":
-        lists["relation"] = _asked_relation(search, origins, limit)
-    fused = rerank.reciprocal_rank_fusion(list(lists.values()), config.rrf_constant)
-    why = {
-        record: ", ".join(f"{name} #{ids.index(record) + 1}" for name, ids in lists.items() if record in ids)
-        for record, _ in fused
-    }
+    matches: dict[int, Match] = {}
+    weights = [1.0] * len(lists)
+    if kind == "fact":
+        matches, lists["match"] = matched(search, config, graph, lexical, cosine, lists.values(), limit)
+        weights.append(config.match_weight)
+    fused = rerank.reciprocal_rank_fusion(list(lists.values()), config.rrf_constant, weights)
+    places = {name: {record: place for place, record in enumerate(ids, 1)} for name, ids in lists.items()}
     order = _reranked(search, config, kind, fused, distance, cross)
-    return [(record, score, why[record]) for record, score in order[:count]]
+    hits = []
+    for record, score in order[:count]:
+        match = matches.get(record)
+        reasons = [match.words()] if match is not None and match.value >= config.match_least else []
+        reasons += [f"{name} #{ids[record]}" for name, ids in places.items() if record in ids]
+        hits.append(_Hit(record, score, ", ".join(reason for reason in reasons if reason), match))
+    return hits
 
 
-def _asked_relation(search: Search, subjects: Sequence[int], limit: int) -> list[int]:
-    """Facts of a named subject whose relation the question names too ("Where does Ann *live*": LIVES_IN)."""
-    asked = set(search.terms.tolist())
+def matched(
+    search: Search,
+    config: ZepConfig,
+    graph: Graph,
+    lexical: F32,
+    cosine: F32 | None,
+    others: Iterable[Sequence[int]],
+    limit: int,
+) -> tuple[dict[int, Match], list[int]]:
+    """The match of the likeliest facts and of those that other searches found, and the order it gives."""
+    graph.table.refresh(search.tx)
+    if not len(graph.table):
+        return {}, []
+    matcher = Matcher(search, graph.table, graph.resolver)
+    records, rough = matcher.pool(lexical, cosine)
+    pool = _first_visible(search, records, rough, max(config.match_pool, limit))
+    matches = matcher.read(sorted({*pool, *(record for ids in others for record in ids)}))
+    began, sources = _statements(search, list(matches))
+    return matches, ordered(matches, config, began, sources)[:limit]
+
+
+def _statements(search: Search, ids: Sequence[int]) -> tuple[dict[int, int], dict[int, int]]:
+    """When each fact began to hold in the asked view (else when it was said), and how many episodes state it."""
+    seen = windows(search.tx, ids, to_micros(search.query.believed_at))
     rows = search.tx.select(
-        "SELECT f.record, f.relation, r.valid_at FROM fact f JOIN record r ON r.id = f.record"
-        " WHERE f.subject IN ({ids})",
-        subjects,
+        "SELECT r.id, coalesce(r.at, 0), count(s.episode) FROM record r LEFT JOIN source s ON s.record = r.id"
+        " WHERE r.id IN ({ids}) GROUP BY r.id",
+        ids,
     )
-    found = [(row[2] or 0, row[0]) for row in rows if asked & set(term_hashes(row[1].replace("_", " ")).tolist())]
-    ids = [record for _, record in sorted(found, reverse=True)]
-    seen = visible(search, ids)
-    return [record for record in ids if record in seen][:limit]
+    said = {row[0]: row[1] for row in rows}
+    began = {record: seen[record].valid_at if record in seen else None for record in ids}
+    return (
+        {record: said.get(record, 0) if moment is None else moment for record, moment in began.items()},
+        {row[0]: row[2] for row in rows},
+    )
+
+
+def _first_visible(search: Search, records: I64, scores: F32, limit: int) -> list[int]:
+    """The records with the highest scores that hold in the asked view, best first."""
+    wanted = limit
+    while True:
+        wanted = min(wanted * _CLOSED_MARGIN, len(records))
+        places = best(scores, wanted)
+        places = places[np.argsort(-scores[places], kind="stable")]
+        ids = [int(record) for record in records[places]]
+        seen = visible(search, ids)
+        kept = [record for record in ids if record in seen]
+        if len(kept) >= limit or wanted == len(records):
+            return kept[:limit]
 
 
 def _best_visible(search: Search, kind: str, scores: F32, limit: int, least: float) -> list[int]:
@@ -85,18 +151,12 @@ def _best_visible(search: Search, kind: str, scores: F32, limit: int, least: flo
     code = index.kinds.get(kind)
     if code is None:
         return []
-    usable = np.where((index.kind == code) & (scores > least), scores, -np.inf)
-    wanted = limit
-    while True:
-        wanted = min(wanted * _CLOSED_MARGIN, len(usable))
-        places = best(usable, wanted)
-        places = places[np.isfinite(usable[places])]
-        places = places[np.argsort(-usable[places], kind="stable")]
-        ids = [int(record) for record in index.record_ids[places]]
-        seen = visible(search, ids) if kind == "fact" else set(ids)
-        kept = [record for record in ids if record in seen]
-        if len(kept) >= limit or wanted == len(usable):
-            return kept[:limit]
+    usable = np.flatnonzero((index.kind == code) & (scores > least))
+    if kind == "fact":
+        return _first_visible(search, index.record_ids[usable], scores[usable], limit)
+    places = usable[best(scores[usable], limit)]
+    places = places[np.argsort(-scores[places], kind="stable")]
+    return [int(record) for record in index.record_ids[places]]
 
 
 def windows(tx: Transaction, ids: Sequence[int], believed: int | None) -> dict[int, Window]:
@@ -196,7 +256,7 @@ def _reranked(
         index = search.derived
         if search.vector is None or index.vectors is None:
             raise InputError("the 'mmr' reranker needs an embedder; open the store with one")
-        rows = np.searchsorted(index.record_ids, ids)
+        rows = index.places(np.array(ids, np.int64))
         order = rerank.maximal_marginal_relevance(search.vector, index.vectors[index.first[rows]], config.mmr_trade_off)
     elif name == "mentions":
         rows_of = search.tx.select("SELECT record, count(*) FROM source WHERE record IN ({ids}) GROUP BY record", ids)
@@ -237,14 +297,25 @@ def episode_bonus(search: Search, config: ZepConfig) -> dict[int, tuple[float, s
 
 
 def recollections(
-    tx: Transaction, hits: Sequence[tuple[int, float, str]], seen: Mapping[int, Window] | None = None
+    tx: Transaction,
+    hits: Sequence[tuple[int, float, str]],
+    seen: Mapping[int, Window] | None = None,
+    matches: Mapping[int, float] | None = None,
 ) -> list[Recollection]:
-    """Records as users see them, with their source episodes, and the windows of a view where one is given."""
+    """Records as users see them, with their source episodes.
+
+    Args:
+        tx: the snapshot.
+        hits: record, score, why.
+        seen: the windows of a view, where one is given.
+        matches: of facts, for `metadata["match"]`.
+    """
     ids = [hit[0] for hit in hits]
     rows, sources = tx.records(ids), tx.sources(ids)
     made = []
     for record, score, why in hits:
         row = rows[record]
+        data = json.loads(row["data"]) if row["data"] else {}
         window = (seen or {}).get(record, Window(row["valid_at"], row["invalid_at"]))
         made.append(
             Recollection(
@@ -258,7 +329,7 @@ def recollections(
                 recorded_at=from_micros(row["recorded_at"]),
                 retired_at=from_micros(row["retired_at"]),
                 why=why,
-                metadata=json.loads(row["data"]) if row["data"] else {},
+                metadata=data | ({"match": matches[record]} if matches and record in matches else {}),
             )
         )
     return made

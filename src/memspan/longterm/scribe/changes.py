@@ -1,0 +1,548 @@
+"""Facts in slots: "my landlord is …", "… is the captain of the team", "the rent went up to …", "it's … now"."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from memspan.longterm.base import FactDraft
+from memspan.longterm.scribe.descriptions import PET, POSSESSIVE, Slot, describe
+from memspan.longterm.scribe.relations import Effect
+from memspan.longterm.scribe.statements import NAME, Statement, joined, plain
+from memspan.longterm.scribe.typed import call, money, typed_verbs, weekly
+from memspan.longterm.scribe.values import AMOUNT, MONEY, PHONE, name_run, source_text, trim, value
+
+if TYPE_CHECKING:
+    from spacy.tokens import Token
+
+    from memspan.longterm.scribe.told import StatementReader
+
+_WHO = rf"(?:I|[Ww]e|[Hh]e|[Ss]he|[Yy]ou|[Tt]hey|(?:[Tt]he|[Mm]y|[Oo]ur) (?:[\w'-]+ ){{0,3}}?[\w-]+|{NAME})"
+_BE = re.compile(
+    r" (?P<be>(?:will |'ll |has |have |'s |'ve |had )?(?:is|are|'s|am|'m|be|been|was|were|became|become|becomes|stays|stayed"
+    r"|remains|remained))(?: (?:called|named|set (?:to|at)|fixed at|none other than|a certain|spelled|spelt))?(?= )"
+)
+_CALLED = re.compile(r" (?:goes by|go by|answers to|went by)(?: the name(?: of)?)?(?= )")
+_CHANGE = (
+    r"(?:changed|moved|raised|increased|reduced|lowered|cut|set|updated|dropped|rose|risen|fell|fallen|went|gone|grew|grown"
+    r"|revised|adjusted|bumped|decreased|jumped|climbed|pushed|brought|shifted|switched|postponed|rescheduled|extended"
+    r"|renamed|transferred|reset|doubled|halved|swapped|put|corrected|slipped|shrank|shrunk|came|delayed|upgraded"
+    r"|downgraded|relocated)"
+)
+_SET = (
+    r"(?:change[sd]?|move[sd]?|raise[sd]?|increase[sd]?|reduce[sd]?|lower(?:s|ed)?|cut|sets?|update[sd]?|drop(?:s|ped)?"
+    r"|revised?|adjust(?:s|ed)?|bump(?:s|ed)?|push(?:es|ed)?|bring|brought|shift(?:s|ed)?|switch(?:es|ed)?|postponed?"
+    r"|rescheduled?|extend(?:s|ed)?|renamed?|reset|put|fix(?:es|ed)?|upgraded?|downgraded?|fixed|delay(?:s|ed)?)"
+)
+_AWAY = r"(?: (?:up|down|back|out|forward|again|over|away|ahead))*"
+_PASSIVE = re.compile(
+    rf"^(?P<d>.+?) (?:(?:has|have|had|'s|will|'ll) )?(?:(?:was|were|is|are|got|been|be|is being|has been) )*{_CHANGE}{_AWAY}"
+    r"(?: from (?P<o>.+?))?(?: by .+?)?(?: to| until| till|,? and is| into) (?:be (?:on|at|in) |on |at )?(?P<v>.+)$"
+)
+_ACTIVE = re.compile(
+    rf"^(?:.+? )?{_SET}{_AWAY} (?P<d>(?:[Tt]he|[Mm]y|[Oo]ur|[Hh]is|[Hh]er|[Tt]heir|{NAME} 's) .+?)"
+    rf"{_AWAY}(?: from (?P<o>.+?))? (?:to|at|until|till) (?P<v>.+)$"
+)
+_HAS = re.compile(
+    rf"^(?P<s>{_WHO}) (?:have |has |'ve |'s |will |'ll )?(?:have|has|had|got|'ve got|get|gets|found|hired|chosen|picked|signed up with)"
+    r" (?:an? |another )?(?P<new>(?:brand )?new )?(?P<n>(?:[\w/-]+ ){0,3}?[\w/-]+)(?: (?:,|called|named|of|:|who is|which is))+ (?P<v>.+)$"
+)
+_GAVE = re.compile(
+    rf"^.+? (?:gave|given|give|granted|allotted|assigned|allocated) (?:us|me|them|{NAME}) an? (?P<n>[\w ]+?) of (?P<v>.+?) for (?P<s>.+)$"
+)
+_NEW = re.compile(
+    rf"^(?P<s>{_WHO}) .*?\b(?:an?|(?P<own>my|his|her|our)) (?:brand )?new (?P<n>(?:[\w/-]+ ){{0,3}}?[\w/-]+)(?: (?P<comma>,|called|named|:|from .+|at .+))?(?: (?P<v>.+))?$"
+)
+_NUMBERS = re.compile(rf"^(?P<s>{_WHO}) .*?\b(?:changed|switched|swapped) (?:(?:my|his|her|our|their) )?(?P<n>[a-z ]+?)s?$")
+_TAKES = re.compile(
+    r"^(?P<v>.+?) (?:takes?|took|has taken|will take|is taking|stepped in|steps in|stands in) (?:over )?(?:as|over as)"
+    r" (?:the |our |my )?(?P<d>.+)$"
+)
+_STAYS = re.compile(r"^(?P<v>.+?) (?:stays|remains|stayed|remained|is|became|becomes|has become|was elected|was appointed|was made"
+                    r"|was named|has been elected) (?P<d>(?:[a-z]+ )?[a-z]+)(?: (?P<of>of .+))?$")  # fmt: skip
+_OTHERS = re.compile(r"^(?P<it>[Ii]t|[Tt]he new one|[Tt]his one|[Tt]he new (?:[a-z]+)|[Ss]he|[Hh]e|[Mm]ine) "
+                     r"(?P<be>is|'s|was|has been|'s been|will be|'ll be|became|are)(?: (?:called|named))? (?P<v>.+)$")
+
+
+def slots(reader: StatementReader, statement: Statement) -> Iterator[FactDraft]:
+    """What stands in the slots that a statement names."""
+    rules = (
+        call, _favourites, _introduced, _had, _given, weekly, _set, _equated, _took, _again, money, typed_verbs, _newly,
+        _exchanged, _alone,
+    )  # fmt: skip
+    yield from reader.first(statement, rules)
+    _remember(reader, statement)
+
+
+def _effect(statement: Statement, verb: str = "") -> Effect:
+    return "change" if statement.now or "becom" in verb or "became" in verb else "state"
+
+
+def fill(
+    reader: StatementReader,
+    statement: Statement,
+    slot: Slot,
+    tokens: Sequence[Token],
+    effect: Effect,
+    *,
+    full: bool = False,
+) -> Iterator[FactDraft]:
+    """The value at the beginning of some tokens, put into a slot."""
+    reader.slot = slot
+    kind = slot.kind
+    if kind == "time":
+        yield from _scheduled(reader, statement, slot, tokens, effect)
+        return
+    while tokens and tokens[0].pos_ == "ADP" and tokens[0].lower_ in ("in", "on", "at", "to"):
+        tokens = tokens[1:]
+    if not tokens or tokens[0].pos_ == "PRON" or tokens[0].lower_ in ("no", "not", "so", "too", "very"):
+        return
+    strict = kind == "strict"
+    found = value(tokens, "any" if strict else kind, reader.names)  # type: ignore[arg-type]
+    if kind == "amount" and found is None and not slot.strong:
+        return
+    if found is None and kind in ("any", "strict"):
+        found = value(tokens, "amount", reader.names) if tokens[0].like_num else None
+    if found is None or not _fits(slot, tokens, found):
+        return
+    if kind in ("any", "strict") and re.match(rf"^{AMOUNT}", found) is None and tokens[0].like_num:
+        found = value(tokens, "amount", reader.names) or found
+    if slot.kind == "name" and slot.relation not in ("PARTNER_OF", "MARRIED_TO", "ENGAGED_TO"):
+        reader.labels.setdefault(found, "THING" if slot.relation.lower() in PET else "PERSON")
+    said = found
+    if slot.relation == "HAS_ROLE":
+        said = f"{'an' if found[:1].lower() in 'aeiou' else 'a'} {found}"
+    yield from reader.draft(statement, slot.subject, slot.relation, found, effect, text=slot.template, said=said,
+                            without=tokens if full else ())
+
+
+def _fits(slot: Slot, tokens: Sequence[Token], found: str) -> bool:
+    """Whether a value says what a slot holds now; "my car is a mess" describes the car and names nothing."""
+    if slot.strong or slot.kind not in ("any", "strict"):
+        return True
+    if re.search(r"\d", found) or name_run(tokens):
+        return True
+    phrase = trim(tokens)
+    head = phrase[-1]
+    if tokens[0].lower_ in ("a", "an") or head.pos_ not in ("NOUN", "PROPN") or head.tag_ == "VBG":
+        return False
+    return slot.kind == "any" and len(phrase) <= 3 and (tokens[0].lower_ == "the" or head.tag_ in ("NN", "NNP"))
+
+
+def _scheduled(
+    reader: StatementReader, statement: Statement, slot: Slot, tokens: Sequence[Token], effect: Effect
+) -> Iterator[FactDraft]:
+    """The date of an event: the last time expression that stands in the value."""
+    if not tokens:
+        return
+    first, last = tokens[0].idx, tokens[-1].idx + len(tokens[-1])
+    prefer = "future"
+    spans = [s for s in reader.times(prefer) if (s.start or s.end) and s.offset < last and first <= s.offset + len(s.text)]
+    if not spans:
+        return
+    span = spans[0] if not statement.full.count(" from ") else spans[-1]
+    moment = span.start or span.end
+    if moment is None:
+        return
+    found = f"{moment:%Y-%m-%d %H:%M}" if span.precision == "time" else f"{moment:%Y-%m-%d}"
+    found = {"year": f"{moment:%Y}", "month": f"{moment:%Y-%m}"}.get(span.precision, found)
+    said = span.phrase().removeprefix("on ").removeprefix("in ").removeprefix("since ").removeprefix("until ")
+    weekday = re.search(r"(?i)\b(?:mon|tues|wednes|thurs|fri|satur|sun)day\b", span.text)
+    if weekday and span.precision in ("day", "time"):
+        said = f"{weekday[0].capitalize()}, {said}"
+    if slot.relation == "HAS_BIRTHDAY":
+        found = said = f"{moment:%B} {moment.day}"
+    inside = [t for t in tokens if span.offset <= t.idx < span.offset + len(span.text)]
+    when = reader.when(statement, "change", inside)
+    if when is None or (when[0] and when[0] == span.start):
+        when = (reader.at, None)
+    if statement.tense == "future":
+        when = (reader.at, None)
+    yield from reader.draft(statement, slot.subject, slot.relation, found, "change", text=slot.template, said=said, when=when)
+
+
+def _owner_topic(reader: StatementReader) -> str | None:
+    return reader.topic
+
+
+def _split(statement: Statement, pattern: re.Pattern[str], *, full: bool) -> Iterator[tuple[list[Token], str, list[Token]]]:
+    text = statement.full if full else statement.text
+    for m in pattern.finditer(text):
+        left = statement.between(0, m.start(), full=full)
+        right = statement.between(m.end() + 1, len(text) + 1, full=full)
+        if left and right:
+            yield left, m[0].strip(), right
+
+
+def _equated(reader: StatementReader, statement: Statement) -> Iterator[FactDraft]:
+    """ "Ann's landlord is V", "V is the captain of our team", "my dog is called V"."""
+    for pattern in (_BE, _CALLED):
+        for full in (False, True):
+            for left, verb, right in _split(statement, pattern, full=full):
+                left = _without_lead(reader, statement, left) if full else left
+                if not left:
+                    continue
+                slot = describe(reader, left, reader.topic if _alone_number(left) else None)
+                timed = slot is not None and slot.kind == "time"
+                if slot is not None and timed == full:
+                    found = list(fill(reader, statement, slot, right, _effect(statement, verb), full=full))
+                    if found:
+                        yield from found
+                        return
+                if full or slot is not None:
+                    continue
+                right_slot = _right_slot(reader, right)
+                if right_slot is None or right_slot.kind == "time":
+                    continue
+                if left[0].lower_ in ("that", "this", "it"):
+                    left = reader.object
+                if not left:
+                    continue
+                found = list(fill(reader, statement, right_slot, left, _effect(statement, verb)))
+                if found:
+                    yield from found
+                    return
+
+
+def _without_lead(reader: StatementReader, statement: Statement, tokens: list[Token]) -> list[Token]:
+    timed = {i for s in statement.spans for i in range(s.offset, s.offset + len(s.text))}
+    kept = [t for t in tokens if t.idx not in timed]
+    while kept and (kept[0].is_punct or kept[0].lower_ in ("and", "but", "so", "that")):
+        kept = kept[1:]
+    while kept and kept[-1].lower_ in ("now", "still", "also", "just"):
+        kept = kept[:-1]
+    return kept
+
+
+def _alone_number(tokens: Sequence[Token]) -> bool:
+    return len(tokens) <= 3 and tokens[0].lower_ == "the"
+
+
+def _right_slot(reader: StatementReader, tokens: Sequence[Token]) -> Slot | None:
+    """A description that begins the tokens; what follows it belongs to something else."""
+    first = tokens[0].lower_
+    owned = re.match(rf"^{POSSESSIVE} ", joined(tokens))
+    if first != "the" and not owned:
+        return None
+    stop = next((k for k, t in enumerate(tokens) if k and (t.is_punct or t.pos_ in ("SCONJ", "CCONJ"))
+                 and plain(t) not in ("'s", "-")), len(tokens))
+    for end in range(stop, 0, -1):
+        slot = describe(reader, tokens[:end], reader.topic)
+        if slot is not None and slot.kind != "strict" and slot.relation != "VALUE":
+            return slot
+    return None
+
+
+def _set(reader: StatementReader, statement: Statement) -> Iterator[FactDraft]:
+    """ "The rent went up to V", "they changed my shift from O to V"."""
+    for full in (False, True):
+        text = statement.full if full else statement.text
+        for pattern in (_PASSIVE, _ACTIVE):
+            m = pattern.match(text)
+            if m is None:
+                continue
+            described = statement.group(m, "d") if not full else _without_lead(reader, statement, statement.group(m, "d"))
+            slot = describe(reader, described)
+            if slot is None or (slot.kind == "time") != full:
+                if not full and slot is None:
+                    yield from _placed(reader, statement, described, statement.group(m, "v"))
+                continue
+            found = list(fill(reader, statement, slot, statement.group(m, "v"), "change", full=full))
+            if found:
+                yield from found
+                return
+
+
+_PLACE = r"(?:the )?(?:[\w'-]+ ){0,3}?(?:floor|room|hall|building|wing|office|studio|desk|field|court|gate|platform|aisle|lab|theatre|auditorium|library|park|gym|pool|terrace|annex|basement|attic|lounge|canteen|cafeteria|classroom|shed|tent|church|pub|café|cafe|bar)(?: [\dA-Z]\w*)?(?!\w)"  # noqa: E501
+
+
+def _placed(
+    reader: StatementReader, statement: Statement, thing: Sequence[Token], tokens: Sequence[Token]
+) -> Iterator[FactDraft]:
+    """ "We moved accounts to the fifth floor"."""
+    m = re.match(_PLACE, joined(tokens))
+    subject = reader.referent(thing) if m else None
+    if m and subject and reader.labels.get(subject) != "PERSON":
+        where = joined(tokens)[: m.end()]
+        preposition = "on" if " floor" in f" {where}" or "platform" in where else "in"
+        text = f"{_shown(subject)} is {preposition} {{v}}"
+        yield from reader.draft(statement, subject, "LOCATED_AT", where.removeprefix("the "), "change", text=text, said=where)
+
+
+def _shown(subject: str) -> str:
+    return f"The {subject}" if subject[:1].islower() else subject
+
+
+def _had(reader: StatementReader, statement: Statement) -> Iterator[FactDraft]:
+    """ "Ann has a new landlord, V", "the play has a budget of V"."""
+    m = _HAS.match(statement.text)
+    if m is None:
+        return
+    amount = re.match(rf"(?:about |around |only )?{AMOUNT}", m["v"])
+    if not m["new"] and " of " in statement.text[m.end("n") : m.start("v")] and not amount:
+        return
+    yield from _owned_slot(reader, statement, m, "change" if m["new"] else _effect(statement))
+
+
+def _given(reader: StatementReader, statement: Statement) -> Iterator[FactDraft]:
+    """ "They gave us a budget of V for the play"."""
+    if m := _GAVE.match(statement.text):
+        yield from _owned_slot(reader, statement, m, _effect(statement))
+
+
+def _owned_slot(reader: StatementReader, statement: Statement, m: re.Match[str], effect: Effect) -> Iterator[FactDraft]:
+    from memspan.longterm.scribe.descriptions import slot_of
+
+    subject = reader.referent(statement.group(m, "s"))
+    if subject is None:
+        return
+    thing = subject[:1].islower()
+    template = f"The {{n}} for the {subject} is {{v}}" if thing else "{s}'s {n} is {v}"
+    slot = slot_of(subject, statement.group(m, "n"), template)
+    if slot is not None and slot.kind != "time":
+        past = statement.tense
+        if past == "past" and not statement.spans:
+            statement.tense = "present"  # having got something is to have it
+        yield from fill(reader, statement, slot, statement.group(m, "v"), effect)
+        statement.tense = past
+
+
+def _took(reader: StatementReader, statement: Statement) -> Iterator[FactDraft]:
+    """ "Noa takes over as captain of our team", "Noa stays captain"."""
+    from memspan.longterm.scribe.descriptions import described_post
+
+    for pattern, effect in ((_TAKES, "change"), (_STAYS, "state")):
+        m = pattern.match(statement.text)
+        if m is None:
+            continue
+        holder = statement.group(m, "v")
+        run = name_run(holder)
+        if not run or len(run) != len(holder):
+            continue
+        post = statement.group(m, "d")
+        if pattern is _STAYS and post[0].pos_ == "DET":
+            continue
+        if pattern is _STAYS and m["of"]:
+            post = [*post, *statement.group(m, "of")]
+        slot = described_post(reader, post)
+        if slot is None and reader.slot is None:
+            continue
+        if slot is not None:
+            when = None
+            start = next((s.start for s in statement.spans if s.start), None)
+            if start is not None:
+                when = (start, None)
+            yield from reader.draft(statement, slot.subject, slot.relation, source_text(run), effect,  # type: ignore[arg-type]
+                                    text=slot.template, when=when)
+            return
+
+
+def _again(reader: StatementReader, statement: Statement) -> Iterator[FactDraft]:
+    """ "It is V now", "the new one is V", "she is called V": the slot named before in the turn."""
+    m = _OTHERS.match(statement.text)
+    if m is None or reader.slot is None:
+        full = _OTHERS.match(statement.full.removeprefix(": ")) if reader.slot is not None and reader.slot.kind == "time" else None
+        if full is None or reader.slot is None:
+            return
+        yield from fill(reader, statement, reader.slot, statement.group(full, "v"), "change", full=True)
+        return
+    it = m["it"].lower()
+    if it in ("she", "he") and " called " not in statement.text and " named " not in statement.text:
+        return
+    if it == "mine":
+        return
+    tokens = statement.group(m, "v")
+    if reader.slot.kind in ("any", "strict") and not (name_run(tokens) or tokens[0].like_num or statement.now):
+        return
+    slot = reader.slot
+    effect: Effect = "change" if statement.now or statement.spans or it.startswith("the new") else "state"
+    when = reader.pending if not statement.spans else None
+    yield from fill_at(reader, statement, slot, tokens, effect, when)
+
+
+def fill_at(
+    reader: StatementReader, statement: Statement, slot: Slot, tokens: Sequence[Token], effect: Effect, start: object
+) -> Iterator[FactDraft]:
+    """`fill`, with a beginning that was told before."""
+    from dataclasses import replace
+    from datetime import datetime
+
+    for fact in fill(reader, statement, slot, tokens, effect):
+        yield replace(fact, valid_at=start) if isinstance(start, datetime) and not fact.ends else fact
+
+
+def _newly(reader: StatementReader, statement: Statement) -> Iterator[FactDraft]:
+    """ "Ann got a new number": a slot whose value follows ("…, she is called V", ": V")."""
+    from memspan.longterm.scribe.descriptions import slot_of
+
+    for pattern in (_NEW, _NUMBERS):
+        m = pattern.match(statement.text)
+        if m is None:
+            continue
+        subject = reader.referent(statement.group(m, "s"))
+        if subject is None or subject[:1].islower():
+            continue
+        slot = slot_of(subject, statement.group(m, "n"), "{s}'s {n} is {v}", plural=pattern is _NUMBERS)
+        if slot is None or slot.kind == "time":
+            continue
+        reader.slot = slot
+        reader.pending = next((s.start for s in statement.spans if s.start and s.role in ("at", "from")), None)
+        if pattern is _NEW and m["comma"] and m["v"]:
+            yield from fill_at(reader, statement, slot, statement.group(m, "v"), "change", reader.pending)
+        return
+
+
+def _remember(reader: StatementReader, statement: Statement) -> None:
+    """Notes the slot a statement names without filling it ("my number changed", "you have my old number")."""
+    m = re.search(rf"(?P<d>{POSSESSIVE} (?:[\w/-]+ ){{0,3}}?[\w/-]+)(?= (?:changed|has changed|is different|moved|was changed)|$| ,)", statement.text)
+    of = re.search(r"(?P<d>[Tt]he (?:[\w-]+ ){0,2}[\w-]+ (?:of|for) (?:the|our|my) (?:[\w-]+ ){0,3}[\w-]+)$", statement.text)
+    for found in (m, of):
+        if found is None:
+            continue
+        tokens = [t for t in statement.group(found, "d") if t.lower_ not in ("old", "former", "previous")]
+        slot = describe(reader, tokens)
+        if slot is not None and slot.relation != "VALUE":
+            reader.slot = slot
+            start = next((s.start for s in statement.spans if s.start and s.role in ("at", "from")), None)
+            reader.pending = start
+            break
+    chunk = statement.tokens
+    verb = next((k for k, t in enumerate(chunk) if t.pos_ == "VERB"), None)
+    if verb is not None and len(chunk) > verb + 1:
+        reader.object = trim(chunk[verb + 1 :])
+    elif verb is None and chunk:
+        reader.object = list(chunk)
+    if m := re.match(rf"^[Ii]f you (?:want to |need to |wish to |have to )?\w+(?: for| with| to)? (?P<s>{NAME})$", statement.text):
+        reader.topic = reader.referent(statement.group(m, "s"))
+
+
+def _introduced(reader: StatementReader, statement: Statement) -> Iterator[FactDraft]:
+    """ "Ann Smith here", "this is Ann Smith": the speaker's surname."""
+    speaker = reader.names.speaker
+    m = re.match(
+        rf"^(?:(?:[Tt]his is|I 'm|I am|[Ii]t 's|[Mm]y (?:full )?name is|[Hh]ere is) )?(?P<v>{NAME})(?: (?:here|speaking|again|from .+|, .+))*$",
+        statement.text,
+    )
+    if m is None or speaker is None or not m["v"].startswith(f"{speaker} "):
+        return
+    surname = m["v"].removeprefix(f"{speaker} ")
+    yield from reader.draft(statement, speaker, "SURNAME", surname, "state", text=f"{speaker}'s surname is {{v}}")
+
+
+def _alone(reader: StatementReader, statement: Statement) -> Iterator[FactDraft]:
+    """A value by itself after a slot that waits for one: "…: 555-0100", "…, Rex"."""
+    if reader.slot is None or reader.pending is None and not re.match(PHONE, joined(statement.tokens).replace(" ", "")):
+        return
+    tokens = statement.tokens
+    if 0 < len(tokens) <= 5 and not any(t.pos_ in ("VERB", "AUX", "PRON") for t in tokens):
+        yield from fill_at(reader, statement, reader.slot, tokens, "change", reader.pending)
+
+
+# --- favourites ---------------------------------------------------------------------------------------------------
+
+_KINDS = {"cook": "dish", "eat": "dish", "ate": "dish", "taste": "dish", "drink": "drink", "drank": "drink", "watch": "film",
+          "read": "book", "listen": "music", "wear": "outfit", "play": "game", "sing": "song"}  # fmt: skip
+_BEST = (
+    re.compile(r"^(?:[Tt]here is|[Tt]here 's) (?:nothing|no (?P<n>[a-z]+)) (?P<s>I|we|he|she|" + NAME + r") (?:like|love|enjoy|prefer|want|drink|eat|likes|loves|enjoys|prefers|eats|drinks) (?:better|more)(?: than (?P<v>.+))$"),
+    re.compile(r"^(?:[Oo]f all (?:the )?(?P<n>[a-z]+?)(?:e?s)? ,? ?)?(?P<s>I|we|he|she|" + NAME + r") (?:like|likes|love|loves|enjoy|enjoys) (?P<v>.+?) (?:best|the most|most of all|more than anything(?: else)?|above all)(?: of all(?: (?P<m>[a-z]+?)(?:e?s)?)?)?$"),
+    re.compile(r"^(?P<s>I|we|he|she|" + NAME + r") (?:prefer|prefers) (?P<v>.+?) (?:to|over|above) (?:everything|anything|all|any other|every other)(?: else)?(?: (?P<n>[a-z]+))?$"),
+    re.compile(r"^(?P<d>(?:[Mm]y|[Hh]is|[Hh]er|[Oo]ur|[Tt]he|" + NAME + r" 's) (?:(?:new|all - time|absolute) )*(?:favourite|favorite)(?: [a-z]+){0,2}) (?:is|'s|has been|was|became|will be) (?P<v>.+)$"),
+    re.compile(r"^(?P<v>.+?) (?:is|'s|has been|was|became|has become|will be) (?P<d>(?:my|his|her|our|the|" + NAME + r" 's) (?:(?:new|all - time|absolute) )*(?:favourite|favorite)(?: [a-z]+){0,2})$"),
+)  # fmt: skip
+
+
+def _favourites(reader: StatementReader, statement: Statement) -> Iterator[FactDraft]:
+    """Superlatives are slots: what somebody likes best is one thing at a time."""
+    for pattern in _BEST:
+        m = pattern.match(statement.text)
+        if m is None:
+            continue
+        groups = m.groupdict()
+        tokens = statement.group(m, "v")
+        noun = groups.get("n") or groups.get("m")
+        if groups.get("d"):
+            described = statement.group(m, "d")
+            head = described[0].lower_
+            owner = reader.topic if head == "the" else reader.owner([t for t in described if t.lower_ not in (
+                "favourite", "favorite", "new")][:1] if head in ("my", "his", "her", "our") else _before_possessive(described))
+            after = [t.lower_ for t in described]
+            place = next(k for k, w in enumerate(after) if w in ("favourite", "favorite"))
+            noun = " ".join(after[place + 1 :]) or None
+            if tokens and tokens[0].lower_ in ("it", "that", "this") and len(tokens) == 1:
+                tokens = reader.object
+        else:
+            owner = reader.referent(statement.group(m, "s"))
+        found = value(tokens, "any", reader.names) if tokens and tokens[0].pos_ != "PRON" else None
+        if found is None or owner is None or (noun or "").split(" ")[-1] in ("part", "thing", "one"):
+            continue
+        if noun is None:
+            noun = next((_KINDS[w] for w in re.findall(r"[a-z]+", reader.doc.text.lower()) if w in _KINDS), None)
+        relation = "FAVOURITE_" + noun.upper().replace(" ", "_") if noun else "FAVOURITE"
+        words = f"favourite {noun}" if noun else "favourite"
+        effect: Effect = "change" if "becom" in m[0] or "became" in m[0] else _effect(statement)
+        if effect == "state" and statement.tense == "past" and not statement.spans:
+            continue
+        text = f"{owner}'s {words} is {{v}}"
+        start = reader.pending if groups.get("d") and not statement.spans else None
+        from dataclasses import replace
+
+        for fact in reader.draft(statement, owner, relation, found, effect, text=text):
+            yield replace(fact, valid_at=start) if start is not None else fact
+        return
+
+
+def _before_possessive(tokens: Sequence[Token]) -> list[Token]:
+    place = next((k for k, t in enumerate(tokens) if t.tag_ == "POS"), 0)
+    return list(tokens[:place])
+
+
+# --- exchanges ----------------------------------------------------------------------------------------------------
+
+_SOLD = re.compile(rf"^(?P<s>{_WHO}) (?:have |has |'ve )?(?:sold|traded in|gave away|scrapped|returned|got rid of|traded|swapped|exchanged|replaced) (?:(?:the|my|his|her|our) )(?:old )?(?P<o>.+?)(?: (?:for|with|by) an? (?:new )?(?P<v>.+))?$")  # noqa: E501
+_GOT = re.compile(rf"^(?P<s>{_WHO}) (?:have |has |'ve )?(?:bought|got|picked up|drove (?:home|off|away|back)(?: in)?|came home (?:with|in)|brought home|ordered|rode home on|leased|took home) (?:an? )(?:new )?(?P<v>.+)$")  # noqa: E501
+
+
+def _exchanged(reader: StatementReader, statement: Statement) -> Iterator[FactDraft]:
+    """ "I sold the O and drove home in a V": what one had, and what one has instead."""
+    sold = _SOLD.match(statement.text)
+    if sold is not None:
+        subject = reader.referent(statement.group(sold, "s"))
+        old = value(statement.group(sold, "o"), "thing", reader.names)
+        if subject is None or old is None:
+            return
+        reader.sold = subject, statement
+        start = reader.when(statement, "change")
+        when = (None, start[0] if start else reader.at)
+        relation, verb = ("DRIVES", "drives") if "drove" in reader.doc.text or "drive" in reader.doc.text else ("OWNS", "owns")
+        article = "an" if old[:1].lower() in "aeiou" else "a"
+        yield from reader.draft(statement, subject, relation, old, "end", text=f"{subject} {verb} {article} {{v}}", when=when)
+        if sold["v"]:
+            new = value(statement.group(sold, "v"), "thing", reader.names)
+            yield from _gets(reader, statement, subject, new, start[0] if start else None, relation)
+        return
+    got = _GOT.match(statement.text)
+    if got is None or reader.sold is None:
+        return
+    subject = reader.referent(statement.group(got, "s"))
+    if subject != reader.sold[0]:
+        return
+    before = reader.when(reader.sold[1] if not statement.spans else statement, "change")
+    new = value(statement.group(got, "v"), "thing", reader.names)
+    relation = "DRIVES" if "drove" in reader.doc.text or "drive" in reader.doc.text else "OWNS"
+    yield from _gets(reader, statement, subject, new, before[0] if before else None, relation)
+
+
+def _gets(
+    reader: StatementReader, statement: Statement, subject: str, new: str | None, start: object, relation: str
+) -> Iterator[FactDraft]:
+    from datetime import datetime
+
+    if new:
+        article = "an" if new[:1].lower() in "aeiou" else "a"
+        verb = relation.lower()
+        when = (start if isinstance(start, datetime) else reader.at, None)
+        yield from reader.draft(statement, subject, relation, new, "change", text=f"{subject} {verb} {article} {{v}}", when=when)
+
+
+__all__ = ["MONEY", "fill", "slots"]

@@ -1,0 +1,298 @@
+"""The structured match: whether a fact is about what a question is about, says what it asks, and has its sort of value.
+
+    match = about * (0.2 + 0.8 * says) * fits
+
+*about*: the fact's subject is named by the question (0.9 when its object is), and the question's names occur in it.
+*says*: share of what is asked that relation and text say, by stems and senses of words (`senses`); where no fact's
+words do, by the cosine of question and fact with names and times dropped on both sides. *fits*: the value is of the
+wanted sort (`values`). All facts are scored by arrays; the best `match_pool` that hold are then read word by word.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from memspan.longterm.clock import from_micros
+from memspan.longterm.index import F32, I64
+from memspan.longterm.recall import Search
+from memspan.longterm.scribe.dates import find_times
+from memspan.longterm.zep.question import Asked, understand
+from memspan.longterm.zep.resolve import EntityResolver, normalize
+from memspan.longterm.zep.senses import NEAR, SENSES, Unit, agreement, stem, units, words
+from memspan.longterm.zep.table import FactTable, weight
+from memspan.longterm.zep.values import fits, sorts
+
+if TYPE_CHECKING:
+    from memspan.longterm.zep.organizer import ZepConfig
+
+INVERSE = 0.9  # the question names the object: "Who is captain of the juniors?" of "Elias is captain of the juniors"
+_FULLER, _AMBIGUOUS = 0.9, 0.75  # "Ingrid" for the only Ingrid Olsen, and for one of several
+_UNSPECIFIC = 0.6  # a question that names nobody may be about anybody
+_BARE = 0.2  # what a fact about the right subject is worth that says nothing of what was asked
+_DECIDED = 0.7  # words that say as much need no embedder
+_EMBEDDED = 32  # facts that are embedded at most
+_COSINE = (0.25, 0.65, 0.85)  # cosine that counts for nothing, for everything, and what everything is
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """How a fact matches a question; see the module."""
+
+    about: float
+    says: float
+    fits: float
+    who: str = ""
+
+    @property
+    def value(self) -> float:
+        """The match, 0 to 1."""
+        return self.about * (_BARE + (1 - _BARE) * self.says) * self.fits
+
+    def words(self) -> str:
+        """The match in words, for `why`."""
+        said = "says what was asked" if self.says >= _DECIDED else "says something near it" if self.says >= 0.3 else ""
+        return ", ".join(part for part in (f"about {self.who}" if self.about >= 0.5 and self.who else "", said) if part)
+
+
+class Matcher:
+    """The match of one question against the facts of one space."""
+
+    def __init__(self, search: Search, table: FactTable, resolver: EntityResolver) -> None:
+        self.search = search
+        self.table = table
+        now = from_micros(search.tx.now)
+        assert now is not None
+        self.asked: Asked = understand(search.query.text, now)
+        self.names: dict[str, float] = dict.fromkeys((stem(word) for word in self.asked.names), 1.0)
+        self.stems = set(self.asked.stems)
+        self._know_self()
+        self._know_variants(resolver)
+        self._know_plain_names()
+        self.covered = self._covered()
+
+    # --- who is meant ---
+
+    def _know_self(self) -> None:
+        """ "I" is the store's user: the entity of that name, or the only person who speaks."""
+        if not self.asked.first_person:
+            return
+        people = [
+            name for name in self.search.episodes.speakers if name.lower() not in ("assistant", "ai", "system", "bot")
+        ]
+        for name in ["user"] if "user" in self.table.names.postings else people if len(people) == 1 else []:
+            own = [stem(word) for word in words(name)]
+            self.names |= dict.fromkeys(own, 1.0)
+            self.stems |= set(own)
+
+    def _know_variants(self, resolver: EntityResolver) -> None:
+        """Names that no fact has as written may be another spelling of one that facts have."""
+        known = self.table.names.postings
+        for name in self.asked.names:
+            if stem(name) in known:
+                continue
+            entity = resolver.find(self.search.tx, normalize(name))
+            position = None if entity is None else self.table.entities.get(entity)
+            if position is not None:
+                del self.names[stem(name)]
+                self.names |= dict.fromkeys(self.table.names.stems[position], 1.0)
+                self.stems |= set(self.table.names.stems[position])
+        heard = [word for word in self.names if word in known]
+        if heard:  # a surname that no fact knows says little; when no name is known the question is about a stranger
+            self.names = {word: strength if word in known else 0.3 for word, strength in self.names.items()}
+
+    def _know_plain_names(self) -> None:
+        """Things without a capital that facts are about: "the kitchen", "the book club"."""
+        text = normalize(self.asked.masked.rstrip(" ?.!")).replace("'s", "")
+        given = re.findall(r"[\w-]+", text)
+        uids = {normalize(" ".join(given[i : i + n])) for n in range(1, 5) for i in range(len(given) - n + 1)}
+        rows = self.search.tx.select(
+            "SELECT id FROM record WHERE uid IN ({ids}) AND kind = 'entity' AND space = ?",
+            sorted(uid for uid in uids if len(uid) > 1),
+            self.search.tx.space_id,
+        )
+        for row in rows:
+            position = self.table.entities.get(row[0])
+            if position is not None and self.table.is_subject(position):
+                for word in self.table.names.stems[position]:
+                    self.names.setdefault(word, 0.6 * weight(word))
+
+    def _covered(self) -> F32:
+        """[E] how much of each entity's name the question says."""
+        asked: dict[str, float] = {}
+        for unit, _ in self.asked.units:
+            for sense in unit.senses:
+                for phrase in SENSES[sense].phrases.split(", "):
+                    if " " not in phrase:
+                        asked[stem(phrase)] = 0.8 * SENSES[sense].agreement
+        asked |= dict.fromkeys(self.stems, 1.0)
+        covered = self.table.names.covered(asked)
+        proper = [word for word, strength in self.names.items() if strength == 1.0]
+        fuller = [
+            int(e)
+            for word in proper
+            for e in self.table.names.postings.get(word)[:200]
+            if covered[e] < 1 and self._is_fuller(int(e), proper)
+        ]
+        for entity in dict.fromkeys(fuller):
+            rivals = [e for e in fuller if e != entity]
+            exact = any(covered[e] == 1 for word in proper for e in self.table.names.postings.get(word)[:200])
+            covered[entity] = max(covered[entity], _AMBIGUOUS if rivals or exact else _FULLER)
+        return covered
+
+    def _is_fuller(self, entity: int, proper: Sequence[str]) -> bool:
+        shown = self.table.shown[entity]
+        return "'" not in shown and "’" not in shown and all(part[:1].isupper() for part in shown.split())
+
+    # --- all facts at once ---
+
+    def pool(self, lexical: F32, cosine: F32 | None) -> tuple[I64, F32]:
+        """Record ids of all facts and their rough scores."""
+        array = self.table.array
+        about = np.maximum(self.covered[array[:, 1]], INVERSE * self.covered[array[:, 3]])
+        if self.names:
+            held = np.zeros(len(array), np.float32)
+            for word, strength in self.names.items():
+                has = np.zeros(len(self.covered), bool)
+                has[self.table.names.postings.get(word)] = True
+                held += strength * (has[array[:, 1]] | has[array[:, 3]])
+            about = about * held / sum(self.names.values())
+        relations = np.zeros(len(self.table.said), np.float32)
+        for unit, heavy in self.asked.units:
+            best = np.zeros(len(relations), np.float32)
+            for sense in unit.senses:
+                for other in SENSES[sense].near:
+                    best[self.table.senses.get(other)] = NEAR
+            for sense in unit.senses:
+                best[self.table.senses.get(sense)] = SENSES[sense].agreement
+            best[self.table.keys.get(unit.key)] = 1.0
+            relations += heavy * best
+        total = sum(heavy for _, heavy in self.asked.units) or 1.0
+        score = (2 * about + about * relations[array[:, 2]] / total).astype(np.float32)
+        at = self.search.derived.places(array[:, 0])  # a fact without a passage takes any other's small share
+        top = float(lexical.max(initial=0.0))
+        if top > 0:
+            score += 0.5 * lexical[at] / top
+        if cosine is not None:
+            score += 0.5 * cosine[at]
+        return array[:, 0], score
+
+    # --- word by word ---
+
+    def read(self, records: Sequence[int]) -> dict[int, Match]:
+        """The match of each of these facts."""
+        rows = self.table.rows_of(np.asarray(sorted(records), np.int64))
+        chosen = self.table.array[rows]
+        found = self.search.tx.select(
+            "SELECT r.id, r.text, coalesce(json_extract(s.data, '$.label'), ''),"
+            " coalesce(json_extract(o.data, '$.label'), '') FROM fact f JOIN record r ON r.id = f.record"
+            " JOIN record s ON s.id = f.subject JOIN record o ON o.id = f.object WHERE f.record IN ({ids})",
+            chosen[:, 0].tolist(),
+        )
+        texts = {row[0]: (row[1], row[2], row[3]) for row in found}
+        matches, masked = {}, {}
+        for record, subject, code, target in chosen.tolist():
+            text, *labels = texts[record]
+            ends = (self.table.shown[subject], self.table.shown[target])
+            matches[record] = self._match(text, ends, (subject, target), code, labels)
+            masked[record] = _masked(text, ends)
+        return self._by_meaning(matches, masked)
+
+    def _match(self, text: str, ends: tuple[str, str], at: tuple[int, int], code: int, labels: Sequence[str]) -> Match:
+        stems = [set(self.table.names.stems[end]) for end in at]
+        plain = [stem(word) for word in words(text)]
+        told = set(plain) | {word for unit in self.table.said[code] for word in unit.key.split()}
+        held = 1.0
+        if self.names:
+            held = sum(
+                strength * (1.0 if word in stems[0] else 0.95 if word in stems[1] else 0.9 if word in told else 0.0)
+                for word, strength in self.names.items()
+            ) / sum(self.names.values())
+        own = {word for end in stems for word in end}
+        between = units([word for word, s in zip(words(text), plain, strict=True) if s not in own])
+        best = Match(0.0, 0.0, 0.0)
+        for side, factor in ((0, 1.0), (1, INVERSE)):
+            about = factor * float(self.covered[at[side]]) * held
+            if about == 0 and not self.names:
+                about = _UNSPECIFIC * factor
+            said = (*self.table.said[code], *between)
+            says = self._says(said, units(words(ends[1 - side])), stems[side])
+            value = fits(self.asked.wanted, sorts(ends[1 - side], labels[1 - side]))
+            match = Match(min(about, 1.0), says, value, ends[side])
+            if side == 0 or match.value > best.value:
+                best = match
+        return best
+
+    def _says(self, said: Iterable[Unit], value: Sequence[Unit], subject: set[str]) -> float:
+        """Share of the asked units that relation, text or value say, those that only name the subject left out."""
+        said = list(said)
+        named = [Unit(word, _senses(word)) for word in subject]
+        total = got = 0.0
+        for unit, heavy in self.asked.units:
+            own = set(unit.key.split())
+            if own <= subject or agreement(unit, named) >= 0.8:
+                continue
+            total += heavy
+            got += heavy * max(agreement(unit, said), 0.9 * agreement(unit, value))
+        return got / total if total else 0.95
+
+    def _by_meaning(self, matches: dict[int, Match], masked: dict[int, str]) -> dict[int, Match]:
+        """Where no fact about the subject says what was asked in its words, the embedder compares."""
+        near = [record for record, match in matches.items() if match.about >= 0.5]
+        if not near or max(matches[record].says for record in near) >= _DECIDED or not self.asked.units:
+            return matches
+        search = self.search
+        if search.embed is None or search.vector is None or search.deadline.limited:
+            return matches
+        near.sort(key=lambda record: -matches[record].value)
+        wanted = list(dict.fromkeys(masked[record] for record in near if masked[record]))[:_EMBEDDED]
+        if not wanted:
+            return matches
+        vectors = search.embed([self.asked.masked, *wanted])
+        least, most, worth = _COSINE
+        cosines = np.clip((vectors[1:] @ vectors[0] - least) / (most - least), 0, 1) * worth
+        likeness = dict(zip(wanted, cosines.tolist(), strict=True))
+        return {
+            record: replace(
+                match, says=max(match.says, likeness.get(masked[record], 0.0) if match.about >= 0.5 else 0.0)
+            )
+            for record, match in matches.items()
+        }
+
+
+def _senses(word: str) -> frozenset[str]:
+    found = units([word])
+    return found[0].senses if found else frozenset()
+
+
+def _masked(text: str, ends: tuple[str, str]) -> str:
+    """A fact's text without its ends and times."""
+    for span in reversed(find_times(text, None)):
+        text = f"{text[: span.offset]} {text[span.offset + len(span.text) :]}"
+    for end in sorted(ends, key=len, reverse=True):
+        text = re.sub(rf"(?<!\w){re.escape(end)}(?!\w)(?:['’]s)?", " ", text, flags=re.IGNORECASE)
+    return " ".join(text.split()).strip(" .")
+
+
+def ordered(matches: dict[int, Match], config: ZepConfig, began: dict[int, int], sources: dict[int, int]) -> list[int]:
+    """Facts with a match, the best first; of those within `match_margin` of the best the one that began last is first.
+
+    Args:
+        matches: of each fact.
+        config: constants.
+        began: when each began to hold, or was last seen to.
+        sources: how many episodes state each.
+    """
+    best = max((match.value for match in matches.values()), default=0.0)
+
+    def key(record: int) -> tuple[float, float, float, int]:
+        value = matches[record].value
+        equal = value >= best - config.match_margin
+        return (best if equal else value, began.get(record, 0) if equal else 0, sources.get(record, 0), record)
+
+    kept = [record for record, match in matches.items() if match.value >= config.match_least]
+    return sorted(kept, key=key, reverse=True)
