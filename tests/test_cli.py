@@ -78,7 +78,7 @@ def test_systems(capsys):
         (["ask", "--budget", "lots", "x"], 2, "not a number of bytes"),
         (["systems", "show", "zepp"], 2, "zep"),
         (["ask"], 2, "say what to ask"),
-        (["remember", "--store", "a.db", "--organizer", "nope", "x"], 2, "nope"),
+        (["remember", "--store", "a.db", "--organizer", "nope", "demo"], 2, "nope"),
     ],
 )
 def test_errors_are_one_line_with_an_exit_code(capsys, arguments, code, message):
@@ -93,4 +93,7 @@ def test_nothing_is_half_ingested(capsys, store, tmp_path):
     assert main(["remember", "--store", store, str(bad), "--organizer", "plain", "--embedder", "none", "--quiet"]) == 2
     err = capsys.readouterr().err
     assert "bad.jsonl" in err and "2" in err
+    fresh = tmp_path / "fresh.db"
+    assert main(["remember", "--store", str(fresh), str(bad), "--organizer", "plain", "--quiet"]) == 2
+    assert not fresh.exists()
     assert run_json(capsys, "stats", "--store", store)["records"] == {"episode": 2}

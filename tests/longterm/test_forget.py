@@ -83,6 +83,9 @@ def test_other_spaces_are_untouched():
         memory.add(Episode("yours", id="a"), space="other")
         memory.forget(everything=True)
         assert memory.recall("yours", space="other")[0].id == "a"
+        memory.add(Episode("mine", id="a"))
+        assert memory.forget(space="other").episodes == 1
+        assert memory.recall("mine")[0].id == "a" and memory.recall("yours", space="other") == []
 
 
 def test_forgetting_the_middle_of_a_chain_joins_its_ends():

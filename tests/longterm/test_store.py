@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from memspan.core.errors import InputError, StoreBusyError, StoreError
+from memspan.longterm import schema
 from memspan.longterm.store import Store
 
 
@@ -53,6 +54,19 @@ def test_a_newer_schema_is_refused(tmp_path: Path):
         raw.execute("PRAGMA user_version = 99")
     with pytest.raises(StoreError, match="upgrade memspan"):
         Store(tmp_path / "a.db")
+
+
+def test_an_older_schema_is_brought_up_with_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    with monkeypatch.context() as older:
+        older.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:1])
+        older.setattr(schema, "VERSION", 1)
+        with Store(tmp_path / "a.db") as store, store.write(0) as tx:
+            tx.add_record("note", "n", "kept")
+    with Store(tmp_path / "a.db") as store, store.read(0) as tx:
+        note = tx.find("note", "n")
+        assert note is not None and note["text"] == "kept" and note["used_at"] is None
+        assert tx.execute("PRAGMA user_version").fetchone()[0] == schema.VERSION
+        assert store.check() == []
 
 
 def test_a_failed_transaction_leaves_nothing(tmp_path: Path):

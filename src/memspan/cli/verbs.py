@@ -18,7 +18,7 @@ from memspan.core.errors import InputError
 if TYPE_CHECKING:
     from memspan.core.budget import Budget
     from memspan.core.footprint import Footprint
-    from memspan.longterm.base import Recollection
+    from memspan.longterm.base import Episode, Recollection
     from memspan.longterm.memory import Memory
     from memspan.models.base import LanguageModel
 
@@ -96,17 +96,18 @@ def _memory(options: argparse.Namespace, *, create: bool = False, budget: Budget
         yield memory
 
 
-def _read_into(memory: Memory, files: list[str], options: argparse.Namespace) -> tuple[int, int]:
-    """All files are read and checked before the first episode is added; returns episodes and commits."""
+def _read(files: list[str], options: argparse.Namespace) -> list[Episode]:
+    """All files, read and checked before a store is made or an episode added."""
     from memspan.longterm.readers import read_all
 
-    paths = [_input(name) for name in files]
-    episodes = read_all(paths, format=options.format)
+    return list(read_all([_input(name) for name in files], format=options.format))
+
+
+def _add(memory: Memory, episodes: list[Episode], options: argparse.Namespace) -> None:
     batches = [episodes[i : i + _ADD_BATCH] for i in range(0, len(episodes), _ADD_BATCH)]
     for batch in _progress(batches, f"reading {len(episodes):,} episodes", options, show=len(batches) > 1):
         memory.add(batch)
     memory.embed_pending(progress=not options.quiet)
-    return len(episodes), len(batches)
 
 
 def _input(name: str) -> Path:
@@ -168,9 +169,9 @@ def ask(options: argparse.Namespace) -> int:
     with contextlib.ExitStack() as stack:
         if not options.store:  # a file, not RAM: what the disk tier costs is part of the answer
             options.store = str(Path(stack.enter_context(tempfile.TemporaryDirectory())) / "memory.db")
+        episodes = _read(options.read, options)
         memory = stack.enter_context(_memory(options, create=bool(options.read), budget=budget))
-        if options.read:
-            _read_into(memory, options.read, options)
+        _add(memory, episodes, options)
         model = _language_model(options, budget, memory)
         answer = memory.ask(options.question, model=model, k=options.k, **_filters(options))
         cost = _cost(memory, model, answer.ledger)
@@ -238,13 +239,14 @@ def _clipped(text: str, size: int = 160) -> str:
 
 def remember(options: argparse.Namespace) -> int:
     """`memspan remember`."""
+    episodes = _read(options.files, options)
     with _memory(options, create=True) as memory:
-        count, _ = _read_into(memory, options.files, options)
+        _add(memory, episodes, options)
         stats = memory.stats()
     if options.json:
-        _print_json({"read": count, **stats})
+        _print_json({"read": len(episodes), **stats})
     else:
-        print(f"read {count:,} episodes into {options.store}: {_counts(stats['records'])}")
+        print(f"read {len(episodes):,} episodes into {options.store}: {_counts(stats['records'])}")
     return 0
 
 

@@ -16,6 +16,9 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from memspan.core.errors import InputError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from memspan.longterm.recall import Search
     from memspan.longterm.store import Transaction
 
@@ -194,11 +197,13 @@ class Organizer(ABC):
         name: the catalogue's slug.
         kinds: the kinds of record it builds, which recall may be asked for.
         context_turns: how many turns before a batch its scribe wants to see.
+        learns_from_use: `on_use` does something, so that an answer's sources are worth a write.
     """
 
     name: str
     kinds: tuple[str, ...] = ()
     context_turns: int = 0
+    learns_from_use: bool = False
 
     def prepare(self, episodes: Sequence[Episode], context: Sequence[Episode]) -> Sequence[Any]:
         """The slow reading of a batch, done before the store is locked; one value per episode."""
@@ -215,6 +220,16 @@ class Organizer(ABC):
     def episode_bonus(self, search: Search) -> dict[int, tuple[float, str]]:
         """What the organizer's structure adds to episodes: record id -> (standard deviations, why)."""
         return {}
+
+    def shown(self, search: Search) -> NDArray[np.bool_] | None:
+        """[R] which episodes of `search.episodes` recall may show by default; None is all of them."""
+        return None
+
+    def on_use(self, tx: Transaction, records: Sequence[int]) -> None:  # noqa: B027
+        """Strengthen records that went into an answer. Being a candidate, or being read by maintenance, is no use."""
+
+    def on_undo(self, tx: Transaction, records: Sequence[int]) -> None:  # noqa: B027
+        """Rebuild what was made from attributes of these records, of which a change was undone."""
 
     def history(
         self,
@@ -235,6 +250,16 @@ class Organizer(ABC):
             touched: ids of the derived records that lost a source, or whose validity a forgotten episode had changed.
         """
 
-    def maintain(self, tx: Transaction, now: datetime) -> dict[str, int]:
-        """Housekeeping; returns what was done as counts."""
+    def maintain(self, tx: Transaction, now: datetime, *, prune: bool = False) -> dict[str, int]:
+        """Housekeeping; returns what was done as counts.
+
+        Args:
+            tx: the transaction.
+            now: the store's time.
+            prune: what has faded may be deleted for good.
+        """
+        return {}
+
+    def stats(self, tx: Transaction) -> dict[str, Any]:
+        """What `Memory.stats` adds about what this organizer built; anything JSON can hold."""
         return {}

@@ -17,7 +17,7 @@ from memspan.core.errors import InputError
 from memspan.longterm.store import Store, Transaction
 
 FORMAT = "memspan-export"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1 had no changes; it can still be read
 # Parents before children; for each table the columns that hold ids, and the table these ids are of.
 _TABLES: dict[str, dict[str, str]] = {
     "meta": {},
@@ -27,6 +27,7 @@ _TABLES: dict[str, dict[str, str]] = {
     "link": {"src": "record", "dst": "record"},
     "fact": {"record": "record", "subject": "record", "object": "record"},
     "version": {"id": "version", "record": "record", "cause": "record"},
+    "change": {"id": "change", "record": "record", "cause": "record"},
     "passage": {"id": "passage", "space": "space", "record": "record"},
     "vector": {"id": "vector", "passage": "passage"},
 }
@@ -100,7 +101,7 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 if number == 1:
                     if not isinstance(row, dict) or row.get("format") != FORMAT:
                         raise InputError(f"{path} is not an export of memspan (its first line does not say so)")
-                    if row.get("version") != FORMAT_VERSION:
+                    if row.get("version") not in range(1, FORMAT_VERSION + 1):
                         raise InputError(f"{path} has export version {row.get('version')}; upgrade memspan")
                     continue
                 if not isinstance(row, dict):

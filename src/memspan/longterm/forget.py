@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from memspan.core.errors import InputError
 from memspan.longterm.base import Organizer
+from memspan.longterm.changes import take_back
 from memspan.longterm.store import Transaction
 
 
@@ -71,6 +72,7 @@ def forget_episodes(
 
     touched = {row[0] for row in tx.select("SELECT record FROM source WHERE episode IN ({ids})", episodes)}
     reopened = _take_back(tx, episodes)
+    unmade = take_back(tx, episodes)
     _delete(tx, episodes)
     supported = {row[0] for row in tx.select("SELECT DISTINCT record FROM source WHERE record IN ({ids})", touched)}
     alone = sorted(touched - supported)
@@ -80,7 +82,7 @@ def forget_episodes(
         texts.append(row["text"])
     _delete(tx, alone)
     kept = sorted(touched & supported)
-    organizer.on_forget(tx, sorted({*kept, *(reopened - set(alone))}))
+    organizer.on_forget(tx, sorted({*kept, *((reopened | unmade) - set(alone))}))
     tx.bump()
     return Forgotten(episodes=len(episodes), derived=derived, kept=len(kept), reopened=len(reopened)), texts
 

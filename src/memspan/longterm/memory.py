@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any, Self
 from memspan.core.errors import BudgetError, InputError
 from memspan.core.footprint import Footprint
 from memspan.longterm import clock
+from memspan.longterm.adding import insert_episodes
 from memspan.longterm.base import Episode, Organizer, Query, Recollection, Scribe
+from memspan.longterm.changes import Change, changes, undo
 from memspan.longterm.embedding import EmbedderSlot
 from memspan.longterm.forget import Forgotten, forget_episodes
 from memspan.longterm.index import PassageIndex
-from memspan.longterm.passages import passages
 from memspan.longterm.recall import (
     Deadline,
     RankingConfig,
@@ -173,8 +174,7 @@ class Memory:
         space = self.space if space is None else space
         prepared = self.organizer.prepare(batch, self._context(batch[0], space))
         with self.store.write(self._now(), space) as tx:
-            known = self._known(tx, batch)
-            ids, fresh = self._insert(tx, batch, payloads, known)
+            ids, fresh = insert_episodes(tx, batch, payloads)
             if fresh:
                 self.organizer.on_add(tx, [(record, batch[i], prepared[i]) for i, record in fresh])
                 index_derived(tx)
@@ -191,53 +191,6 @@ class Memory:
                 (tx.space_id, first.session, self.organizer.context_turns),
             ).fetchall()
         return [episode_of(row) for row in reversed(rows)]
-
-    @staticmethod
-    def _known(tx: Transaction, batch: Sequence[Episode]) -> dict[str, str]:
-        given = [episode.id for episode in batch if episode.id is not None]
-        rows = tx.select(
-            "SELECT uid, text FROM record WHERE uid IN ({ids}) AND kind = 'episode' AND space = ?", given, tx.space_id
-        )
-        return {row[0]: row[1] for row in rows}
-
-    @staticmethod
-    def _insert(
-        tx: Transaction, batch: Sequence[Episode], payloads: Sequence[str | None], known: dict[str, str]
-    ) -> tuple[list[str], list[tuple[int, int]]]:
-        last = tx.execute("SELECT seq FROM sqlite_sequence WHERE name = 'record'").fetchone()
-        next_id = (last[0] if last else 0) + 1
-        ids: list[str] = []
-        fresh: list[tuple[int, int]] = []
-        rows = []
-        pieces = []
-        for position, (episode, payload) in enumerate(zip(batch, payloads, strict=True)):
-            uid = f"e{next_id}" if episode.id is None else episode.id
-            ids.append(uid)
-            if uid in known:
-                if known[uid] != episode.text:
-                    raise InputError(
-                        f"episode {position} (id {uid!r}): another text is stored under this id, and episodes are"
-                        " immutable; give it another id, or forget the old one first"
-                    )
-                continue
-            known[uid] = episode.text
-            at = clock.to_micros(episode.at)
-            rows.append(
-                (next_id, tx.space_id, uid, episode.text, episode.speaker, episode.session, at, at, tx.now, payload)
-            )
-            pieces += [
-                (tx.space_id, next_id, part.start, part.stop, part.terms)
-                for part in passages(episode.text, episode.speaker, episode.metadata)
-            ]
-            fresh.append((position, next_id))
-            next_id += 1
-        tx.executemany(
-            "INSERT INTO record (id, space, kind, uid, text, speaker, session, at, valid_at, recorded_at, data)"
-            " VALUES (?, ?, 'episode', ?, ?, ?, ?, ?, ?, ?, ?)",
-            rows,
-        )
-        tx.executemany("INSERT INTO passage (space, record, start, stop, terms) VALUES (?, ?, ?, ?, ?)", pieces)
-        return ids, fresh
 
     def embed_pending(self, *, progress: bool = False) -> int:
         """Embed everything that still waits for its vector; returns how many passages that was."""
@@ -326,6 +279,7 @@ class Memory:
         return results
 
     def _recall_episodes(self, search: Search) -> list[Recollection]:
+        search.shown = self.organizer.shown(search)
         extra = self.organizer.episode_bonus(search)
         for record in phrase_matches(search.tx, quoted_phrases(search.query.text)):
             bonus, why = extra.get(record, (0.0, ""))
@@ -374,7 +328,33 @@ class Memory:
 
         model: LanguageModel | str | None = options.pop("model", None)
         config = {key: options.pop(key) for key in list(options) if key in GroundedAnswerer.OPTIONS}
-        return GroundedAnswerer(self, model, **config).ask(question, **options)
+        answer = GroundedAnswerer(self, model, **config).ask(question, **options)
+        if self.organizer.learns_from_use and answer.citations:
+            self.use([citation.episode for citation in answer.citations], space=options.get("space"))
+        return answer
+
+    def use(self, ids: str | Sequence[str], *, space: str | None = None) -> int:
+        """Tell the organizer that episodes were used, in an answer or a prompt: what is used stays strong.
+
+        `ask` does this for the episodes that it cites; call it when you build prompts from `recall` yourself.
+
+        Returns:
+            How many episodes were used.
+
+        Raises:
+            InputError: no episode has one of the ids.
+        """
+        wanted = list(dict.fromkeys(names(ids)))
+        with self.store.write(self._now(), self.space if space is None else space) as tx:
+            rows = tx.select(
+                "SELECT id, uid FROM record WHERE uid IN ({ids}) AND kind = 'episode' AND space = ?",
+                wanted,
+                tx.space_id,
+            )
+            if missing := set(wanted) - {row["uid"] for row in rows}:
+                raise InputError(f"no episode has the id {sorted(missing)[0]!r} in space {tx.space!r}")
+            self.organizer.on_use(tx, [row["id"] for row in rows])
+        return len(rows)
 
     # --- look after ---
 
@@ -400,6 +380,22 @@ class Memory:
         with self.store.read(self._now(), self.space if space is None else space) as tx:
             return self.organizer.history(tx, subject, relation, world, known)
 
+    def changes(self, id: str | None = None, *, kind: str | None = None, space: str | None = None) -> list[Change]:
+        """What the organizer changed in attributes of its records, oldest first: of one record, one kind, or all."""
+        with self.store.read(self._now(), self.space if space is None else space) as tx:
+            return changes(tx, id, kind)
+
+    def undo(self, change: int, *, space: str | None = None) -> None:
+        """Take back one change that `changes` lists; later changes of the same attribute stay.
+
+        Raises:
+            InputError: the space has no such change.
+        """
+        with self.store.write(self._now(), self.space if space is None else space) as tx:
+            self.organizer.on_undo(tx, [undo(tx, change)])
+            index_derived(tx)
+        self._embedding.embed_batches()
+
     def forget(
         self,
         ids: str | Sequence[str] = (),
@@ -414,16 +410,17 @@ class Memory:
 
         Args:
             ids, session, speaker, before: which episodes; several conditions must all hold.
-            space: the tenant.
-            everything: needed to erase a whole space, which no condition selects.
+            space: the tenant; named without a condition, all of it is erased.
+            everything: erase the whole space that the memory was opened with.
 
         Raises:
-            InputError: no condition, or an id that is not there (nothing is erased then).
+            InputError: no condition and no space, or an id that is not there (nothing is erased then).
         """
         wanted = names(ids)
         limit = clock.to_micros(clock.as_moment(before, "before"))
-        if not (wanted or session is not None or speaker is not None or limit is not None or everything):
-            raise InputError("forget needs ids, session, speaker or before; to erase a whole space say everything=True")
+        whole = everything or space is not None
+        if not (wanted or session is not None or speaker is not None or limit is not None or whole):
+            raise InputError("forget needs ids, session, speaker, before or space; everything=True erases this space")
         with self.store.write(self._now(), self.space if space is None else space) as tx:
             report, texts = forget_episodes(tx, self.organizer, wanted, session=session, speaker=speaker, before=limit)
             index_derived(tx)
@@ -446,7 +443,7 @@ class Memory:
         """Housekeeping: the organizer's (communities, summaries), pending vectors, the file's statistics.
 
         Args:
-            prune: also give free pages back to the file system.
+            prune: delete for good what the organizer lets fade, and give free pages back to the file system.
             reembed: drop all vectors and make them anew, after a change of the embedder.
 
         Returns:
@@ -457,7 +454,7 @@ class Memory:
             done["vectors_dropped"] = self._embedding.reset()
         for (name,) in self.store.connection.execute("SELECT name FROM space").fetchall():
             with self.store.write(self._now(), name) as tx:
-                for what, count in self.organizer.maintain(tx, self._clock()).items():
+                for what, count in self.organizer.maintain(tx, self._clock(), prune=prune).items():
                     done[what] = done.get(what, 0) + count
                 index_derived(tx)
         done["embedded"] = self._embedding.embed_all()
@@ -489,6 +486,7 @@ class Memory:
                 (tx.space_id,),
             ).fetchone()
             spaces = [row[0] for row in tx.execute("SELECT name FROM space ORDER BY name")]
+            more = self.organizer.stats(tx)
         start, end = clock.from_micros(first), clock.from_micros(last)
         return {
             "space": self.space if space is None else space,
@@ -503,6 +501,7 @@ class Memory:
             "passages": indexed,
             "embedded": embedded,
             "bytes": self.footprint().to_json(),
+            **({self.organizer.name: more} if more else {}),
         }
 
     def footprint(self) -> Footprint:

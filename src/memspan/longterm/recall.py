@@ -100,6 +100,7 @@ class Search:
         episodes, derived: the two indexes of the space.
         deadline: the time budget.
         embed: embeds texts, None without an embedder.
+        shown: [R] the episodes that the organizer shows by default; None is all of them.
     """
 
     tx: Transaction
@@ -109,6 +110,7 @@ class Search:
     derived: PassageIndex
     deadline: Deadline
     embed: Callable[[Sequence[str]], F32] | None = None
+    shown: NDArray[np.bool_] | None = None
     terms: NDArray[np.uint32] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -144,7 +146,7 @@ def best(values: F32, count: int) -> NDArray[np.intp]:
 def allowed(search: Search, index: PassageIndex) -> NDArray[np.bool_] | None:
     """[R] which records pass the query's filters; None when there are none."""
     query = search.query
-    mask: NDArray[np.bool_] | None = None
+    mask = search.shown if index is search.episodes else None
 
     def narrow(part: NDArray[np.bool_]) -> None:
         nonlocal mask

@@ -105,6 +105,23 @@ MIGRATIONS: tuple[str, ...] = (
         SELECT RAISE(ABORT, 'episodes are immutable');
     END;
     """,
+    # Use (what strength grows by), and the log of attribute changes that can be seen and undone.
+    """
+    ALTER TABLE record ADD COLUMN used_at INTEGER;
+    CREATE INDEX record_used ON record (space) WHERE used_at IS NOT NULL;
+    CREATE TABLE change (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        record INTEGER NOT NULL REFERENCES record ON DELETE CASCADE,
+        field TEXT NOT NULL,
+        old TEXT NOT NULL,
+        new TEXT NOT NULL,
+        recorded_at INTEGER NOT NULL,
+        cause INTEGER REFERENCES record ON DELETE SET NULL,
+        reason TEXT NOT NULL DEFAULT ''
+    );
+    CREATE INDEX change_record ON change (record, field);
+    CREATE INDEX change_cause ON change (cause) WHERE cause IS NOT NULL;
+    """,
 )
 """One script per schema version; the store's version is the number of scripts that have run."""
 

@@ -404,7 +404,7 @@ class Zep(Organizer):
         for row in ordered:
             tx.link(record, "HAS_MEMBER", row["id"])
 
-    def maintain(self, tx: Transaction, now: datetime) -> dict[str, int]:
+    def maintain(self, tx: Transaction, now: datetime, *, prune: bool = False) -> dict[str, int]:
         """Rebuild all communities from the facts that are believed."""
         tx.execute("DELETE FROM record WHERE space = ? AND kind = 'community'", (tx.space_id,))
         tx.bump_derived()
