@@ -12,6 +12,7 @@ from memspan.longterm.knowledge_survey.config import KnowledgeSurveyConfig, Poli
 from memspan.longterm.knowledge_survey.evidence import Evidence, fact_match, gather
 from memspan.longterm.knowledge_survey.features import Sentence
 from memspan.longterm.knowledge_survey.judge import ExtractiveJudge, Judge
+from memspan.longterm.knowledge_survey.kinds import form_of, holds_form
 from memspan.longterm.knowledge_survey.text import stems
 from memspan.longterm.knowledge_survey.wording import cited, evidence_text
 
@@ -187,7 +188,7 @@ def stated_fact(evidence: Evidence, least: float) -> tuple[Recollection, Sentenc
     question = evidence.question
     if question.kind == "when":
         return None
-    asked = stems(question.text)
+    asked, form = stems(question.text), form_of(question.text)
     for fact in evidence.facts:
         if "match" in fact.metadata:
             if fact_match(fact) < least:
@@ -197,6 +198,8 @@ def stated_fact(evidence: Evidence, least: float) -> tuple[Recollection, Sentenc
             named = stems(subject)
             if not named or not named <= asked or not (stems(relation.replace("_", " ")) - named) & asked:
                 continue
+        if form not in ("open", "yes or no") and holds_form(form, question, fact.text, question.subject) < 0.4:
+            continue
         source = next((s for s in evidence.sentences if s.episode in fact.episodes[:1]), None)
         if source is not None:
             return fact, source

@@ -27,6 +27,7 @@ from memspan.longterm.knowledge_survey.features import (
     Lexicon,
     Said,
     Sentence,
+    judge_fit,
     judge_form,
     judge_persons,
     judge_words,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from memspan.longterm.store import Transaction
 
 _BEARING = 0.8  # share of the best coverage from which on a sentence bears on the question
+_BEARING_FIRST = 0.4  # the first of several plans is seldom worded like the last
 _FAR_BEHIND = 3.0  # standard deviations behind the best episode from which on the distance no longer counts
 _FOLLOWED = 2  # turns after a retrieved one that may hold the answer
 
@@ -121,9 +123,11 @@ def gather(memory: Memory, question: str, config: KnowledgeSurveyConfig, options
         judge_form(read, form, sentence)
         judge_persons(read, sentence)
     _factual(read, idf, sentences, facts, closed, as_of is not None or period is not None)
-    _temporal(read, sentences, as_of, period)
     if options.get("deadline_ms") is None:
         _meanings(memory, read, idf, sentences, config)
+    for sentence in sentences:
+        judge_fit(form, sentence)
+    _temporal(read, sentences, as_of, period)
     for sentence in sentences:
         sentence.score = weighted(config.selection, sentence.features)
     sentences.sort(key=lambda s: -s.score)
@@ -272,9 +276,10 @@ def _temporal(
     That holds for questions about a state ("does", "now", "finally"), not about what once happened. Nothing said after
     `as_of` counts. Where the question names a period, a sentence about that period or said in it is "timely".
     """
-    told = {id(s): max(s.features["own"] + s.features["asked"] / 2, s.features["fact"]) for s in sentences}
+    told = {id(s): max(s.features["like_own"], s.features["match"]) for s in sentences if s.features["wrong"] < 0.5}
     most = max(told.values(), default=0.0)
-    bearing = [s for s in sentences if told[id(s)] >= most * _BEARING and not s.features["wrong"]] if most else []
+    least = most * (_BEARING_FIRST if question.past else _BEARING)
+    bearing = [s for s in sentences if most and told.get(id(s), 0.0) >= least and not s.features["question"]]
     times = sorted({s.at for s in bearing if s.at is not None and (as_of is None or s.at <= as_of)})
     place = {at: number / max(1, len(times) - 1) for number, at in enumerate(times)}
     bears = {id(sentence) for sentence in bearing}
@@ -284,7 +289,7 @@ def _temporal(
         newest = place.get(sentence.at, 0.0) if sentence.at is not None and id(sentence) in bears else 0.0
         oldest = 1 - newest if sentence.at is not None and id(sentence) in bears else 0.0
         latest = (question.present or question.last or as_of is not None) and not question.past
-        sentence.features["recency"] = newest if latest else oldest if question.past else 0.0
+        sentence.features["recency"] = told.get(id(sentence), 0.0) * newest if latest else oldest if question.past else 0.0
         sentence.features["timely"] = 0.0 if period is None else _timely(sentence, period)
 
 

@@ -26,6 +26,7 @@ from memspan.longterm.knowledge_survey.text import (
     stems,
     words,
 )
+from memspan.longterm.scribe.dates import find_times
 
 _SHORT = 4  # words
 _PRONOUN = re.compile(r"\b(?:he|she|they|him|her|them|his|hers|their|theirs|it|its)\b(?!\s+(?:is|was) (?:true|funny))", re.I)
@@ -37,6 +38,11 @@ _AHEAD = re.compile(
 LEANING = ("own", "turn", "reply", "thread", "near")
 """Shares of the question's words: in the sentence, and what its turn, the turn before, the thread and the turn after
 add to that."""
+_CHANGE = re.compile(
+    r"\b(?:now|chang(?:e|es|ed|ing)|mov(?:e|ed|ing) (?:to|it to)|instead|anymore|any more|no longer|again|new|postponed"
+    r"|put off|brought forward|cancelled|canceled|from now on|switched|raised|lowered|became|after all)\b",
+    re.I,
+)
 THREAD = 4  # turns before a sentence that can say what it is about
 
 
@@ -192,8 +198,24 @@ def judge_form(question: Question, form: Form, sentence: Sentence) -> None:
     features["question"] = float(sentence.text.endswith("?"))
     features["short"] = float(len(words(sentence.text)) < _SHORT and asked is None)
     features["answers"] = float(asked is not None)
-    ahead = _AHEAD.search(sentence.text) is not None
-    features["ahead"] = float(ahead and question.happened)
+    features["ahead"] = float(question.happened and _lies_ahead(sentence))
+    changed = _CHANGE.search(sentence.text) is not None
+    features["change"] = float(changed) * ((question.present or question.last) - 2 * question.past)
+    features["no_kind"] = float(form not in ("open", "yes or no") and held < 0.3)
+
+
+def judge_fit(form: Form, sentence: Sentence) -> None:
+    """Whether it says what was asked and holds the kind of answer wanted, both in one sentence."""
+    features = sentence.features
+    features["fits"] = 0.0 if form in ("open", "yes or no") else features["kind"] * features["like_own"]
+
+
+def _lies_ahead(sentence: Sentence) -> bool:
+    """Whether it speaks of what is still to come when it is said."""
+    if _AHEAD.search(sentence.text) is not None:
+        return True
+    at = sentence.at
+    return at is not None and any(s.start is not None and s.start > at for s in find_times(sentence.text, at))
 
 
 def _family(form: Form) -> str:
@@ -212,7 +234,7 @@ def judge_persons(question: Question, sentence: Sentence) -> None:
             right = 1.0
         elif plain_words(subject) & plain_words(text):
             right = 0.7
-        elif second_person(text) and listener:
+        elif second_person(text) and listener and not first_person(text):
             right = 0.3
         elif first_person(text) or not second_person(text):
             wrong = 1.0

@@ -33,6 +33,11 @@ _WORKING = re.compile(
     r"(?:er|or|ist|ian|ant|ent|man|woman|nurse|cook|chef|clerk|pilot|judge|guide|guard|coach|intern|curator)\b",
     re.I,
 )
+_HABIT = re.compile(
+    r"\b(?:he|she)\s+(?!is\b|was\b|has\b|does\b|says\b|likes\b|loves\b|wants\b|looks\b|seems\b)\w+s\b"
+    r"|\bI\s+(?:teach|sell|build|make|repair|fix|drive|design|run|write|paint|translate|program|manage|restore)\b",
+    re.I,
+)
 _MONEY_ASKED = re.compile(
     r"\b(?:cost|costs|price|pay|paid|pays|spend|spent|charge[ds]?|money|budget|salary|rent|fee|earn|earned|worth|raise[ds]?)\b",
     re.I,
@@ -98,9 +103,9 @@ def holds_form(form: Form, question: Question, sentence: str, speaker: str | Non
         case "name":
             fresh = _fresh(question, sentence, speaker) or re.search(r"[\"“]\w", sentence) is not None
             naming = _NAMING.search(sentence) is not None
-            return 1.0 if fresh and naming else 0.5 if fresh else 0.3 * naming
+            return 1.0 if fresh and naming else 0.3 if fresh or naming else 0.0
         case "work":
-            return float(bool(_WORKING.search(sentence)))
+            return 1.0 if _WORKING.search(sentence) else 0.6 * bool(_HABIT.search(sentence))
     return 0.5
 
 
