@@ -18,6 +18,7 @@ from memspan.longterm.zep.community import label_propagation, strongest_label
 from memspan.longterm.zep.resolve import EntityResolver, normalize
 from memspan.longterm.zep.table import FactTable
 from memspan.longterm.zep.temporal import Closing, Window, closing_rule, same_state
+from memspan.longterm.zep.view import windows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -481,8 +482,8 @@ class Zep(Organizer):
             "SELECT f.record FROM fact f WHERE f.subject = ? AND (? IS NULL OR f.relation = ?)",
             (entity, relation, relation),
         ).fetchall()
-        windows = searching.windows(tx, [row[0] for row in rows], to_micros(believed_at))
+        seen = windows(tx, [row[0] for row in rows], to_micros(believed_at))
         moment = to_micros(as_of)
-        shown = [(record, w) for record, w in windows.items() if moment is None or w.holds(moment)]
+        shown = [(record, w) for record, w in seen.items() if moment is None or w.holds(moment)]
         shown.sort(key=lambda pair: (pair[1].valid_at is None, pair[1].valid_at or 0, pair[0]))
-        return searching.recollections(tx, [(record, 0.0, "history") for record, _ in shown], windows)
+        return searching.recollections(tx, [(record, 0.0, "history") for record, _ in shown], seen)

@@ -25,6 +25,7 @@ from memspan.longterm.zep.match import Match, Matcher, ordered
 from memspan.longterm.zep.resolve import EntityResolver, normalize
 from memspan.longterm.zep.table import FactTable
 from memspan.longterm.zep.temporal import Window
+from memspan.longterm.zep.view import visible, windows
 
 if TYPE_CHECKING:
     from memspan.longterm.zep.organizer import ZepConfig
@@ -157,6 +158,7 @@ def _best_visible(search: Search, kind: str, scores: F32, limit: int, least: flo
     places = usable[best(scores[usable], limit)]
     places = places[np.argsort(-scores[places], kind="stable")]
     return [int(record) for record in index.record_ids[places]]
+<<<<<<< HEAD
 
 
 def windows(tx: Transaction, ids: Sequence[int], believed: int | None) -> dict[int, Window]:
@@ -199,6 +201,8 @@ def _from_wanted_episodes(search: Search, records: set[int]) -> set[int]:
     wanted = set(search.episodes.record_ids[mask].tolist())
     rows = search.tx.select("SELECT record, episode FROM source WHERE record IN ({ids})", sorted(records))
     return {record for record, episode in rows if episode in wanted}
+=======
+>>>>>>> facts
 
 
 def question_entities(search: Search) -> list[int]:
