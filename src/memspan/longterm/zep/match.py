@@ -11,11 +11,7 @@ wanted sort (`values`). All facts are scored by arrays; the best `match_pool` th
 from __future__ import annotations
 
 import re
-<<<<<<< HEAD
-from collections.abc import Iterable, Sequence
-=======
 from collections.abc import Sequence
->>>>>>> facts
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -27,16 +23,10 @@ from memspan.longterm.recall import Search
 from memspan.longterm.scribe.dates import find_times
 from memspan.longterm.zep.question import Asked, understand
 from memspan.longterm.zep.resolve import EntityResolver, normalize
-<<<<<<< HEAD
-from memspan.longterm.zep.senses import NEAR, SENSES, Unit, agreement, stem, units, words
-from memspan.longterm.zep.table import FactTable, weight
-from memspan.longterm.zep.values import fits, sorts
-=======
 from memspan.longterm.zep.senses import NEAR, SENSES, Unit, agreement, near, stem, units, words
 from memspan.longterm.zep.table import FactTable, weight
 from memspan.longterm.zep.values import TIMES, fits, sorts
 from memspan.longterm.zep.view import visible
->>>>>>> facts
 
 if TYPE_CHECKING:
     from memspan.longterm.zep.organizer import ZepConfig
@@ -45,15 +35,12 @@ INVERSE = 0.9  # the question names the object: "Who is captain of the juniors?"
 _FULLER, _AMBIGUOUS = 0.9, 0.75  # "Ingrid" for the only Ingrid Olsen, and for one of several
 _UNSPECIFIC = 0.6  # a question that names nobody may be about anybody
 _BARE = 0.2  # what a fact about the right subject is worth that says nothing of what was asked
-<<<<<<< HEAD
-=======
 _NAMED = 0.95  # of a fact whose subject's name is all that was asked
 _KIN = 0.6  # agreement of "sister" with a relation that makes its other end the sister
 _TYPED = 0.3  # of a fact that says nothing of what was asked, but has the very sort of value
 _SORT = 0.85  # of a relation that has the name of what "which" asks for
 _ALIAS = 0.95  # of whoever is "Ann's sister"
 _STRANGE = 0.5  # what a relation loses whose name is all strange to the question
->>>>>>> facts
 _DECIDED = 0.7  # words that say as much need no embedder
 _EMBEDDED = 32  # facts that are embedded at most
 _COSINE = (0.25, 0.65, 0.85)  # cosine that counts for nothing, for everything, and what everything is
@@ -93,13 +80,9 @@ class Matcher:
         self._know_self()
         self._know_variants(resolver)
         self._know_plain_names()
-<<<<<<< HEAD
-        self.covered = self._covered()
-=======
         self.aliases: dict[int, Unit] = {}
         self.covered = self._covered()
         self._know_relatives()
->>>>>>> facts
 
     # --- who is meant ---
 
@@ -145,11 +128,7 @@ class Matcher:
             position = self.table.entities.get(row[0])
             if position is not None and self.table.is_subject(position):
                 for word in self.table.names.stems[position]:
-<<<<<<< HEAD
-                    self.names.setdefault(word, 0.6 * weight(word))
-=======
                     self.names.setdefault(word, (0.2 if _senses(word) else 0.6) * weight(word))
->>>>>>> facts
 
     def _covered(self) -> F32:
         """[E] how much of each entity's name the question says."""
@@ -178,8 +157,6 @@ class Matcher:
         shown = self.table.shown[entity]
         return "'" not in shown and "’" not in shown and all(part[:1].isupper() for part in shown.split())
 
-<<<<<<< HEAD
-=======
     def _know_relatives(self) -> None:
         """ "Ann's sister" is whom a fact that holds says she is, when something else is asked of her."""
         array = self.table.array
@@ -202,7 +179,6 @@ class Matcher:
         for entity in self.aliases:
             self.covered[entity] = _ALIAS
 
->>>>>>> facts
     # --- all facts at once ---
 
     def pool(self, lexical: F32, cosine: F32 | None) -> tuple[I64, F32]:
@@ -216,20 +192,13 @@ class Matcher:
                 has[self.table.names.postings.get(word)] = True
                 held += strength * (has[array[:, 1]] | has[array[:, 3]])
             about = about * held / sum(self.names.values())
-<<<<<<< HEAD
-=======
         for entity in self.aliases:
             about[array[:, 1] == entity] = _ALIAS
->>>>>>> facts
         relations = np.zeros(len(self.table.said), np.float32)
         for unit, heavy in self.asked.units:
             best = np.zeros(len(relations), np.float32)
             for sense in unit.senses:
-<<<<<<< HEAD
-                for other in SENSES[sense].near:
-=======
                 for other in near(sense):
->>>>>>> facts
                     best[self.table.senses.get(other)] = NEAR
             for sense in unit.senses:
                 best[self.table.senses.get(sense)] = SENSES[sense].agreement
@@ -280,14 +249,6 @@ class Matcher:
         between = units([word for word, s in zip(words(text), plain, strict=True) if s not in own])
         best = Match(0.0, 0.0, 0.0)
         for side, factor in ((0, 1.0), (1, INVERSE)):
-<<<<<<< HEAD
-            about = factor * float(self.covered[at[side]]) * held
-            if about == 0 and not self.names:
-                about = _UNSPECIFIC * factor
-            said = (*self.table.said[code], *between)
-            says = self._says(said, units(words(ends[1 - side])), stems[side])
-            value = fits(self.asked.wanted, sorts(ends[1 - side], labels[1 - side]))
-=======
             alias = self.aliases.get(at[side])
             about = factor * float(self.covered[at[side]]) * (held if alias is None else 1.0)
             if about == 0 and not self.names:
@@ -304,17 +265,11 @@ class Matcher:
             else:
                 says = max(says, _TYPED if typed else 0.0, _SORT if self._has_sort(code) else 0.0)
             value = fits(self.asked.wanted, found)
->>>>>>> facts
             match = Match(min(about, 1.0), says, value, ends[side])
             if side == 0 or match.value > best.value:
                 best = match
         return best
 
-<<<<<<< HEAD
-    def _says(self, said: Iterable[Unit], value: Sequence[Unit], subject: set[str]) -> float:
-        """Share of the asked units that relation, text or value say, those that only name the subject left out."""
-        said = list(said)
-=======
     def _has_sort(self, code: int) -> bool:
         """Whether the relation is named by what "which" asks for: SCHOOL for "at which school does she teach"."""
         return self.asked.sort is not None and any(unit.key == self.asked.sort.key for unit in self.table.said[code])
@@ -329,7 +284,6 @@ class Matcher:
         """
         said = [*relation, *text]
         asked = [unit for unit, _ in self.asked.units]
->>>>>>> facts
         named = [Unit(word, _senses(word)) for word in subject]
         total = got = 0.0
         for unit, heavy in self.asked.units:
@@ -338,14 +292,10 @@ class Matcher:
                 continue
             total += heavy
             got += heavy * max(agreement(unit, said), 0.9 * agreement(unit, value))
-<<<<<<< HEAD
-        return got / total if total else 0.95
-=======
         if not total:
             return None
         strange = [unit for unit in relation if agreement(unit, asked) < NEAR and not set(unit.key.split()) <= subject]
         return got / total * (1 - _STRANGE * len(strange) / len(relation) if relation else 1)
->>>>>>> facts
 
     def _by_meaning(self, matches: dict[int, Match], masked: dict[int, str]) -> dict[int, Match]:
         """Where no fact about the subject says what was asked in its words, the embedder compares."""
@@ -359,14 +309,10 @@ class Matcher:
         wanted = list(dict.fromkeys(masked[record] for record in near if masked[record]))[:_EMBEDDED]
         if not wanted:
             return matches
-<<<<<<< HEAD
-        vectors = search.embed([self.asked.masked, *wanted])
-=======
         plain = " ".join(
             word for word in self.asked.masked.split() if stem(word.strip("?,.!").lower()) not in self.names
         )
         vectors = search.embed([plain, *wanted])
->>>>>>> facts
         least, most, worth = _COSINE
         cosines = np.clip((vectors[1:] @ vectors[0] - least) / (most - least), 0, 1) * worth
         likeness = dict(zip(wanted, cosines.tolist(), strict=True))
@@ -378,14 +324,11 @@ class Matcher:
         }
 
 
-<<<<<<< HEAD
-=======
 def _named(found: frozenset[str]) -> list[Unit]:
     """A proper name answers what something is called."""
     return units(["name"]) if found & {"proper", "person"} else []
 
 
->>>>>>> facts
 def _senses(word: str) -> frozenset[str]:
     found = units([word])
     return found[0].senses if found else frozenset()

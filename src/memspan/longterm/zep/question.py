@@ -7,30 +7,19 @@ the view and counts as no word of the question.
 from __future__ import annotations
 
 import re
-<<<<<<< HEAD
-=======
 from collections.abc import Sequence
->>>>>>> facts
 from dataclasses import dataclass
 from datetime import datetime
 
 from memspan.longterm.scribe.dates import find_times
 from memspan.longterm.zep.senses import SENSES, Unit, stem, units, words
 
-<<<<<<< HEAD
-_LIGHT = 0.4  # weight of a word that says of what sort the answer is ("which *city*"), or little at all ("the name of")
-_NOTHING = frozenset(("much", "mani", "often", "be-a"))
-_LIGHT_WORDS = frozenset(
-    "name call follow use get go give make find need want set thing place long".split()
-)  # stems that may stand beside the attribute without being it
-=======
 _HALF = 0.5  # weight of what somebody's favourite is asked of ("favourite *dish*")
 _IDLE = 0.1  # weight of a verb that says nothing of its own ("which diet does she *follow*")
 _LIGHT = 0.4  # weight of a word that says of what sort the answer is ("which *city*"), or little at all ("the name of")
 _NOTHING = frozenset(("much", "mani", "often", "be-a"))  # stems, as in the next two
 _LIGHT_NOUNS = frozenset("name call set thing place long".split())
 _LIGHT_VERBS = frozenset("follow use get go give make find need want be-a".split())
->>>>>>> facts
 _ASIDE = re.compile(
     r"^\W*(?:as far as (?:we|i|you|anyone|anybody|one) (?:knew|know|knows)(?: (?:back )?then| at (?:the|that) time)?"
     r"|(?:can|could|would) you (?:please )?(?:tell me|remind me|say)|(?:please )?(?:tell|remind) me"
@@ -45,14 +34,11 @@ _VIEW = re.compile(
     re.IGNORECASE,
 )
 _WEEKDAY = re.compile(r"\W*(?:mon|tues|wednes|thurs|fri|satur|sun)day\W*", re.IGNORECASE)
-<<<<<<< HEAD
-=======
 _OF_A_NAME = re.compile(  # what follows a time that belongs to a name
     r"['’]s\b|\s+(?!(?:who|whom|whose|what|which|when|where|why|how|is|are|was|were|do|does|did|has|have|had|will|would|can"
     r"|could|should|in|at|on|for|to|with|from|by|of|as|about|and|or|that|if|according|before|after|until|till|since)\b)"
     r"[a-z]"
 )
->>>>>>> facts
 _FRONTED = re.compile(r"^\W*(in|at|on|for|to|with|from|by|of|as|about)\s+(?=(?:which|what|whom|whose|how)\b)", re.I)
 _OPENING = re.compile(
     r"(?:who|whom|whose|what|which|when|where|why|how|is|are|was|were|do|does|did|has|have|had|will|would|can|could"
@@ -65,15 +51,9 @@ _SORT_OF = re.compile(
     r"(?:is|are|was|were|do|does|did|has|have|had|can|could|will|would|should|must|may)\b",
     re.IGNORECASE,
 )
-<<<<<<< HEAD
-_PROFESSION = re.compile(
-    r"\b(?:do|does|doing|did)\s+for\s+(?:(?:a|his|her|their|my|your)\s+)?(?:living|work|job)\b"
-    r"|\bwhat\s+(?:do|does)\s+[^?]{1,60}?\s+do\s*\?*\s*$",
-=======
 _PROFESSION = re.compile(  # "what does she do for a living", "what does she do?"
     r"\b(?:do|doing)\s+for\s+(?:(?:a|his|her|their|my|your)\s+)?(?:living|work|job)\b"
     r"|(\bwhat\s+(?:do|does)\s+[^?]{1,60}?)\s+do\s*\?*\s*$",
->>>>>>> facts
     re.IGNORECASE,
 )
 _SORTS = {
@@ -84,11 +64,6 @@ _SORTS = {
     "number": "number extension code pin",
     "amount": "amount sum price percentage",
 }
-<<<<<<< HEAD
-_VALUES = {noun: sort for sort, nouns in _SORTS.items() for noun in nouns.split()}
-_CLOCK = re.compile(r"\b(?:what|which)\s+(?:time|hour)\b|\bhow (?:early|late)\b", re.IGNORECASE)
-_DAY_OF_WEEK = re.compile(r"\bday of the week\b|\b(?:which|what) weekday\b", re.IGNORECASE)
-=======
 _SAID_AS = (  # ways of asking whose words do not stand together
     (re.compile(r"\bcan(?:['’]t|not| not)((?:\s+[\w'’-]+){0,3}?)\s+stand\b", re.I), r"dislike\1"),
     (
@@ -100,7 +75,6 @@ _SAID_AS = (  # ways of asking whose words do not stand together
 _VALUES = {noun: sort for sort, nouns in _SORTS.items() for noun in nouns.split()}
 _CLOCK = re.compile(r"\b(?:what|which)\s+(?:time|hour)\b|\bhow (?:early|late)\b", re.IGNORECASE)
 _DAY_OF_WEEK = re.compile(r"\bday of the week\b", re.IGNORECASE)
->>>>>>> facts
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,10 +86,7 @@ class Asked:
         units: what is asked of them, each with its weight.
         stems: stems of all words, names included.
         wanted: sorts of value that answer it; empty when anything may. "clock", "weekday" and "date" are times.
-<<<<<<< HEAD
-=======
         sort: what of it is asked for: "city" in "which city".
->>>>>>> facts
         first_person: it asks about "I" or "my".
         masked: the question without names and times, for an embedder.
     """
@@ -124,10 +95,7 @@ class Asked:
     units: tuple[tuple[Unit, float], ...]
     stems: frozenset[str]
     wanted: frozenset[str]
-<<<<<<< HEAD
-=======
     sort: Unit | None
->>>>>>> facts
     first_person: bool
     masked: str
 
@@ -137,25 +105,6 @@ def understand(text: str, now: datetime) -> Asked:
     rest = _without_times(_ASIDE.sub("", text), now)
     asked = _ASIDE.sub("", rest).strip(" ,")
     if fronted := _FRONTED.match(asked):  # "for whom does she work" asks like "whom does she work for"
-<<<<<<< HEAD
-        asked = f"{asked[fronted.end() :].rstrip(' ?.!')} {fronted[1]}?"
-    names = _names(asked)
-    proper = {word for name in names for word in words(name)}
-    plain = [word for word in words(asked) if word not in proper]
-    if _PROFESSION.search(asked):
-        plain.append("profession")
-    sort = _SORT_OF.search(asked)
-    nouns = {stem(word) for word in words(sort[1])} if sort else set()
-    degree = _HOW.search(asked)
-    measure = stem(degree[1].lower()) if degree and degree[1].lower() not in ("much", "many") else ""
-    read = [unit for unit in dict.fromkeys(units(plain)) if unit.key not in _NOTHING]
-    if any(not unit.key.startswith("be ") for unit in read):
-        read = [unit for unit in read if not unit.key.startswith("be ")]
-    weighed = []
-    for unit in read:
-        light = unit.key in nouns or unit.key == measure or unit.key in _LIGHT_WORDS
-        weighed.append((unit, _LIGHT if light and len(read) > 1 else 1.0))
-=======
         asked = f"{asked[fronted.end() :].rstrip(' ?.!')} {fronted[1].lower()}?"
     asked = _PROFESSION.sub(lambda match: f"{match[1] or ''} profession ", _DAY_OF_WEEK.sub("weekday", asked))
     for shape, said in _SAID_AS:
@@ -165,34 +114,22 @@ def understand(text: str, now: datetime) -> Asked:
     plain = [word for word in words(asked) if word not in proper]
     sort = _SORT_OF.search(asked)
     weighed = _weighed(units(plain), words(sort[1]) if sort else [], _HOW.search(asked))
->>>>>>> facts
     stems = frozenset(stem(word) for word in (*proper, *plain))
     masked = " ".join(asked.split())
     for name in names:
         masked = re.sub(rf"\b{re.escape(name)}(?:['’]s)?", " ", masked)
-<<<<<<< HEAD
-=======
     sorts = units(words(sort[1])[-1:]) if sort else []
->>>>>>> facts
     return Asked(
         names=tuple(dict.fromkeys(word for name in names for word in words(name))),
         units=tuple(weighed),
         stems=stems,
         wanted=_wanted(asked, sort[1] if sort else "", weighed),
-<<<<<<< HEAD
-=======
         sort=sorts[0] if sorts else None,
->>>>>>> facts
         first_person=bool(re.search(r"\b(?:i|my|me|mine|myself)\b", asked, re.IGNORECASE)),
         masked=" ".join(masked.split()),
     )
 
 
-<<<<<<< HEAD
-def _without_times(text: str, now: datetime) -> str:
-    for span in reversed(find_times(text, now, prefer="past")):
-        if not _WEEKDAY.fullmatch(span.text):  # "the Monday class" is a name
-=======
 def _weighed(read: Sequence[Unit], sort: Sequence[str], degree: re.Match[str] | None) -> list[tuple[Unit, float]]:
     """The units that are asked, each with its weight: words that say of what sort the answer is weigh less."""
     nouns = {stem(word) for word in sort}
@@ -218,7 +155,6 @@ def _without_times(text: str, now: datetime) -> str:
         # "The summer party" and "the Monday class" are names, and June who has a dog is no month.
         after = text[span.offset + len(span.text) :]
         if not _WEEKDAY.fullmatch(span.text) and not _OF_A_NAME.match(after):
->>>>>>> facts
             text = f"{text[: span.offset]} {text[span.offset + len(span.text) :]}"
     return " ".join(_VIEW.sub(" ", text).split())
 
@@ -241,11 +177,7 @@ def _wanted(text: str, sort: str, weighed: list[tuple[Unit, float]]) -> frozense
     found: set[str] = set()
     if _CLOCK.search(lower):
         return frozenset(("clock",))
-<<<<<<< HEAD
-    if _DAY_OF_WEEK.search(lower):
-=======
     if re.search(r"\b(?:which|what) weekday\b", lower):
->>>>>>> facts
         return frozenset(("weekday",))
     noun = sort.lower().split()[-1] if sort else ""
     if noun in ("day", "date"):

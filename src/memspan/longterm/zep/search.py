@@ -158,51 +158,6 @@ def _best_visible(search: Search, kind: str, scores: F32, limit: int, least: flo
     places = usable[best(scores[usable], limit)]
     places = places[np.argsort(-scores[places], kind="stable")]
     return [int(record) for record in index.record_ids[places]]
-<<<<<<< HEAD
-
-
-def windows(tx: Transaction, ids: Sequence[int], believed: int | None) -> dict[int, Window]:
-    """The windows of facts as the store believed them at a moment (None is now).
-
-    Facts it did not know then, or does not believe, are left out.
-    """
-    if believed is None:
-        rows = tx.select("SELECT id, valid_at, invalid_at FROM record WHERE id IN ({ids}) AND status = 'live'", ids)
-    else:
-        rows = tx.select(
-            "SELECT record, valid_at, invalid_at FROM version WHERE record IN ({ids}) AND status = 'live'"
-            " AND recorded_at <= ? AND (superseded_at IS NULL OR superseded_at > ?)",
-            ids,
-            believed,
-            believed,
-        )
-    return {row[0]: Window(row[1], row[2]) for row in rows}
-
-
-def visible(search: Search, ids: Sequence[int]) -> set[int]:
-    """Which facts hold at the asked world time (`as_of`, else the store's `believed_at`, else now), filters applied."""
-    moment = to_micros(search.query.as_of or search.query.believed_at)
-    if moment is None:
-        moment = search.tx.now
-    believed = to_micros(search.query.believed_at)
-    held = {record for record, window in windows(search.tx, ids, believed).items() if window.holds(moment)}
-    return held & _from_wanted_episodes(search, held)
-
-
-def _from_wanted_episodes(search: Search, records: set[int]) -> set[int]:
-    """Records with at least one source episode that passes the query's filters."""
-    query = search.query
-    if not (query.sessions or query.speakers or query.after or query.before or query.metadata):
-        return records
-    from memspan.longterm.recall import allowed
-
-    mask = allowed(search, search.episodes)
-    assert mask is not None
-    wanted = set(search.episodes.record_ids[mask].tolist())
-    rows = search.tx.select("SELECT record, episode FROM source WHERE record IN ({ids})", sorted(records))
-    return {record for record, episode in rows if episode in wanted}
-=======
->>>>>>> facts
 
 
 def question_entities(search: Search) -> list[int]:

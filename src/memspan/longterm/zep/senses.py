@@ -90,12 +90,8 @@ SENSES: Mapping[str, Sense] = {
     "boss": Sense("boss, boss of, manager, supervisor, report to, superior, line manager", "person"),
     "leader": Sense(
         "captain, captain of, lead, leader, head, head of, chair, chairman, chairwoman, chairperson, president,"
-<<<<<<< HEAD
-        " in charge, in charge of, run, responsible, responsible for, director, manage, look after, take over as",
-=======
         " in charge, in charge of, run, ceo, chief, chief executive,"
         " responsible, responsible for, director, manage, look after, take over as",
->>>>>>> facts
         "person",
         0.7,
     ),
@@ -139,14 +135,10 @@ SENSES: Mapping[str, Sense] = {
         ("due",),
     ),
     "due": Sense(
-<<<<<<< HEAD
-        "due, due on, due by, deadline, hand in, submit, expire, turn in, due date", "time", near=("schedule",)
-=======
         "due, due on, due by, deadline, hand in, submit, expire, turn in, due date, valid, valid until,"
         " valid till, run out",
         "time",
         near=("schedule",),
->>>>>>> facts
     ),
     "opening": Sense("open, open at, opening hour, opening time, hour, open from", "time", near=("closing",)),
     "closing": Sense("close, close at, shut, closing time, open until, open till", "time", near=("opening",)),
@@ -156,12 +148,8 @@ SENSES: Mapping[str, Sense] = {
     "finish": Sense("end, finish, over, conclude, end date", "time"),
     "venue": Sense(
         "venue, location, locate in, locate at, locate on, situate, take place in, take place at, hold in, hold at,"
-<<<<<<< HEAD
-        " room, meet in, meet at, place, floor, sit on, sit in, find in, be on, be in, be at",
-=======
         " room, meet in, meet at, place, floor, base, base in, base at, headquarter, sit on, sit in, find in,"
         " be on, be in, be at",
->>>>>>> facts
         "place",
         0.85,
         ("schedule",),
@@ -213,14 +201,6 @@ SENSES: Mapping[str, Sense] = {
 
 # Irregular forms that a stemmer does not bring back.
 _FORMS = (
-<<<<<<< HEAD
-    "teach taught, drive drove driven, ride rode ridden, pay paid, meet met, eat ate eaten, speak spoke spoken,"
-    " become became, buy bought, sell sold, get got gotten, hold held, keep kept, take took taken, go went gone, run ran,"
-    " write wrote written, grow grew grown, come came, begin began begun, lead led, wear wore worn, give gave given,"
-    " drink drank drunk, ring rang rung, choose chose chosen, win won, sit sat, know knew known, make made,"
-    " be am is are was were been being, spend spent, fly flew flown, lend lent, leave left, see saw seen, sing sang sung, swim swam swum, child children,"
-    " wife wives, build built, send sent, find found, lose lost, feel felt, tell told, say said, stand stood"
-=======
     "teach taught, drive drove driven, ride rode ridden, pay paid, meet met, eat ate eaten, speak spoke spoken, "
     "become became, buy bought, sell sold, get got gotten, hold held, keep kept, take took taken, go went gone, "
     "run ran, write wrote written, grow grew grown, come came, begin began begun, lead led, wear wore worn, give "
@@ -228,18 +208,10 @@ _FORMS = (
     "made, be am is are was were been being, spend spent, fly flew flown, lend lent, leave left, see saw seen, "
     "sing sang sung, swim swam swum, child children, wife wives, build built, send sent, find found, lose lost, "
     "feel felt, tell told, say said, stand stood"
->>>>>>> facts
 )
 _IRREGULAR = {form: forms.split()[0] for forms in _FORMS.split(", ") for form in forms.split()[1:]}
 
 _DROPPED = frozenset(
-<<<<<<< HEAD
-    "a an the this that these those some any each every do does did done has had having"
-    " will would shall should can could may might must i me my mine you your yours he him his she her hers it its we us"
-    " our ours they them their theirs who whom whose which what when where why how and or but so if then than there here not no"
-    " very too also just only still yet already ever now currently again really actually exactly please tell know s t"
-    " one ones kind sort type".split()
-=======
     (
         "a an the this that these those some any each every do does did done has had having will would shall should "
         "can could may might must i me my mine you your yours he him his she her hers it its we us our ours they them "
@@ -247,7 +219,6 @@ _DROPPED = frozenset(
         "too also just only still yet already ever now currently again really actually exactly please tell know s t "
         "one ones kind sort type"
     ).split()
->>>>>>> facts
 )
 _PREPOSITIONS = frozenset(
     "of in on at to for from by with as into about until till since over under up out off down after before through"
@@ -291,20 +262,13 @@ def _phrases() -> dict[tuple[str, ...], frozenset[str]]:
 
 
 _LONGEST = 4
-<<<<<<< HEAD
-=======
 _ROOT = 5  # letters that a common beginning needs
->>>>>>> facts
 
 
 def units(given: Sequence[str]) -> list[Unit]:
     """Lower-case words as units; function words count only inside a phrase of the table."""
     table = _phrases()
-<<<<<<< HEAD
-    stems = []
-=======
     stems: list[str] = []
->>>>>>> facts
     for place, word in enumerate(given):
         if word in ("a", "an") and stems[-1:] == ["be"] and stem(given[place - 1]) == "be":
             stems[-1] = _BE_A
@@ -336,13 +300,6 @@ def agreement(asked: Unit, said: Iterable[Unit]) -> float:
         if common:
             best = max(best, *(SENSES[name].agreement for name in common))
         elif asked.senses and unit.senses:  # "work as" is not "work at", though both have "work"
-<<<<<<< HEAD
-            if best < NEAR and any(name in SENSES[other].near for other in asked.senses for name in unit.senses):
-                best = NEAR
-        elif best < PART and (set(asked.key.split()) - _SILENT) & set(unit.key.split()):
-            best = PART
-    return best
-=======
             if best < NEAR and any(near(name) & unit.senses for name in asked.senses):
                 best = NEAR
         elif best < PART and _alike(asked.key, unit.key):
@@ -362,4 +319,3 @@ def _alike(some: str, other: str) -> bool:
 def near(name: str) -> frozenset[str]:
     """The senses that are near one, whichever of the two says so."""
     return frozenset((*SENSES[name].near, *(other for other, sense in SENSES.items() if name in sense.near)))
->>>>>>> facts
