@@ -44,6 +44,7 @@ _ACTIVE = re.compile(
     rf"^(?:.+? )?{_SET}{_AWAY} (?P<d>(?:[Tt]he|[Mm]y|[Oo]ur|[Hh]is|[Hh]er|[Tt]heir|{NAME} 's) .+?)"
     rf"{_AWAY}(?: from (?P<o>.+?))? (?:to|at|until|till) (?P<v>.+)$"
 )
+_MOVED = re.compile(r"^(?:[Ww]e|[Tt]hey|" + NAME + r") (?:have |has |'ve )?(?:moved|shifted|relocated) (?P<d>.+?) to (?P<v>.+)$")
 _HAS = re.compile(
     rf"^(?P<s>{_WHO}) (?:have |has |'ve |'s |will |'ll )?(?:have|has|had|got|'ve got|get|gets|found|hired|chosen|picked|signed up with)"
     r" (?:an? |another )?(?P<new>(?:brand )?new )?(?P<n>(?:[\w/-]+ ){0,3}?[\w/-]+)(?: (?:,|called|named|of|:|who is|which is))+ (?P<v>.+)$"
@@ -99,6 +100,10 @@ def fill(
     if not tokens or tokens[0].pos_ == "PRON" or tokens[0].lower_ in ("no", "not", "so", "too", "very"):
         return
     strict = kind == "strict"
+    if slot.relation.lower() in PET and effect == "state":
+        functional = False  # "my dog Rex" may be one of two; a new dog comes after the old one
+    else:
+        functional = True
     found = value(tokens, "any" if strict else kind, reader.names)  # type: ignore[arg-type]
     if kind == "amount" and found is None and not slot.strong:
         return
@@ -114,7 +119,7 @@ def fill(
     if slot.relation == "HAS_ROLE":
         said = f"{'an' if found[:1].lower() in 'aeiou' else 'a'} {found}"
     yield from reader.draft(statement, slot.subject, slot.relation, found, effect, text=slot.template, said=said,
-                            without=tokens if full else ())
+                            functional=functional, without=tokens if full else ())
 
 
 def _fits(slot: Slot, tokens: Sequence[Token], found: str) -> bool:
@@ -238,7 +243,7 @@ def _set(reader: StatementReader, statement: Statement) -> Iterator[FactDraft]:
     """ "The rent went up to V", "they changed my shift from O to V"."""
     for full in (False, True):
         text = statement.full if full else statement.text
-        for pattern in (_PASSIVE, _ACTIVE):
+        for pattern in (_PASSIVE, _ACTIVE, _MOVED):
             m = pattern.match(text)
             if m is None:
                 continue

@@ -168,6 +168,7 @@ def slot_of(owner: str, noun: Sequence[Token], template: str, *, plural: bool = 
         return Slot(f"{owner}'s {named}", "SCHEDULED_FOR", kind, "", False)
     if kind == "time":
         relation = "HAS_BIRTHDAY" if named == "birthday" else "DEADLINE"
+    template = template.replace(" is {v}", " is called {v}") if bare in PET else template
     said = template.replace("{n}", named).replace("{s}", opening(owner))
     return Slot(owner, relation, kind, said, named.startswith("favourite") or bare in PET)
 

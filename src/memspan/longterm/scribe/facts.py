@@ -15,7 +15,7 @@ from memspan.longterm.scribe.clauses import Clause, clauses
 from memspan.longterm.scribe.dates import Prefer, TimeSpan, find_times
 from memspan.longterm.scribe.names import Names, entity_label
 from memspan.longterm.scribe.relations import RELATIONS, Effect
-from memspan.longterm.scribe.told import StatementReader
+from memspan.longterm.scribe.told import OVER, StatementReader
 
 if TYPE_CHECKING:
     from spacy.tokens import Doc, Token
@@ -53,6 +53,8 @@ class FactReader:
         held = {(f.subject, f.relation, f.object) for f in stated if not f.ends}
         parsed = [f for f in parsed if (f.subject, f.relation) not in slots or f.ends or not f.functional]
         parsed = [f for f in parsed if (f.subject, f.relation, f.object) not in held]
+        named = {(f.subject, f.object) for f in parsed if f.ends}
+        stated = [f for f in stated if f.relation != OVER or not self._ended(f, named)]
         for fact in (*self.kinship(), *stated, *parsed):
             if fact.subject and (fact.object or fact.ends) and fact.subject != fact.object:
                 found.setdefault((fact.subject, fact.relation, fact.object, fact.ends), fact)
@@ -67,6 +69,11 @@ class FactReader:
             if fact.object in self.labels:
                 entities.setdefault(fact.object, self.labels[fact.object])
         return facts, [EntityDraft(name=name, label=label) for name, label in entities.items() if name]
+
+    @staticmethod
+    def _ended(over: FactDraft, named: set[tuple[str, str]]) -> bool:
+        """Whether an ending with its relation says the same as one without."""
+        return any(over.subject == subject and value and value in over.object for subject, value in named)
 
     def _entity(self, token: Token) -> range:
         end = token.i + 1
@@ -123,7 +130,8 @@ class FactReader:
             words = relation.lower().replace("_", " ")
             text = f"{subject} {words} {said or value}" if not ends else f"{subject} no longer {words} {said or value}"
         else:
-            pattern = (declared.ended if value else declared.bare) if ends else declared.phrase
+            # What has ended is told as what it was until then: that is true whenever it is read.
+            pattern = (declared.phrase if value and declared.ended else declared.bare) if ends else declared.phrase
             if not pattern:
                 return  # an age or a price does not end without another one
             text = pattern.format(s=wording.opening(subject), o=said or value)
@@ -141,8 +149,8 @@ class FactReader:
 
     def window(self, when: tuple[datetime | None, datetime | None], ends: bool) -> str:
         """What must be added to a sentence in the present that was not true when it was said."""
-        if ends:
-            return ""
+        if ends and when[1] is None:
+            return " (no longer)"
         if when[1] is not None:
             return f" (until {when[1]:%Y-%m-%d})"
         return f" (from {when[0]:%Y-%m-%d})" if when[0] and self.at and when[0] > self.at else ""
@@ -316,6 +324,15 @@ class FactReader:
                 functional=declared is not None and declared.functional,
                 reason=self.names.join(self.doc[noun.left_edge.i : noun.i + 1]) + f" {name}",
             )
+            if relation == "PET_OF":
+                yield FactDraft(
+                    subject=owner,
+                    relation=noun.lemma_.upper(),
+                    object=name,
+                    text=f"{owner}'s {noun.lemma_.lower()} is called {name}.",
+                    valid_at=self.at,
+                    reason=f"{noun.text} {name}",
+                )
 
     def wish(self, clause: Clause, subject: str) -> Iterator[FactDraft]:
         """ "I want to visit Japan": a wish, never the thing wished for."""

@@ -158,7 +158,7 @@ def _where(
     """ "A vet in Basel", "an analyst at Acme": where the work is done is told with it."""
     for place, token in enumerate(tokens):
         rest = tokens[place + 1 :]
-        if token.lower_ == "in" and rest and rest[0].ent_type_ in ("GPE", "LOC"):
+        if token.lower_ == "in" and rest and rest[0].pos_ == "PROPN" and rest[0].ent_type_ not in ("DATE", "FAC"):
             town = value(rest, "place", reader.names)
             if town:
                 text = f"{subject} is {'an' if role[0] in 'aeiou' else 'a'} {role} in {town}"
@@ -269,7 +269,7 @@ def _couple(
 # --- what is over ---------------------------------------------------------------------------------------------------
 
 _GONE = (
-    re.compile(rf"{S} {HAVE}(?:quit|left|resigned from|dropped out of|moved out of|been (?:fired|sacked|laid off) (?:from|by)|was (?:fired|sacked|laid off) (?:from|by)|given up|gave up|gone off|went off|stopped|ditched|dropped|cancelled|canceled|returned|lost|binned|got rid of|said goodbye to|done with|abandoned) (?:(?:the|my|his|her|a|an) )?(?P<o>.+)$"),
+    re.compile(rf"{S} {HAVE}(?:quit|left|resigned from|dropped out of|moved out of|been (?:fired|sacked|laid off) (?:from|by)|was (?:fired|sacked|laid off) (?:from|by)|given up|gave up|gone off|went off|ditched|dropped|cancelled|canceled|returned|lost|binned|got rid of|said goodbye to|done with|abandoned) (?:(?:the|my|his|her|a|an) )?(?P<o>.+)$"),
     re.compile(r"^(?:[Pp]lease )?(?:[Dd]elete|[Ff]orget(?: about)?|[Ss]cratch|[Ii]gnore|[Dd]iscard|[Dd]rop|[Ee]rase|[Rr]emove|[Cc]ross out|[Dd]o n't use|[Nn]ever mind|[Nn]o more|[Gg]oodbye) (?:(?:the|my|an?) )?(?P<o>.+)$"),
     re.compile(r"^[Nn](?:o longer|ot) (?:(?:an?|the|at|in|on|with|for) )*(?P<o>.+?)(?: any ?more)?$"),
     re.compile(rf"^(?P<o>.+?) (?:is|'s|was|are|were|has been|got|has|have) (?:over|history|no more|gone|disconnected|dead|stopped working|lost (?:its|his|her) place|out of the picture|been replaced)(?: .*)?$"),

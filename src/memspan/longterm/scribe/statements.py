@@ -62,6 +62,7 @@ _OLD = (
     r"(?: (?:any more|anymore|any longer|instead))?)$"
 )
 _CONTRAST = re.compile(_OLD, re.IGNORECASE)
+_ONCE = frozenset(("once", "originally", "previously", "formerly", "ago"))
 _SAME_TIME = re.compile(
     r"^(?:on )?(?:that|the) (?:very )?(?:same )?(?:day|evening|morning|night|afternoon|week|month|year|summer|winter)(?= )",
     re.IGNORECASE,
@@ -88,6 +89,7 @@ class Statement:
         sure: whether it asserts anything: no question, condition or wish.
         source: who is named as having told it.
         since: a clause with "since" follows it.
+        vague: it happened at an earlier time that is not said ("when I was ten", "once").
         same_time: it speaks of the time of what was said before ("that same evening").
     """
 
@@ -104,6 +106,7 @@ class Statement:
     source: list[Token] = field(default_factory=list)
     since: bool = False
     same_time: bool = False
+    vague: bool = False
 
     def between(self, start: int, end: int, *, full: bool = False) -> list[Token]:
         """The tokens that stand in a stretch of `text` (or of `full`)."""
@@ -228,9 +231,13 @@ def _statement(reader: StatementReader, tokens: list[Token], number: int, senten
             timed |= {t.i for t in inside}
     made = Statement([], tokens, spans, tense, number)
     text = joined(tokens)
+    # "From" and "starting" in front of a date belong to it.
+    timed |= {t.i for t in tokens if t.i + 1 in timed and t.lower_ in ("from", "of", "on", "starting", "effective", "by")}
     keep = [t for t in tokens if t.i not in timed]
     after = tokens[-1].i + 1
-    made.since = after < len(tokens[0].doc) and tokens[0].doc[after].lower_ == "since"
+    follows = tokens[0].doc[after].lower_ if after < len(tokens[0].doc) else ""
+    made.since = follows == "since"
+    made.vague = follows in ("when", "before", "after", "while", "as") or any(t.lower_ in _ONCE for t in tokens)
     while True:
         keep = _strip(keep)
         text = joined(keep)

@@ -68,6 +68,7 @@ class StatementReader:
         for statement in statements(self):
             if statement.source:
                 self.topic = self.referent(statement.source) or self.topic
+                self._meet(statement.source) if name_run(statement.source) else None
             if last is not None and not statement.spans and last.spans and last.sentence == statement.sentence:
                 # A date in front of a sentence holds for all that is joined in it.
                 leads = last.spans[0].offset <= last.all[0].idx and last.tense == statement.tense
@@ -91,7 +92,16 @@ class StatementReader:
         after = statement.tokens[len(run)] if len(run) < len(statement.tokens) else None
         if run and statement.tokens[0] is run[0] and after is not None and after.pos_ in ("VERB", "AUX"):
             person = run[0].pos_ == "PROPN" and run[0].ent_type_ not in ("GPE", "LOC", "FAC", "DATE", "TIME", "EVENT")
-            self.topic = source_text(run) if person else self.topic
+            self._meet(run) if person else None
+        elif statement.tokens and statement.tokens[0].lower_ == "the":
+            end = next((k for k, t in enumerate(statement.tokens) if t.pos_ in ("VERB", "AUX")), 0)
+            self.thing = self.referent(statement.tokens[:end]) or self.thing
+
+    def _meet(self, run: Sequence[Token]) -> None:
+        """Somebody is named: "she" can mean them from here on."""
+        self.topic = source_text(run)
+        if all(self.topic != name for _, name, _ in self.names.people) and self.topic != self.names.speaker:
+            self.names.people.append((run[0].i, self.topic, ""))
 
     def _supposed(self, statement: Statement) -> list[FactDraft]:
         """ "If you want to ring Ann, the number is …" tells the number: the condition only says whom it is about."""
@@ -229,10 +239,9 @@ class StatementReader:
         if effect == "end":
             return None, start or (until.end if until else self.at)
         if effect == "change":
-            return start or self.at, end
-        vague = any(t.lower_ in ("once", "formerly", "previously", "originally") for t in statement.all)
+            return start or (None if statement.vague else self.at), end
         if statement.tense == "past":
-            if since is None and point is None and until is None or vague:
+            if since is None and point is None and until is None:
                 return None
             return (start, end) if since or until else (start, point.end if point else None)
         if statement.tense == "perfect":
