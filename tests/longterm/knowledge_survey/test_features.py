@@ -82,6 +82,24 @@ def test_what_is_still_to_come_is_marked_when_the_question_is_about_what_was() -
     assert sentence(found("What will Ann paint?"), "We will paint ours tomorrow.").features["ahead"] == 0
 
 
+def test_what_changed_is_the_answer_to_now_and_not_to_first() -> None:
+    text = "She left for the coast to train as a diver."
+    assert sentence(found("What does Rosa do now?"), text).features["change"] == 0
+    with Memory.open(":memory:", embedder=None) as memory:
+        memory.add(
+            [
+                Episode(text="The fair is on 3 May.", speaker="Ann", at=day(10), session="a", id="a"),
+                Episode(text="The fair was moved to 5 May.", speaker="Ann", at=day(40), session="b", id="b"),
+            ]
+        )
+        first = gather(memory, "When was the fair first planned?", KnowledgeSurveyConfig(), {})
+        now = gather(memory, "When is the fair now?", KnowledgeSurveyConfig(), {})
+    assert {s.episode: s.features["change"] for s in first.sentences} == {"a": 0, "b": -2}
+    assert {s.episode: s.features["change"] for s in now.sentences} == {"a": 0, "b": 1}
+    assert first.sentences[0].episode == "a"
+    assert now.sentences[0].episode == "b"
+
+
 def test_likeness_is_the_cosine_of_the_likest_word() -> None:
     table = {"picked": (0.8, 0.6), "chose": (1.0, 0.0), "hat": (0.0, 1.0)}
     asked: list[str] = []

@@ -165,6 +165,8 @@ def judge_words(question: Question, lexicon: Lexicon, sentence: Sentence, *, ali
         features |= covers
     features |= {f"like_{name}": value for name, value in covers.items()}
     sentence.found = near
+    content = [t for t, weight in question.weights.items() if weight == 1]
+    features["missing"] = max((1 - near.get(t, 0.0) for t in content), default=0.0)
     term = next((t for t, word in question.spelled.items() if word == question.wanted), None)
     features["class"] = 0.5 if term is None else max(own.get(term, 0.0), 0.5 * reply.get(term, 0.0))
     features["no_class"] = 0.0 if term is None else 1 - near.get(term, 0.0)
@@ -198,16 +200,19 @@ def judge_form(question: Question, form: Form, sentence: Sentence) -> None:
     features["question"] = float(sentence.text.endswith("?"))
     features["short"] = float(len(words(sentence.text)) < _SHORT and asked is None)
     features["answers"] = float(asked is not None)
-    features["ahead"] = float(question.happened and _lies_ahead(sentence))
+    # What is announced does not tell when it came to pass.
+    features["ahead"] = float(question.happened and _lies_ahead(sentence)) * (2 if form == "when" else 1)
     changed = _CHANGE.search(sentence.text) is not None
     features["change"] = float(changed) * ((question.present or question.last) - 2 * question.past)
-    features["no_kind"] = float(form not in ("open", "yes or no") and held < 0.3)
+    # A time may be the day on which it was said, so that a sentence without one can still tell when.
+    features["no_kind"] = float(form not in ("open", "yes or no", "when") and held < 0.3)
 
 
 def judge_fit(form: Form, sentence: Sentence) -> None:
     """Whether it says what was asked and holds the kind of answer wanted, both in one sentence."""
     features = sentence.features
-    features["fits"] = 0.0 if form in ("open", "yes or no") else features["kind"] * features["like_own"]
+    both = 0.0 if form in ("open", "yes or no") else features["kind"] * features["like_own"]
+    features["fits"], features["fits_when"] = (0.0, both) if form == "when" else (both, 0.0)
 
 
 def _lies_ahead(sentence: Sentence) -> bool:

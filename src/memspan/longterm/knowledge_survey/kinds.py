@@ -15,6 +15,7 @@ from memspan.longterm.knowledge_survey.text import (
     names,
     numbers,
     plain_words,
+    stems,
     words,
 )
 from memspan.longterm.scribe.dates import find_times
@@ -95,15 +96,15 @@ def holds_form(form: Form, question: Question, sentence: str, speaker: str | Non
         case "number":
             return float(counted)
         case "where":
-            asked = plain_words(question.text)
-            return float(any(not plain_words(m.group()) & asked for m in PLACE.finditer(sentence)))
+            asked = stems(question.text)
+            return float(any(not stems(m.group()) & asked for m in PLACE.finditer(sentence)))
         case "who":
             fresh = _fresh(question, sentence, speaker)
             return 1.0 if fresh else 0.7 * (not found.isdisjoint(KINSHIP - plain_words(question.text)))
         case "name":
             fresh = _fresh(question, sentence, speaker) or re.search(r"[\"“]\w", sentence) is not None
             naming = _NAMING.search(sentence) is not None
-            return 1.0 if fresh and naming else 0.3 if fresh or naming else 0.0
+            return 1.0 if fresh and naming else 0.3 * naming or 0.2 * fresh
         case "work":
             return 1.0 if _WORKING.search(sentence) else 0.6 * bool(_HABIT.search(sentence))
     return 0.5

@@ -56,7 +56,7 @@ _QUESTION_WORDS = _words("what which who whom whose when where why how")
 # "What kind of car", "the name of": nouns that say which answer is wanted and seldom stand beside it.
 _GENERIC = _words(
     "kind type sort name many much long often old time date day month year week number amount thing things ago"
-    " recently exactly first last"
+    " recently exactly first last called named"
 )
 _NOW = _words("now currently current still today nowadays latest newest moment")  # they choose by time, not by words
 KINSHIP = _words(
