@@ -7,7 +7,9 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from memspan.longterm.base import FactDraft
+from memspan.longterm.scribe.dates import find_times
 from memspan.longterm.scribe.descriptions import PET, POSSESSIVE, Slot, describe
+from memspan.longterm.scribe.posts import belongs, leads, rides, single
 from memspan.longterm.scribe.relations import Effect
 from memspan.longterm.scribe.statements import NAME, Statement, joined, plain
 from memspan.longterm.scribe.typed import call, money, typed_verbs, weekly
@@ -57,10 +59,10 @@ _NEW = re.compile(
 )
 _NUMBERS = re.compile(rf"^(?P<s>{_WHO}) .*?\b(?:changed|switched|swapped) (?:(?:my|his|her|our|their) )?(?P<n>[a-z ]+?)s?$")
 _TAKES = re.compile(
-    r"^(?P<v>.+?) (?:takes?|took|has taken|will take|is taking|stepped in|steps in|stands in) (?:over )?(?:as|over as)"
+    r"^(?P<v>.+?) (?:takes?|took|has taken|will take|is taking|stepped in|steps in|stands in) (?:over )?(?:from \w+ )?(?:as|over as)"
     r" (?:the |our |my )?(?P<d>.+)$"
 )
-_STAYS = re.compile(r"^(?P<v>.+?) (?:stays|remains|stayed|remained|is|became|becomes|has become|was elected|was appointed|was made"
+_STAYS = re.compile(r"^(?P<v>.+?) (?:has been|'s been|have been|stays|remains|stayed|remained|is|became|becomes|has become|was elected|was appointed|was made"
                     r"|was named|has been elected) (?P<d>(?:[a-z]+ )?[a-z]+)(?: (?P<of>of .+))?$")  # fmt: skip
 _OTHERS = re.compile(r"^(?P<it>[Ii]t|[Tt]he new one|[Tt]his one|[Tt]he new (?:[a-z]+)|[Ss]he|[Hh]e|[Mm]ine) "
                      r"(?P<be>is|'s|was|has been|'s been|will be|'ll be|became|are)(?: (?:called|named))? (?P<v>.+)$")
@@ -69,8 +71,8 @@ _OTHERS = re.compile(r"^(?P<it>[Ii]t|[Tt]he new one|[Tt]his one|[Tt]he new (?:[a
 def slots(reader: StatementReader, statement: Statement) -> Iterator[FactDraft]:
     """What stands in the slots that a statement names."""
     rules = (
-        call, _favourites, _introduced, _had, _given, weekly, _set, _equated, _took, _again, money, typed_verbs, _newly,
-        _exchanged, _alone,
+        call, _favourites, _introduced, _had, _given, weekly, _set, _equated, _took, _again, money, typed_verbs, leads, rides,
+        belongs, single, _newly, _exchanged, _alone,
     )  # fmt: skip
     yield from reader.first(statement, rules)
     _remember(reader, statement)
@@ -95,11 +97,18 @@ def fill(
     if kind == "time":
         yield from _scheduled(reader, statement, slot, tokens, effect)
         return
+    if tokens and kind in ("any", "strict") and tokens[0].lower_ in ("in", "on", "at") and len(tokens) > 1:
+        yield from _located(reader, statement, slot, tokens, effect)
+        return
     while tokens and tokens[0].pos_ == "ADP" and tokens[0].lower_ in ("in", "on", "at", "to"):
         tokens = tokens[1:]
-    if not tokens or tokens[0].pos_ == "PRON" or tokens[0].lower_ in ("no", "not", "so", "too", "very"):
+    if not tokens or (tokens[0].pos_ == "PRON" and len(tokens) > 1) or tokens[0].lower_ in ("it", "that", "this", "they") or tokens[0].lower_ in ("no", "not", "so", "too", "very"):
         return
     strict = kind == "strict"
+    if len(tokens) == 1 and tokens[0].pos_ == "PRON" and kind in ("any", "name"):
+        who = reader.referent(tokens)
+        yield from reader.draft(statement, slot.subject, slot.relation, who, effect, text=slot.template)
+        return
     if slot.relation.lower() in PET and effect == "state":
         functional = False  # "my dog Rex" may be one of two; a new dog comes after the old one
     else:
@@ -115,11 +124,30 @@ def fill(
         found = value(tokens, "amount", reader.names) or found
     if slot.kind == "name" and slot.relation not in ("PARTNER_OF", "MARRIED_TO", "ENGAGED_TO"):
         reader.labels.setdefault(found, "THING" if slot.relation.lower() in PET else "PERSON")
-    said = found
+    if strict and re.fullmatch(MONEY, found):
+        yield from reader.draft(statement, slot.subject, "PRICE", found, effect, text=f"{_shown(slot.subject)} costs {{v}}")
+        return
+    said = f"{tokens[0].lower_} {found}" if tokens[0].lower_ in ("a", "an", "the") else found
     if slot.relation == "HAS_ROLE":
         said = f"{'an' if found[:1].lower() in 'aeiou' else 'a'} {found}"
     yield from reader.draft(statement, slot.subject, slot.relation, found, effect, text=slot.template, said=said,
                             functional=functional, without=tokens if full else ())
+
+
+def _located(
+    reader: StatementReader, statement: Statement, slot: Slot, tokens: Sequence[Token], effect: Effect
+) -> Iterator[FactDraft]:
+    """ "My desk is on the third floor": where a described thing is."""
+    phrase = trim(tokens[1:])
+    named = " ".join(plain(t) for t in phrase)
+    if not phrase or not (name_run(phrase) or re.search(r"\d|floor|room", named)) or phrase[0].ent_type_ in ("DATE", "TIME"):
+        return
+    thing = slot.template.split("'s ", 1)
+    subject = slot.subject if slot.kind == "strict" else f"{slot.subject}'s {thing[-1].split(' is ')[0]}"
+    where = reader.names.render(tokens[: [t.i for t in tokens].index(phrase[-1].i) + 1])
+    found = reader.names.render(phrase)
+    if where and found:
+        yield from reader.draft(statement, subject, "LOCATED_AT", found, effect, text=f"{_shown(subject)} is {where}")
 
 
 def _fits(slot: Slot, tokens: Sequence[Token], found: str) -> bool:
@@ -142,11 +170,14 @@ def _scheduled(
     if not tokens:
         return
     first, last = tokens[0].idx, tokens[-1].idx + len(tokens[-1])
-    prefer = "future"
-    spans = [s for s in reader.times(prefer) if (s.start or s.end) and s.offset < last and first <= s.offset + len(s.text)]
+    while first > 0 and tokens[0].i and tokens[0].nbor(-1).lower_ in ("on", "at", "in") :
+        first = tokens[0].nbor(-1).idx
+        break
+    # Read by itself: in "from 12 July to 19 July" the value is one date, not the stretch between two.
+    spans = [s for s in find_times(reader.doc.text[first:last], reader.at, prefer="future") if s.start or s.end]
     if not spans:
         return
-    span = spans[0] if not statement.full.count(" from ") else spans[-1]
+    span = spans[0]
     moment = span.start or span.end
     if moment is None:
         return
@@ -158,7 +189,7 @@ def _scheduled(
         said = f"{weekday[0].capitalize()}, {said}"
     if slot.relation == "HAS_BIRTHDAY":
         found = said = f"{moment:%B} {moment.day}"
-    inside = [t for t in tokens if span.offset <= t.idx < span.offset + len(span.text)]
+    inside = [t for t in statement.all if first <= t.idx < first + span.offset + len(span.text)]
     when = reader.when(statement, "change", inside)
     if when is None or (when[0] and when[0] == span.start):
         when = (reader.at, None)
@@ -253,10 +284,23 @@ def _set(reader: StatementReader, statement: Statement) -> Iterator[FactDraft]:
                 if not full and slot is None:
                     yield from _placed(reader, statement, described, statement.group(m, "v"))
                 continue
-            found = list(fill(reader, statement, slot, statement.group(m, "v"), "change", full=full))
+            tokens = statement.group(m, "v")
+            if re.search(r" (?:moved|relocated|shifted)\b", m[0]) and slot.kind in ("any", "strict") and not tokens[0].like_num:
+                inside = [tokens[0].nbor(-1), *tokens] if tokens[0].i else tokens
+                found = list(_moved(reader, statement, slot, inside))
+            else:
+                found = list(fill(reader, statement, slot, tokens, "change", full=full))
             if found:
                 yield from found
                 return
+
+
+def _moved(reader: StatementReader, statement: Statement, slot: Slot, tokens: Sequence[Token]) -> Iterator[FactDraft]:
+    """ "The office moved to Harbour Street": a thing that has a place, not a value."""
+    for fact in _located(reader, statement, slot, tokens, "change"):
+        from dataclasses import replace
+
+        yield replace(fact, text=fact.text.replace(" is to ", " is in ").replace(" is into ", " is in "))
 
 
 _PLACE = r"(?:the )?(?:[\w'-]+ ){0,3}?(?:floor|room|hall|building|wing|office|studio|desk|field|court|gate|platform|aisle|lab|theatre|auditorium|library|park|gym|pool|terrace|annex|basement|attic|lounge|canteen|cafeteria|classroom|shed|tent|church|pub|café|cafe|bar)(?: [\dA-Z]\w*)?(?!\w)"  # noqa: E501
@@ -334,6 +378,8 @@ def _took(reader: StatementReader, statement: Statement) -> Iterator[FactDraft]:
         if slot is None and reader.slot is None:
             continue
         if slot is not None:
+            if statement.tense == "perfect":
+                effect = "state"
             when = None
             start = next((s.start for s in statement.spans if s.start), None)
             if start is not None:

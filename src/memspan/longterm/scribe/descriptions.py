@@ -47,11 +47,12 @@ _MANY = words(
 _ABSTRACT = words(
     "problem point question answer goal plan idea reason thing part heart hope dream fear guess advice opinion mood "
     "life day week year month time night morning weekend trip secret mistake luck joy news story feeling world way "
-    "experience journey concern worry issue trouble mind body back head eye hand side kind favorite favourite choice "
+    "experience journey concern worry issue trouble mind body back eye hand side kind favorite favourite choice "
     "passion inspiration motivation key truth fact trick rule lesson best worst most least highlight excuse wish bet "
     "end start beginning view take focus priority purpose strength weakness result outcome message impression sense "
     "turn bit lot majority rest only reality difference bottom top place house flat"
 )
+_NAMING = words("password passcode code name surname nickname username handle pin codename motto title passphrase login")
 _AREAS = words("group team club choir band class crew department office orchestra society committee")
 PET = words("dog cat puppy kitten horse rabbit hamster parrot pony tortoise budgie guinea-pig goldfish")
 
@@ -164,13 +165,15 @@ def slot_of(owner: str, noun: Sequence[Token], template: str, *, plural: bool = 
     relation = re.sub(r"\W+", "_", named).strip("_").upper()
     if named in SLOTS and SLOTS[named] == "text":
         relation = f"HAS_{relation}"
+    if kind == "time" and named != bare and owner[:1].islower():
+        kind = "any"
     if kind == "time" and named not in ("deadline", "due date", "birthday"):
         return Slot(f"{owner}'s {named}", "SCHEDULED_FOR", kind, "", False)
     if kind == "time":
         relation = "HAS_BIRTHDAY" if named == "birthday" else "DEADLINE"
     template = template.replace(" is {v}", " is called {v}") if bare in PET else template
     said = template.replace("{n}", named).replace("{s}", opening(owner))
-    return Slot(owner, relation, kind, said, named.startswith("favourite") or bare in PET)
+    return Slot(owner, relation, kind, said, named.startswith("favourite") or bare in PET or bare in _NAMING)
 
 
 def _ownerless(reader: StatementReader, noun: Sequence[Token]) -> Slot | None:

@@ -15,6 +15,7 @@ from memspan.longterm.scribe.clauses import Clause, clauses
 from memspan.longterm.scribe.dates import Prefer, TimeSpan, find_times
 from memspan.longterm.scribe.names import Names, entity_label
 from memspan.longterm.scribe.relations import RELATIONS, Effect
+from memspan.longterm.scribe.statements import sentences
 from memspan.longterm.scribe.told import OVER, StatementReader
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class FactReader:
         self.functional = functional
         self.labels: dict[str, str] = {}
         self._spans: dict[Prefer, list[TimeSpan]] = {}
-        self._sentences = [number for number, sentence in enumerate(doc.sents) for _ in sentence]
+        self._sentences = [number for number, sentence in enumerate(sentences(doc)) for _ in sentence]
 
     def read(self) -> tuple[list[FactDraft], list[EntityDraft]]:
         """Facts in the order of the text, each once, and the entities named in them or in the text."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from memspan.longterm.base import FactDraft
+from memspan.longterm.scribe.posts import single
 from memspan.longterm.scribe.relations import Effect
 from memspan.longterm.scribe.statements import NAME, Statement
 from memspan.longterm.scribe.values import ValueKind, name_run, role_like, source_text, trim, value
@@ -59,7 +60,7 @@ _WORK = _rules(
     (rf"{S} (?:am|'m|is|'s|will be) (?:starting|joining)(?: (?:work|at|with))* {V}", "change", "org"),
     (rf"{S} {HAVE}(?:joined|join|joins) {V}", "change", "org"),
     (rf"{S} {HAVE}(?:moved|switched|went|gone|transferred|changed)(?: over)?(?: from (?P<o>.+?))? to (?:work (?:for|at) )?{V}", "change", "org"),
-    (rf"^(?P<v>{NAME}) (?:hired|employs|has hired|took on|has employed|pays) (?P<s>{WHO})$", "change", "org"),
+    (rf"^(?P<v>{NAME}) (?:hired|employs|has hired|took on|has employed|pays) (?P<s>me|us|him|her|{WHO})$", "change", "org"),
     (rf"{S} {BE} at {V}", "state", "org"),
     (rf"{S} {BE} with {V}", "state", "org"),
 )  # fmt: skip
@@ -210,7 +211,7 @@ _TOGETHER = (
 _APART = (
     re.compile(rf"{_PAIR} (?:{BE} |{HAVE})(?:over|split(?: up)?|broke(?:n)? up|broke(?:n)? it off|called? (?:it off|it quits|off .+)|parted(?: ways)?|separated|divorced|got divorced|history|done|finished|through|gone our separate ways|went our separate ways)(?: |$)"),
     re.compile(rf"{S} (?:{BE} |{HAVE})(?:split(?: up)?|broke(?:n)? up|broke(?:n)? it off|parted(?: ways)?|separated|divorced|done|finished|through|over)(?: (?:with|from))? (?P<b>{NAME})(?: |$)"),
-    re.compile(rf"{S} {HAVE}(?:left|dumped|ditched|divorced) (?P<b>{NAME})(?: for (?P<v>{NAME}))?(?: |$)"),
+    re.compile(rf"{S} {HAVE}(?:left|dumped|ditched|divorced) (?P<b>me|him|her|{NAME})(?: for (?P<v>{NAME}))?(?: |$)"),
 )  # fmt: skip
 
 
@@ -348,6 +349,9 @@ def facts_of(reader: StatementReader, statement: Statement) -> Iterator[FactDraf
         return
     ended = list(endings(reader, statement))
     found = [f for rule in (partners, residence, work, papers, diets) for f in reader.first(statement, (rule,))]
+    schooled = list(single(reader, statement)) if re.search(r"School|College|University|Academy", statement.text) else []
+    if schooled:
+        found = [f for f in found if f.relation not in ("WORKS_AT", "LIVES_IN")]
     if any(f.relation == "LIVES_IN" for f in found) and not any(f.relation == "HAS_ROLE" for f in found):
         found = [f for f in found if f.relation != "WORKS_AT"]
     if any(f.relation == "PARTNER_OF" for f in found):

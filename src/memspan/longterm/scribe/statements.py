@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 from memspan.longterm.scribe.dates import TimeSpan
 
 if TYPE_CHECKING:
-    from spacy.tokens import Span, Token
+    from spacy.tokens import Doc, Span, Token
 
     from memspan.longterm.scribe.told import StatementReader
 
@@ -64,7 +64,7 @@ _OLD = (
 _CONTRAST = re.compile(_OLD, re.IGNORECASE)
 _ONCE = frozenset(("once", "originally", "previously", "formerly", "ago"))
 _SAME_TIME = re.compile(
-    r"^(?:on )?(?:that|the) (?:very )?(?:same )?(?:day|evening|morning|night|afternoon|week|month|year|summer|winter)(?= )",
+    r"^(?:on )?(?:that (?:very |same )?|the (?:very )?same )(?:day|evening|morning|night|afternoon|week|month|year|summer|winter)(?= )",
     re.IGNORECASE,
 )
 _UNSURE = re.compile(
@@ -135,9 +135,22 @@ def joined(tokens: Sequence[Token]) -> str:
     return " ".join(plain(t) for t in tokens)
 
 
+def sentences(doc: Doc) -> list[Span]:
+    """The sentences of a turn. One ends with a full stop, a question or an exclamation mark, whatever the parse says."""
+    found: list[Span] = []
+    start = 0
+    for sentence in doc.sents:
+        last = next((t for t in reversed(sentence) if not t.is_space), None)
+        closed = last is not None and (last.text[-1] in ".?!…" or last.is_quote or not last.is_ascii)
+        if closed or sentence.end == len(doc):
+            found.append(doc[start : sentence.end])
+            start = sentence.end
+    return found
+
+
 def statements(reader: StatementReader) -> Iterator[Statement]:
     """The statements of a turn, in order."""
-    for number, sentence in enumerate(reader.doc.sents):
+    for number, sentence in enumerate(sentences(reader.doc)):
         asked = "?" in sentence.text[-3:]
         presumed = re.match(r"\W*did you (?:know|hear|see)\b(?! (?:who|what|why|how|if|whether|when|where|the|my)\b)",
                             sentence.text, re.IGNORECASE)
@@ -226,7 +239,7 @@ def _statement(reader: StatementReader, tokens: list[Token], number: int, senten
     timed: set[int] = set()
     for span in reader.times(prefer):
         inside = [t for t in tokens if span.offset <= t.idx < span.offset + len(span.text)]
-        if inside:
+        if inside and not _attributive(span, inside):
             spans.append(span)
             timed |= {t.i for t in inside}
     made = Statement([], tokens, spans, tense, number)
@@ -256,7 +269,7 @@ def _statement(reader: StatementReader, tokens: list[Token], number: int, senten
         elif m := _SAME_TIME.match(text):
             made.same_time = True
             keep = _slice(keep, m.end(), len(text) + 1)
-        elif (m := _CONTRAST.search(text)) and m.start() > 3 and _named(_slice(keep, *m.span("old"))):
+        elif (m := _CONTRAST.search(text)) and m.start() > 3 and _over(keep, m):
             made.olds.append(_slice(keep, *m.span("old")))
             keep = _slice(keep, 0, m.start())
         elif m := _FILLERS.search(text):
@@ -305,6 +318,31 @@ def _tense(tokens: Sequence[Token]) -> StatementTense:
         if token.tag_ in ("VBZ", "VBP", "MD") or word in ("'m", "'re") or (word == "'s" and token.tag_ != "POS"):
             return "present"
     return "past" if any(t.tag_ == "VBN" for t in tokens) else "present"
+
+
+_ATTRIBUTES = re.compile(
+    r"(?:(?:for|in|of|during|at) )?(?:the )?(?:spring|summer|autumn|fall|winter|christmas|easter|halloween|weekend|morning"
+    r"|evening|night|(?:mon|tues|wednes|thurs|fri|satur|sun)day)",
+    re.IGNORECASE,
+)
+
+
+def _attributive(span: TimeSpan, inside: Sequence[Token]) -> bool:
+    """Whether a word of time only names a thing: "the summer party", "the Friday market"."""
+    last = inside[-1]
+    after = last.nbor(1) if last.i + 1 < len(last.doc) else None
+    return (
+        after is not None
+        and _ATTRIBUTES.fullmatch(span.text) is not None
+        and after.pos_ == "NOUN"
+        and after.lower_ not in ("morning", "evening", "night", "afternoon", "people")
+    )
+
+
+def _over(tokens: Sequence[Token], m: re.Match[str]) -> bool:
+    """Whether a contrast names what is over; directly after "is" it is the clause's own negation."""
+    before = _slice(tokens, 0, m.start())
+    return bool(before) and before[-1].pos_ != "AUX" and _named(_slice(tokens, *m.span("old")))
 
 
 def _named(tokens: Sequence[Token]) -> bool:

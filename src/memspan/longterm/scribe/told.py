@@ -81,7 +81,7 @@ class StatementReader:
             if not found and told and told[-1][1] and statement.spans:
                 self._date_before(statement, told[-1])
             told.append((statement, found))
-            if found:
+            if any(f.relation != OVER for f in found):
                 self.read_in.add(statement.sentence)
         for _, facts in told:
             yield from facts

@@ -61,6 +61,7 @@ _WEEKLY = (
     re.compile(rf"^(?:.+? )?(?:moved|changed|switched|shifted|rescheduled|pushed|put|brought)(?: (?:back|forward|over))? (?P<s>.+?)(?: from (?P<o>.+?))? (?:to|onto) (?:a |every )?(?P<v>{DAY})(?= |$)"),
     re.compile(rf"^(?:[Ww]e|[Tt]hey) (?:now )?(?:have|hold|meet for|run) (?P<s>(?:the |our ).+?) (?:on|every|each) (?:a )?(?P<v>{DAY})(?= |$)"),
 )  # fmt: skip
+_REGULAR = frozenset(("class", "lesson", "training", "practice", "rehearsal", "course", "standup"))
 _DAY_OF = re.compile(r"^(?:[Tt]he )?(?:(?:meeting|new|regular|usual) )*(?:day|night|evening) (?:of|for) (?P<s>.+)$")
 _IT_DAY = re.compile(rf"^(?:[Ii]t|[Tt]hat) (?:is|'s|was|has been)(?: (?:on|every|each|a))* (?P<v>{DAY})(?= |$)")
 
@@ -92,10 +93,10 @@ def weekly(reader: StatementReader, statement: Statement) -> Iterator[FactDraft]
             continue
         head = thing[-1].lemma_.lower()
         subject = reader.referent(thing)
-        if subject is None or subject == reader.names.speaker or thing[0].pos_ == "PRON":
+        if subject is None or subject == reader.names.speaker or (len(thing) == 1 and thing[0].pos_ == "PRON"):
             continue
         changed = pattern in _WEEKLY[2:4]
-        if head in SLOTS and not regular:
+        if head in SLOTS and head not in _REGULAR and not regular and pattern is not _WEEKLY[1]:
             return  # a single event has a date
         if not changed and not regular and " on " in f" {text} " and thing[0].lower_ in ("i", "we"):
             continue
@@ -188,7 +189,7 @@ def money(reader: StatementReader, statement: Statement) -> Iterator[FactDraft]:
             return
 
 
-_CLOCKED = re.compile(rf"^{_THING} (?P<verb>\w+)(?: (?P<part>up|down|out|off))? (?:at|from|until|by) (?P<v>{CLOCK})(?= |$)")
+_CLOCKED = re.compile(rf"^{_THING} (?:(?:will|has|have|used to) )?(?P<verb>\w+)(?: (?P<part>up|down|out|off))? (?:at|from|until|by) (?P<v>{CLOCK})(?= |$)")
 _IT_CLOCKED = re.compile(rf"^(?P<s>[Ii]t|[Tt]hey) (?P<verb>\w+)(?: (?P<part>up|down|out|off))? (?:at|from|until|by) (?P<v>{CLOCK})(?= |$)")
 _ROOM = (
     r"(?P<v>(?:the |my |our )?(?:[\w'-]+ ){0,3}?(?:floor|room|hall|building|wing|office|studio|gate|platform|lab|theatre"
@@ -197,7 +198,7 @@ _ROOM = (
 )
 _HELD = re.compile(
     rf"^{_THING} (?:(?:is|are|was|were|has been|will be|'s) )?(?P<verb>takes? place|took place|held|meets?|met|happens?|sits?"
-    rf"|sat|located|based|rehearses?|practi[sc]es?|trains?|is|are|was|been|stands?|lives?|moved|moves) (?P<p>in|on|at|to) {_ROOM}"
+    rf"|sat|located|based|leaves?|departs?|rehearses?|practi[sc]es?|trains?|is|are|was|been|stands?|lives?|moved|moves) (?P<p>in|on|at|to|from) {_ROOM}"
 )
 _DUE = re.compile(r"^(?P<s>(?:[Tt]he|[Mm]y|[Oo]ur|[Aa]n?|[A-Z][\w-]*) ?(?:[\w'-]+ ){0,5}?[\w'-]*) (?:is|are|was|'s|were|will be|has been|comes?|falls?) (?:now |still |also )?(?:due|expected|scheduled|planned)(?: (?:now|back|in))? (?P<v>(?:on|by|at|for|in|before|until|next|this|tomorrow|today|\d).*)$")  # noqa: E501
 
@@ -224,8 +225,10 @@ def typed_verbs(reader: StatementReader, statement: Statement) -> Iterator[FactD
         part = f" {m['part']}" if m["part"] else ""
         preposition = "until" if " until " in m[0] else "from" if " from " in m[0] else "at"
         clock = [t for t in statement.all if t.idx >= verb.idx]
-        said = f"{_shown(subject)} {third_person(verb)}{part} {preposition} {{v}}"
-        relation = f"{third_person(verb)}{part} {preposition}".upper().replace(" ", "_")
+        shown = m["verb"] if m["verb"].endswith("s") and statement.tense == "present" else third_person(verb)
+        relation = f"{shown}{part} {preposition}".upper().replace(" ", "_")
+        plural = reader.doc[verb.i - 1].tag_ == "NNS"
+        said = f"{_shown(subject)} {lemma if plural else shown}{part} {preposition} {{v}}"
         reader.thing = subject
         if lemma and statement.tense in ("present", "perfect", "future") or statement.spans:
             own = [t for t in clock if re.match(r"[\d:]", t.text) and not _dated(statement, t)]
@@ -244,9 +247,10 @@ def typed_verbs(reader: StatementReader, statement: Statement) -> Iterator[FactD
             return
         if m["verb"].startswith("move"):
             effect = "change"
-        verb = m["verb"] if m["verb"].startswith(("take", "meet", "happen", "sit", "stand")) else "is"
+        verb = m["verb"] if m["verb"].startswith(("take", "meet", "happen", "sit", "stand", "leave", "depart")) else "is"
+        preposition = "from" if m["p"] == "from" else "on" if "floor" in where else "in"
         verb = {"take place": "takes place", "took place": "takes place", "met": "meets"}.get(verb, verb)
-        said = f"{_shown(subject)} {verb} {'on' if 'floor' in where else 'in'} {{v}}"
+        said = f"{_shown(subject)} {verb} {preposition} {{v}}"
         yield from reader.draft(statement, subject, "LOCATED_AT", where.removeprefix("the "), effect, text=said, said=where)
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-from memspan.longterm.scribe.relations import ROLES
+from memspan.longterm.scribe.relations import KIN, ROLES
 from memspan.longterm.scribe.statements import NAME, plain
 from memspan.longterm.scribe.time_words import DAY_NAMES
 from memspan.longterm.scribe.wording import EMPTY, words
@@ -129,7 +129,7 @@ def name_run(tokens: Sequence[Token]) -> list[Token]:
 def role_like(head: Token) -> bool:
     """Whether a noun names what people are by trade."""
     lemma = head.lemma_.lower()
-    if head.tag_ in ("NNS", "NNPS") or lemma in _NO_PERSONS:
+    if head.tag_ in ("NNS", "NNPS") or lemma in _NO_PERSONS or (lemma in KIN and lemma not in ROLES):
         return False
     if lemma in ROLES or lemma in _PERSONS:
         return True
