@@ -46,7 +46,6 @@ if TYPE_CHECKING:
 _BEARING = 0.8  # share of the best coverage from which on a sentence bears on the question
 _BEARING_FIRST = 0.4  # the first of several plans is seldom worded like the last
 _FAR_BEHIND = 3.0  # standard deviations behind the best episode from which on the distance no longer counts
-_SAID = 0.9  # likeness from which on a word is taken as said: "dog" is 0.7 like "cat", and is not said by it
 _FOLLOWED = 2  # turns after a retrieved one that may hold the answer
 
 
@@ -385,9 +384,10 @@ def confidence_features(
 ) -> dict[str, float]:
     """What the confidence in the best sentence is estimated from: its own features, and how it stands out.
 
-    "missing" is how far the content word of the question that is found least is absent from the sentence and from all
-    that it stands in, "lacking" the mean over these words, "unsaid" and "unsaid_mean" the same with what is merely alike
-    counted as absent: that a thing is spoken of does not mean that this is said of it.
+    "share" is how much of all sentences' likelihood falls to its episode, "like_coverage" how much of the question is said
+    there or in what it stands in, "said_share" the product of both: that one sentence is likelier than all others does
+    not mean that it says what was asked. "lacking" is the mean absence of the question's content words, "empty" that
+    none is there.
     """
     if not sentences:
         return {}
@@ -400,16 +400,14 @@ def confidence_features(
     named = [stems(name) for name in question.names]
     plain = [term for term, weight in question.weights.items() if weight == 1 and not any(term in n for n in named)]
     lacking = [1 - best.found.get(term, 0.0) for term in plain]
-    unsaid = [min(1.0, max(0.0, (_SAID - 1 + lack) / 0.2)) for lack in lacking]
+    share = shares[best.episode] / sum(shares.values())
+    said = sum(best.features[f"like_{name}"] for name in LEANING)
     return best.features | {
-        "share": shares[best.episode] / sum(shares.values()),
-        "score": best.score,
-        "coverage": sum(best.features[name] for name in LEANING),
-        "like_coverage": sum(best.features[f"like_{name}"] for name in LEANING),
+        "share": share,
+        "said_share": share * said,
+        "like_coverage": said,
         "empty": float(bool(plain) and min(lacking) == 1),
         "lacking": sum(lacking) / len(lacking) if lacking else 0.0,
-        "unsaid": max(unsaid, default=0.0),
-        "unsaid_mean": sum(unsaid) / len(unsaid) if unsaid else 0.0,
         "margin": min(2.0, best.score - rival),
         "vectors": float("cosine" in best.features),
     }

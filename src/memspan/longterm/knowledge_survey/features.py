@@ -43,6 +43,7 @@ _CHANGE = re.compile(
     r"|put off|brought forward|cancelled|canceled|from now on|switched|raised|lowered|became|after all)\b",
     re.I,
 )
+_PHOTO = "photo picture image"  # what a caption says without saying it
 THREAD = 4  # turns before a sentence that can say what it is about
 
 
@@ -150,8 +151,9 @@ def judge_words(question: Question, lexicon: Lexicon, sentence: Sentence, *, ali
     Args:
         alike: the lexicon knows likeness of meaning; then only the features of likeness are set anew.
     """
-    own = lexicon.found(sentence.text)
-    in_turn = lexicon.found(sentence.whole, sentence.caption or "")
+    photo = [sentence.caption, _PHOTO] if sentence.caption else []
+    own = lexicon.found(sentence.text, *(photo if sentence.text == sentence.caption else []))
+    in_turn = lexicon.found(sentence.whole, *photo)
     before = [lexicon.found(said.whole) for said in sentence.before]
     asked = lexicon.found(last_question(sentence.asked.text)) if sentence.asked else {}
     reply = _most(in_turn, asked, *before[:1])
