@@ -27,7 +27,8 @@ from memspan.longterm.knowledge_survey.generated import conversation, encycloped
 
 CONVERSATIONS, ENCYCLOPEDIAS = range(100, 112), range(100, 103)
 THRESHOLDS = (0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6)
-NOT_FITTED = ("closed", "late")
+NOT_FITTED = ("void", "closed", "late")
+WORDS_SHARE = 0.25  # a question without vectors weighs this much: vectors are what most stores have
 
 
 @dataclass(slots=True)
@@ -75,14 +76,14 @@ def fitted_selection(sets: Mapping[str, Sequence[Asked]]) -> dict[str, float]:
 
     names = [name for name in SELECTION if name not in NOT_FITTED]
     rows: list[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], float]] = []
-    for asked in sets.values():
+    for group, asked in sets.items():
         for one in asked:
             said = [s.episode in one.evidence for s in one.found.sentences]
             held = [a and one.answer.lower() in s.text.lower() for a, s in zip(said, one.found.sentences, strict=True)]
             right = held if any(held) else said
             if any(right):
                 found = [[s.features.get(name, 0.0) for name in names] for s in one.found.sentences]
-                rows.append((np.array(found), np.array(right), 1 / len(asked)))
+                rows.append((np.array(found), np.array(right), _share(group) / len(asked)))
     longest = max(len(right) for _, right, _ in rows)
     x = torch.zeros(len(rows), longest, len(names), dtype=torch.float64)
     y = torch.full((len(rows), longest), -30.0, dtype=torch.float64)
@@ -107,6 +108,10 @@ def fitted_selection(sets: Mapping[str, Sequence[Asked]]) -> dict[str, float]:
     return {name: fitted.get(name, SELECTION[name]) for name in SELECTION}
 
 
+def _share(group: str) -> float:
+    return WORDS_SHARE if "words" in group else 1.0
+
+
 def right(one: Asked) -> bool:
     """Whether the best sentence is of the evidence."""
     return bool(one.found.sentences) and one.found.sentences[0].episode in one.evidence
@@ -115,10 +120,11 @@ def right(one: Asked) -> bool:
 def fitted_confidence(sets: Mapping[str, Sequence[Asked]]) -> dict[str, float]:
     """A logistic regression: is the best sentence of the evidence?"""
     names = [name for name in CONFIDENCE if name not in ("bias", *NOT_FITTED)]
-    rows = [(one, 1 / len(asked)) for asked in sets.values() for one in asked if one.found.sentences]
+    rows = [(one, _share(group) / len(asked)) for group, asked in sets.items() for one in asked if one.found.sentences]
     x = np.array([[1.0, *(one.found.features[name] for name in names)] for one, _ in rows])
     y = np.array([right(one) for one, _ in rows], float)
-    share = np.array([weight for _, weight in rows]) / len(sets)
+    share = np.array([weight for _, weight in rows])
+    share /= share.sum()
     ridge = 1e-3 * np.eye(len(names) + 1)
     ridge[0, 0] = 0
     weights = np.zeros(len(names) + 1)

@@ -199,15 +199,28 @@ def judge_form(question: Question, form: Form, sentence: Sentence) -> None:
     features["form"] = held if _family(form) == "form" else 0.0
     features["kind"] = held
     features["same"] = same * (0.5 + 0.5 * (held > 0.5))
+    # What is announced does not tell when it came to pass.
+    features["ahead"] = float(question.happened and _lies_ahead(sentence)) * (2 if form == "when" else 1)
+    features["void"] = float(_void(form, held, bool(features["ahead"])))
     features["question"] = float(sentence.text.endswith("?"))
     features["short"] = float(len(words(sentence.text)) < _SHORT and asked is None)
     features["answers"] = float(asked is not None)
-    # What is announced does not tell when it came to pass.
-    features["ahead"] = float(question.happened and _lies_ahead(sentence)) * (2 if form == "when" else 1)
     changed = _CHANGE.search(sentence.text) is not None
     features["change"] = float(changed) * ((question.present or question.last) - 2 * question.past)
     # A time may be the day on which it was said, so that a sentence without one can still tell when.
     features["no_kind"] = float(form not in ("open", "yes or no", "when") and held < 0.3)
+
+
+def _void(form: Form, held: float, ahead: bool) -> bool:
+    """Whether it cannot be the answer: no name where one is asked for, no number, no time but that of an announcement."""
+    match form:
+        case "name":
+            return held in (0.0, 0.3)
+        case "number" | "money" | "age" | "duration":
+            return held == 0
+        case "when":
+            return held == 0 and ahead
+    return False
 
 
 def judge_fit(form: Form, sentence: Sentence) -> None:

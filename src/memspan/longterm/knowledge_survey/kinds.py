@@ -34,6 +34,7 @@ _WORKING = re.compile(
     r"(?:er|or|ist|ian|ant|ent|man|woman|nurse|cook|chef|clerk|pilot|judge|guide|guard|coach|intern|curator)\b",
     re.I,
 )
+_BARE = 3  # words of a reply that is little more than its number
 _HABIT = re.compile(
     r"\b(?:he|she)\s+(?!is\b|was\b|has\b|does\b|says\b|likes\b|loves\b|wants\b|looks\b|seems\b)\w+s\b"
     r"|\bI\s+(?:teach|sell|build|make|repair|fix|drive|design|run|write|paint|translate|program|manage|restore)\b",
@@ -90,7 +91,7 @@ def holds_form(form: Form, question: Question, sentence: str, speaker: str | Non
         case "money":
             return 1.0 if counted and _MONEY.search(sentence) else 0.4 * bool(numbers(sentence))
         case "age":
-            return 1.0 if _AGE.search(sentence) else 0.2 * bool(numbers(sentence))
+            return 1.0 if _AGE.search(sentence) else 0.5 * (counted and len(words(sentence)) <= _BARE)
         case "duration":
             return 1.0 if _DURATION.search(sentence) and counted else 0.5 * bool(_DURATION.search(sentence))
         case "number":
