@@ -57,6 +57,8 @@ class Recollection:
         valid_at, invalid_at: when it began and ceased to be true in the world; None is unknown or still true.
         recorded_at, retired_at: when the store began and ceased to believe it.
         why: which searches found it and with what weight, in words.
+        metadata: an episode's own; of a fact its subject, relation and object, and from recall `match`, 0 to 1: how
+            well it fits the question by subject, attribute and sort of value.
     """
 
     kind: str

@@ -216,8 +216,10 @@ class Matcher:
 
     # --- word by word ---
 
-    def read(self, records: Sequence[int]) -> dict[int, Match]:
-        """The match of each of these facts."""
+    def read(self, records: Sequence[int], *, by_meaning: bool = True) -> dict[int, Match]:
+        """The match of each of these facts; `by_meaning` lets the embedder help where words do not decide."""
+        if not records:
+            return {}
         rows = self.table.rows_of(np.asarray(sorted(records), np.int64))
         chosen = self.table.array[rows]
         found = self.search.tx.select(
@@ -227,13 +229,14 @@ class Matcher:
             chosen[:, 0].tolist(),
         )
         texts = {row[0]: (row[1], row[2], row[3]) for row in found}
-        matches, masked = {}, {}
+        matches: dict[int, Match] = {}
+        shown: dict[int, tuple[str, tuple[str, str]]] = {}
         for record, subject, code, target in chosen.tolist():
             text, *labels = texts[record]
             ends = (self.table.shown[subject], self.table.shown[target])
             matches[record] = self._match(text, ends, (subject, target), code, labels)
-            masked[record] = _masked(text, ends)
-        return self._by_meaning(matches, masked)
+            shown[record] = text, ends
+        return self._by_meaning(matches, shown) if by_meaning else matches
 
     def _match(self, text: str, ends: tuple[str, str], at: tuple[int, int], code: int, labels: Sequence[str]) -> Match:
         stems = [set(self.table.names.stems[end]) for end in at]
@@ -251,8 +254,10 @@ class Matcher:
         for side, factor in ((0, 1.0), (1, INVERSE)):
             alias = self.aliases.get(at[side])
             about = factor * float(self.covered[at[side]]) * (held if alias is None else 1.0)
-            if about == 0 and not self.names:
+            if about == 0 and not self.names and self.asked.units:
                 about = _UNSPECIFIC * factor
+            if about == 0:
+                continue
             found = sorts(ends[1 - side], labels[1 - side])
             known = stems[side] if alias is None else stems[side] | set(alias.key.split())
             says = self._says(self.table.said[code], [*between, *_named(found)], units(words(ends[1 - side])), known)
@@ -261,12 +266,13 @@ class Matcher:
                 of_sort = any(
                     SENSES[name].value in self.asked.wanted for u in self.table.said[code] for name in u.senses
                 )
-                says = _NAMED if typed or of_sort or not self.asked.wanted else _NAMED / 2
+                open_ended = not self.asked.wanted and bool(self.asked.units)  # more than "tell me about Ann"
+                says = _NAMED if typed or of_sort or open_ended else _NAMED / 2
             else:
                 says = max(says, _TYPED if typed else 0.0, _SORT if self._has_sort(code) else 0.0)
             value = fits(self.asked.wanted, found)
             match = Match(min(about, 1.0), says, value, ends[side])
-            if side == 0 or match.value > best.value:
+            if match.value > best.value:
                 best = match
         return best
 
@@ -297,7 +303,7 @@ class Matcher:
         strange = [unit for unit in relation if agreement(unit, asked) < NEAR and not set(unit.key.split()) <= subject]
         return got / total * (1 - _STRANGE * len(strange) / len(relation) if relation else 1)
 
-    def _by_meaning(self, matches: dict[int, Match], masked: dict[int, str]) -> dict[int, Match]:
+    def _by_meaning(self, matches: dict[int, Match], shown: dict[int, tuple[str, tuple[str, str]]]) -> dict[int, Match]:
         """Where no fact about the subject says what was asked in its words, the embedder compares."""
         near = [record for record, match in matches.items() if match.about >= 0.5]
         if not near or max(matches[record].says for record in near) >= _DECIDED or not self.asked.units:
@@ -306,7 +312,8 @@ class Matcher:
         if search.embed is None or search.vector is None or search.deadline.limited:
             return matches
         near.sort(key=lambda record: -matches[record].value)
-        wanted = list(dict.fromkeys(masked[record] for record in near if masked[record]))[:_EMBEDDED]
+        masked = {record: _masked(*shown[record]) for record in near[: 2 * _EMBEDDED]}
+        wanted = list(dict.fromkeys(mask for mask in masked.values() if mask))[:_EMBEDDED]
         if not wanted:
             return matches
         plain = " ".join(
@@ -317,9 +324,7 @@ class Matcher:
         cosines = np.clip((vectors[1:] @ vectors[0] - least) / (most - least), 0, 1) * worth
         likeness = dict(zip(wanted, cosines.tolist(), strict=True))
         return {
-            record: replace(
-                match, says=max(match.says, likeness.get(masked[record], 0.0) if match.about >= 0.5 else 0.0)
-            )
+            record: replace(match, says=max(match.says, likeness.get(masked.get(record, ""), 0.0)))
             for record, match in matches.items()
         }
 

@@ -34,7 +34,7 @@ class ZepConfig:
     rrf_constant: float = 1.0  # section 3.2, graphiti
     mmr_trade_off: float = 0.5  # graphiti
     match_weight: float = 8.0  # of the structured match in the fusion, where each other search counts 1 (ours)
-    match_pool: int = 64  # facts that the structured match reads word by word (ours)
+    match_pool: int = 32  # facts that the structured match reads word by word (ours)
     match_least: float = 0.15  # match below which a fact is not in that list (ours)
     match_margin: float = 0.1  # matches this near the best fit as well, and the fact that began last is first (ours)
     graph_bonus: float = 1.0  # what the best found fact lends its source episodes, in standard deviations (ours)
@@ -449,7 +449,9 @@ class Zep(Organizer):
     def _graph_of(self, tx: Transaction) -> searching.Graph:
         resolver = self._resolvers.setdefault(tx.space_id, EntityResolver())
         resolver.refresh(tx)
-        return searching.Graph(self._tables.setdefault(tx.space_id, FactTable()), resolver)
+        table = self._tables.setdefault(tx.space_id, FactTable())
+        table.refresh(tx)
+        return searching.Graph(table, resolver)
 
     def episode_bonus(self, search: Search) -> dict[int, tuple[float, str]]:
         """What the facts found for the question lend to the episodes that state them."""

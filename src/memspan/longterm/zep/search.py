@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -74,18 +74,32 @@ def _rank(search: Search, config: ZepConfig, kind: str, count: int, cross: Cross
         if scores is not None and len(scores):
             lists[name] = _best_visible(search, kind, scores, limit, 0.0 if name == "full text" else config.min_cosine)
     origins = question_entities(search)
-    distance: dict[int, int] = {}
+    far: Callable[[int], float] = _unconnected
     if origins and kind != "community" and search.deadline.allows("graph"):
-        distance = rerank.graph_distance(origins, lambda nodes: fact_neighbours(search.tx, nodes), config.bfs_depth)
-        lists["graph"] = _near(search, kind, distance, limit, lists.get("vectors", []) + lists.get("full text", []))
+        found = lists.get("vectors", []) + lists.get("full text", [])
+        if kind == "fact":
+            distance = graph.table.distances(origins, config.bfs_depth)
+            lists["graph"] = _near_facts(search, graph.table, distance, limit, found)
+            far = _fact_distance(graph.table, distance)
+        else:
+            steps = rerank.graph_distance(origins, lambda nodes: fact_neighbours(search.tx, nodes), config.bfs_depth)
+            lists["graph"] = sorted(steps, key=lambda node: (steps[node], node))[:limit]
+            far = lambda record: steps.get(record, math.inf)  # noqa: E731
     matches: dict[int, Match] = {}
+    matcher: Matcher | None = None
     weights = [1.0] * len(lists)
     if kind == "fact":
-        matches, lists["match"] = matched(search, config, graph, lexical, cosine, lists.values(), limit)
+        matcher = Matcher(search, graph.table, graph.resolver) if len(graph.table) else None
+        if matcher is not None:
+            matches, lists["match"] = matched(search, config, matcher, lexical, cosine, limit)
+        else:
+            lists["match"] = []
         weights.append(config.match_weight)
     fused = rerank.reciprocal_rank_fusion(list(lists.values()), config.rrf_constant, weights)
     places = {name: {record: place for place, record in enumerate(ids, 1)} for name, ids in lists.items()}
-    order = _reranked(search, config, kind, fused, distance, cross)
+    order = _reranked(search, config, fused, far, cross)
+    if matcher is not None:  # what only other searches found is read as well, so that every fact tells its match
+        matches |= matcher.read([record for record, _ in order[:count] if record not in matches], by_meaning=False)
     hits = []
     for record, score in order[:count]:
         match = matches.get(record)
@@ -96,22 +110,11 @@ def _rank(search: Search, config: ZepConfig, kind: str, count: int, cross: Cross
 
 
 def matched(
-    search: Search,
-    config: ZepConfig,
-    graph: Graph,
-    lexical: F32,
-    cosine: F32 | None,
-    others: Iterable[Sequence[int]],
-    limit: int,
+    search: Search, config: ZepConfig, matcher: Matcher, lexical: F32, cosine: F32 | None, limit: int
 ) -> tuple[dict[int, Match], list[int]]:
-    """The match of the likeliest facts and of those that other searches found, and the order it gives."""
-    graph.table.refresh(search.tx)
-    if not len(graph.table):
-        return {}, []
-    matcher = Matcher(search, graph.table, graph.resolver)
+    """The match of the likeliest facts that hold, and the order it gives."""
     records, rough = matcher.pool(lexical, cosine)
-    pool = _first_visible(search, records, rough, max(config.match_pool, limit))
-    matches = matcher.read(sorted({*pool, *(record for ids in others for record in ids)}))
+    matches = matcher.read(_first_visible(search, records, rough, max(config.match_pool, limit)))
     began, sources = _statements(search, list(matches))
     return matches, ordered(matches, config, began, sources)[:limit]
 
@@ -181,28 +184,38 @@ def fact_neighbours(tx: Transaction, nodes: Sequence[int]) -> Mapping[int, Seque
     return near
 
 
-def _near(search: Search, kind: str, distance: Mapping[int, int], limit: int, found: Sequence[int]) -> list[int]:
-    """Records of a kind in the order of their distance; those that a search found too come first in a step."""
-    if kind == "entity":
-        return sorted(distance, key=lambda node: (distance[node], node))[:limit]
-    rank = {record: place for place, record in reversed(list(enumerate(found)))}
-    facts: dict[int, int] = {}
-    for record, a, b in search.tx.select("SELECT record, subject, object FROM fact WHERE subject IN ({ids})", distance):
-        facts[record] = min(distance[a], distance.get(b, math.inf))  # type: ignore[assignment]
-    for record, b in search.tx.select("SELECT record, object FROM fact WHERE object IN ({ids})", distance):
-        facts[record] = min(facts.get(record, distance[b]), distance[b])
-    ordered = sorted(facts, key=lambda record: (facts[record], rank.get(record, len(rank)), -record))
-    ordered = ordered[: limit * _CLOSED_MARGIN]
-    seen = visible(search, ordered)
-    return [record for record in ordered if record in seen][:limit]
+def _near_facts(search: Search, table: FactTable, distance: F32, limit: int, found: Sequence[int]) -> list[int]:
+    """Facts in the order of their distance; those that a search found too come first in a step."""
+    if not len(table):
+        return []
+    steps = np.minimum(distance[table.array[:, 1]], distance[table.array[:, 3]])
+    rank = np.full(len(table), len(found))
+    for place, record in reversed(list(enumerate(found))):
+        rank[table.rows_of(np.array([record]))] = place
+    order = np.lexsort((-table.array[:, 0], rank, steps))
+    order = order[np.isfinite(steps[order])][: limit * _CLOSED_MARGIN]
+    ids: list[int] = table.array[order, 0].tolist()
+    seen = visible(search, ids)
+    return [record for record in ids if record in seen][:limit]
+
+
+def _fact_distance(table: FactTable, distance: F32) -> Callable[[int], float]:
+    def far(record: int) -> float:
+        rows = table.rows_of(np.array([record]))
+        return float(distance[table.array[rows[0], [1, 3]]].min()) if len(rows) else math.inf
+
+    return far
+
+
+def _unconnected(_: int) -> float:
+    return math.inf
 
 
 def _reranked(
     search: Search,
     config: ZepConfig,
-    kind: str,
     fused: Sequence[tuple[int, float]],
-    distance: Mapping[int, int],
+    far: Callable[[int], float],
     cross: CrossEncoder,
 ) -> list[tuple[int, float]]:
     name = search.query.rerank or "rrf"
@@ -222,18 +235,11 @@ def _reranked(
         counts = {int(row[0]): int(row[1]) for row in rows_of}
         order = rerank.by_mentions([counts.get(record, 0) for record in ids])
     elif name == "distance":
-        order = rerank.by_distance([_record_distance(search, kind, record, distance) for record in ids])
+        order = rerank.by_distance([far(record) for record in ids])
     else:
         texts = search.tx.records(ids)
         order = rerank.by_cross_encoder(search.query.text, [texts[record]["text"] for record in ids], cross)
     return [(ids[position], score) for position, score in order]
-
-
-def _record_distance(search: Search, kind: str, record: int, distance: Mapping[int, int]) -> float:
-    if kind != "fact":
-        return distance.get(record, math.inf)
-    ends = search.tx.execute("SELECT subject, object FROM fact WHERE record = ?", (record,)).fetchone()
-    return min(distance.get(ends[0], math.inf), distance.get(ends[1], math.inf))
 
 
 def episode_bonus(search: Search, config: ZepConfig) -> dict[int, tuple[float, str]]:

@@ -217,7 +217,8 @@ _DROPPED = frozenset(
         "can could may might must i me my mine you your yours he him his she her hers it its we us our ours they them "
         "their theirs who whom whose which what when where why how and or but so if then than there here not no very "
         "too also just only still yet already ever now currently again really actually exactly please tell know s t "
-        "one ones kind sort type"
+        "one ones kind sort type anything something everything nothing "
+        "anybody somebody everybody anyone someone everyone"
     ).split()
 )
 _PREPOSITIONS = frozenset(

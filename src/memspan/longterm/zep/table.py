@@ -6,7 +6,7 @@ N names, R relations.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -148,6 +148,22 @@ class FactTable:
         if self._array is None:
             self._array = np.array(self._rows, np.int64).reshape(len(self._rows), 4)
         return self._array
+
+    def distances(self, origins: Sequence[int], steps: int) -> F32:
+        """[E] how many facts lie between each entity and the nearest of these entities (record ids), else infinity."""
+        distance = np.full(len(self.shown), np.inf, np.float32)
+        distance[[self.entities[record] for record in origins if record in self.entities]] = 0
+        subjects, objects = self.array[:, 1], self.array[:, 3]
+        for step in range(1, steps + 1):
+            last = distance == step - 1
+            reached = np.zeros(len(distance), bool)
+            reached[objects[last[subjects]]] = True
+            reached[subjects[last[objects]]] = True
+            reached &= np.isinf(distance)
+            if not reached.any():
+                break
+            distance[reached] = step
+        return distance
 
     def is_subject(self, entity: int) -> bool:
         """Whether any fact is about the entity at a position."""
