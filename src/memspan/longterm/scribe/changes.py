@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from memspan.longterm.base import FactDraft
 from memspan.longterm.scribe.dates import find_times
 from memspan.longterm.scribe.descriptions import PET, POSSESSIVE, Slot, describe
+from memspan.longterm.scribe.exchanges import exchanged
+from memspan.longterm.scribe.favourites import favourites
 from memspan.longterm.scribe.posts import belongs, leads, rides, single
 from memspan.longterm.scribe.relations import Effect
 from memspan.longterm.scribe.statements import NAME, Statement, joined, plain
@@ -22,58 +24,94 @@ if TYPE_CHECKING:
 
 _WHO = rf"(?:I|[Ww]e|[Hh]e|[Ss]he|[Yy]ou|[Tt]hey|(?:[Tt]he|[Mm]y|[Oo]ur) (?:[\w'-]+ ){{0,3}}?[\w-]+|{NAME})"
 _BE = re.compile(
-    r" (?P<be>(?:will |'ll |has |have |'s |'ve |had )?(?:is|are|'s|am|'m|be|been|was|were|became|become|becomes|stays|stayed"
+    r" (?P<be>(?:will |'ll |has |have |'s |'ve |had )?(?:is|are|'s|am|'m|be|been"
+    r"|was|were|became|become|becomes|stays|stayed"
     r"|remains|remained))(?: (?:called|named|set (?:to|at)|fixed at|none other than|a certain|spelled|spelt))?(?= )"
 )
 _CALLED = re.compile(r" (?:goes by|go by|answers to|went by)(?: the name(?: of)?)?(?= )")
 _CHANGE = (
-    r"(?:changed|moved|raised|increased|reduced|lowered|cut|set|updated|dropped|rose|risen|fell|fallen|went|gone|grew|grown"
-    r"|revised|adjusted|bumped|decreased|jumped|climbed|pushed|brought|shifted|switched|postponed|rescheduled|extended"
+    r"(?:changed|moved|raised|increased|reduced|lowered|cut|set|updated|dropped"
+    r"|rose|risen|fell|fallen|went|gone|grew|grown"
+    r"|revised|adjusted|bumped|decreased|jumped|climbed|pushed|brought|shifted"
+    r"|switched|postponed|rescheduled|extended"
     r"|renamed|transferred|reset|doubled|halved|swapped|put|corrected|slipped|shrank|shrunk|came|delayed|upgraded"
     r"|downgraded|relocated)"
 )
 _SET = (
-    r"(?:change[sd]?|move[sd]?|raise[sd]?|increase[sd]?|reduce[sd]?|lower(?:s|ed)?|cut|sets?|update[sd]?|drop(?:s|ped)?"
+    r"(?:change[sd]?|move[sd]?|raise[sd]?|increase[sd]?|reduce[sd]?|lower(?:s"
+    r"|ed)?|cut|sets?|update[sd]?|drop(?:s|ped)?"
     r"|revised?|adjust(?:s|ed)?|bump(?:s|ed)?|push(?:es|ed)?|bring|brought|shift(?:s|ed)?|switch(?:es|ed)?|postponed?"
     r"|rescheduled?|extend(?:s|ed)?|renamed?|reset|put|fix(?:es|ed)?|upgraded?|downgraded?|fixed|delay(?:s|ed)?)"
 )
 _AWAY = r"(?: (?:up|down|back|out|forward|again|over|away|ahead))*"
 _PASSIVE = re.compile(
-    rf"^(?P<d>.+?) (?:(?:has|have|had|'s|will|'ll) )?(?:(?:was|were|is|are|got|been|be|is being|has been) )*{_CHANGE}{_AWAY}"
+    rf"^(?P<d>.+?) (?:(?:has|have|had|'s|will|'ll) )?(?:(?:was|were|is|are|got"
+    rf"|been|be|is being|has been) )*{_CHANGE}{_AWAY}"
     r"(?: from (?P<o>.+?))?(?: by .+?)?(?: to| until| till|,? and is| into) (?:be (?:on|at|in) |on |at )?(?P<v>.+)$"
 )
 _ACTIVE = re.compile(
     rf"^(?:.+? )?{_SET}{_AWAY} (?P<d>(?:[Tt]he|[Mm]y|[Oo]ur|[Hh]is|[Hh]er|[Tt]heir|{NAME} 's) .+?)"
     rf"{_AWAY}(?: from (?P<o>.+?))? (?:to|at|until|till) (?P<v>.+)$"
 )
-_MOVED = re.compile(r"^(?:[Ww]e|[Tt]hey|" + NAME + r") (?:have |has |'ve )?(?:moved|shifted|relocated) (?P<d>.+?) to (?P<v>.+)$")
+_MOVED = re.compile(
+    r"^(?:[Ww]e|[Tt]hey|" + NAME + r") (?:have |has |'ve )?(?:moved|shifted|relocated) (?P<d>.+?) to (?P<v>.+)$"
+)
 _HAS = re.compile(
-    rf"^(?P<s>{_WHO}) (?:have |has |'ve |'s |will |'ll )?(?:have|has|had|got|'ve got|get|gets|found|hired|chosen|picked|signed up with)"
-    r" (?:an? |another )?(?P<new>(?:brand )?new )?(?P<n>(?:[\w/-]+ ){0,3}?[\w/-]+)(?: (?:,|called|named|of|:|who is|which is))+ (?P<v>.+)$"
+    rf"^(?P<s>{_WHO}) (?:have |has |'ve |'s |will |'ll )?(?:have|has|had|got|'ve got"
+    rf"|get|gets|found|hired|chosen|picked|signed up with)"
+    r" (?:an? |another )?(?P<new>(?:brand )?new )?(?P<n>(?:[\w/-]+ ){0,3}?[\w/-]+)(?: (?:,"
+    r"|called|named|of|:|who is|which is))+ (?P<v>.+)$"
 )
 _GAVE = re.compile(
-    rf"^.+? (?:gave|given|give|granted|allotted|assigned|allocated) (?:us|me|them|{NAME}) an? (?P<n>[\w ]+?) of (?P<v>.+?) for (?P<s>.+)$"
+    rf"^.+? (?:gave|given|give|granted|allotted|assigned|allocated) (?:us|me|them"
+    rf"|{NAME}) an? (?P<n>[\w ]+?) of (?P<v>.+?) for (?P<s>.+)$"
 )
 _NEW = re.compile(
-    rf"^(?P<s>{_WHO}) .*?\b(?:an?|(?P<own>my|his|her|our)) (?:brand )?new (?P<n>(?:[\w/-]+ ){{0,3}}?[\w/-]+)(?: (?P<comma>,|called|named|:|from .+|at .+))?(?: (?P<v>.+))?$"
+    rf"^(?P<s>{_WHO}) .*?\b(?:an?|(?P<own>my|his|her|our)) (?:brand )?new (?P<n>(?:[\w/-]+ ){{0,3}}?[\w/-]+)(?:"
+    rf" (?P<comma>,|called|named|:|from .+|at .+))?(?: (?P<v>.+))?$"
 )
-_NUMBERS = re.compile(rf"^(?P<s>{_WHO}) .*?\b(?:changed|switched|swapped) (?:(?:my|his|her|our|their) )?(?P<n>[a-z ]+?)s?$")
+_NUMBERS = re.compile(
+    rf"^(?P<s>{_WHO}) .*?\b(?:changed|switched|swapped) (?:(?:my|his|her|our|their) )?(?P<n>[a-z ]+?)s?$"
+)
 _TAKES = re.compile(
-    r"^(?P<v>.+?) (?:takes?|took|has taken|will take|is taking|stepped in|steps in|stands in) (?:over )?(?:from \w+ )?(?:as|over as)"
+    r"^(?P<v>.+?) (?:takes?|took|has taken|will take|is taking|stepped in|steps in"
+    r"|stands in) (?:over )?(?:from \w+ )?(?:as|over as)"
     r" (?:the |our |my )?(?P<d>.+)$"
 )
-_STAYS = re.compile(r"^(?P<v>.+?) (?:has been|'s been|have been|stays|remains|stayed|remained|is|became|becomes|has become|was elected|was appointed|was made"
-                    r"|was named|has been elected) (?P<d>(?:[a-z]+ )?[a-z]+)(?: (?P<of>of .+))?$")  # fmt: skip
-_OTHERS = re.compile(r"^(?P<it>[Ii]t|[Tt]he new one|[Tt]his one|[Tt]he new (?:[a-z]+)|[Ss]he|[Hh]e|[Mm]ine) "
-                     r"(?P<be>is|'s|was|has been|'s been|will be|'ll be|became|are)(?: (?:called|named))? (?P<v>.+)$")
+_STAYS = re.compile(
+    r"^(?P<v>.+?) (?:has been|'s been|have been|stays|remains|stayed|remained"
+    r"|is|became|becomes|has become|was elected|was appointed|was made"
+    r"|was named|has been elected) (?P<d>(?:[a-z]+ )?[a-z]+)(?: (?P<of>of .+))?$"
+)
+_OTHERS = re.compile(
+    r"^(?P<it>[Ii]t|[Tt]he new one|[Tt]his one|[Tt]he new (?:[a-z]+)|[Ss]he|[Hh]e|[Mm]ine) "
+    r"(?P<be>is|'s|was|has been|'s been|will be|'ll be|became|are)(?: (?:called|named))? (?P<v>.+)$"
+)
 
 
 def slots(reader: StatementReader, statement: Statement) -> Iterator[FactDraft]:
     """What stands in the slots that a statement names."""
     rules = (
-        call, _favourites, _introduced, _had, _given, weekly, _set, _equated, _took, _again, money, typed_verbs, leads, rides,
-        belongs, single, _newly, _exchanged, _alone,
-    )  # fmt: skip
+        call,
+        favourites,
+        _introduced,
+        _had,
+        _given,
+        weekly,
+        _set,
+        _equated,
+        _took,
+        _again,
+        money,
+        typed_verbs,
+        leads,
+        rides,
+        belongs,
+        single,
+        _newly,
+        exchanged,
+        _alone,
+    )
     yield from reader.first(statement, rules)
     _remember(reader, statement)
 
@@ -102,36 +140,50 @@ def fill(
         return
     while tokens and tokens[0].pos_ == "ADP" and tokens[0].lower_ in ("in", "on", "at", "to"):
         tokens = tokens[1:]
-    if not tokens or (tokens[0].pos_ == "PRON" and len(tokens) > 1) or tokens[0].lower_ in ("it", "that", "this", "they") or tokens[0].lower_ in ("no", "not", "so", "too", "very"):
+    if (
+        not tokens
+        or (tokens[0].pos_ == "PRON" and len(tokens) > 1)
+        or tokens[0].lower_ in ("it", "that", "this", "they")
+        or tokens[0].lower_ in ("no", "not", "so", "too", "very")
+    ):
         return
     strict = kind == "strict"
     if len(tokens) == 1 and tokens[0].pos_ == "PRON" and kind in ("any", "name"):
         who = reader.referent(tokens)
         yield from reader.draft(statement, slot.subject, slot.relation, who, effect, text=slot.template)
         return
-    if slot.relation.lower() in PET and effect == "state":
-        functional = False  # "my dog Rex" may be one of two; a new dog comes after the old one
-    else:
-        functional = True
-    found = value(tokens, "any" if strict else kind, reader.names)  # type: ignore[arg-type]
+    # "My dog Rex" may be one of two; a new dog comes after the old one.
+    functional = not (slot.relation.lower() in PET and effect == "state")
+    found = value(tokens, "any" if strict else kind, reader.names)
     if kind == "amount" and found is None and not slot.strong:
         return
     if found is None and kind in ("any", "strict"):
         found = value(tokens, "amount", reader.names) if tokens[0].like_num else None
-    if found is None or not _fits(slot, tokens, found):
+    if found is None or not _fits(slot, tokens, found) or (tokens[0].tag_ in ("VBG", "VBD", "VBZ") and not slot.strong):
         return
     if kind in ("any", "strict") and re.match(rf"^{AMOUNT}", found) is None and tokens[0].like_num:
         found = value(tokens, "amount", reader.names) or found
     if slot.kind == "name" and slot.relation not in ("PARTNER_OF", "MARRIED_TO", "ENGAGED_TO"):
         reader.labels.setdefault(found, "THING" if slot.relation.lower() in PET else "PERSON")
     if strict and re.fullmatch(MONEY, found):
-        yield from reader.draft(statement, slot.subject, "PRICE", found, effect, text=f"{_shown(slot.subject)} costs {{v}}")
+        yield from reader.draft(
+            statement, slot.subject, "PRICE", found, effect, text=f"{_shown(slot.subject)} costs {{v}}"
+        )
         return
     said = f"{tokens[0].lower_} {found}" if tokens[0].lower_ in ("a", "an", "the") else found
     if slot.relation == "HAS_ROLE":
         said = f"{'an' if found[:1].lower() in 'aeiou' else 'a'} {found}"
-    yield from reader.draft(statement, slot.subject, slot.relation, found, effect, text=slot.template, said=said,
-                            functional=functional, without=tokens if full else ())
+    yield from reader.draft(
+        statement,
+        slot.subject,
+        slot.relation,
+        found,
+        effect,
+        text=slot.template,
+        said=said,
+        functional=functional,
+        without=tokens if full else (),
+    )
 
 
 def _located(
@@ -140,7 +192,11 @@ def _located(
     """ "My desk is on the third floor": where a described thing is."""
     phrase = trim(tokens[1:])
     named = " ".join(plain(t) for t in phrase)
-    if not phrase or not (name_run(phrase) or re.search(r"\d|floor|room", named)) or phrase[0].ent_type_ in ("DATE", "TIME"):
+    if (
+        not phrase
+        or not (name_run(phrase) or re.search(r"\d|floor|room", named))
+        or phrase[0].ent_type_ in ("DATE", "TIME")
+    ):
         return
     thing = slot.template.split("'s ", 1)
     subject = slot.subject if slot.kind == "strict" else f"{slot.subject}'s {thing[-1].split(' is ')[0]}"
@@ -170,7 +226,7 @@ def _scheduled(
     if not tokens:
         return
     first, last = tokens[0].idx, tokens[-1].idx + len(tokens[-1])
-    while first > 0 and tokens[0].i and tokens[0].nbor(-1).lower_ in ("on", "at", "in") :
+    while first > 0 and tokens[0].i and tokens[0].nbor(-1).lower_ in ("on", "at", "in"):
         first = tokens[0].nbor(-1).idx
         break
     # Read by itself: in "from 12 July to 19 July" the value is one date, not the stretch between two.
@@ -195,14 +251,14 @@ def _scheduled(
         when = (reader.at, None)
     if statement.tense == "future":
         when = (reader.at, None)
-    yield from reader.draft(statement, slot.subject, slot.relation, found, "change", text=slot.template, said=said, when=when)
+    yield from reader.draft(
+        statement, slot.subject, slot.relation, found, "change", text=slot.template, said=said, when=when
+    )
 
 
-def _owner_topic(reader: StatementReader) -> str | None:
-    return reader.topic
-
-
-def _split(statement: Statement, pattern: re.Pattern[str], *, full: bool) -> Iterator[tuple[list[Token], str, list[Token]]]:
+def _split(
+    statement: Statement, pattern: re.Pattern[str], *, full: bool
+) -> Iterator[tuple[list[Token], str, list[Token]]]:
     text = statement.full if full else statement.text
     for m in pattern.finditer(text):
         left = statement.between(0, m.start(), full=full)
@@ -232,7 +288,7 @@ def _equated(reader: StatementReader, statement: Statement) -> Iterator[FactDraf
                 if right_slot is None or right_slot.kind == "time":
                     continue
                 if left[0].lower_ in ("that", "this", "it"):
-                    left = reader.object
+                    left = reader.object if right_slot.kind not in ("any", "strict", "name") else []
                 if not left:
                     continue
                 found = list(fill(reader, statement, right_slot, left, _effect(statement, verb)))
@@ -261,9 +317,19 @@ def _right_slot(reader: StatementReader, tokens: Sequence[Token]) -> Slot | None
     owned = re.match(rf"^{POSSESSIVE} ", joined(tokens))
     if first != "the" and not owned:
         return None
-    stop = next((k for k, t in enumerate(tokens) if k and (t.is_punct or t.pos_ in ("SCONJ", "CCONJ"))
-                 and plain(t) not in ("'s", "-")), len(tokens))
+    stop = next(
+        (
+            k
+            for k, t in enumerate(tokens)
+            if k and (t.is_punct or t.pos_ in ("SCONJ", "CCONJ")) and plain(t) not in ("'s", "-")
+        ),
+        len(tokens),
+    )
     for end in range(stop, 0, -1):
+        if end < stop and (
+            tokens[end].pos_ in ("NOUN", "PROPN", "NUM") or tokens[end].text in ("-", "/") or tokens[end].tag_ == "POS"
+        ):
+            continue
         slot = describe(reader, tokens[:end], reader.topic)
         if slot is not None and slot.kind != "strict" and slot.relation != "VALUE":
             return slot
@@ -278,14 +344,20 @@ def _set(reader: StatementReader, statement: Statement) -> Iterator[FactDraft]:
             m = pattern.match(text)
             if m is None:
                 continue
-            described = statement.group(m, "d") if not full else _without_lead(reader, statement, statement.group(m, "d"))
+            described = (
+                statement.group(m, "d") if not full else _without_lead(reader, statement, statement.group(m, "d"))
+            )
             slot = describe(reader, described)
             if slot is None or (slot.kind == "time") != full:
                 if not full and slot is None:
                     yield from _placed(reader, statement, described, statement.group(m, "v"))
                 continue
             tokens = statement.group(m, "v")
-            if re.search(r" (?:moved|relocated|shifted)\b", m[0]) and slot.kind in ("any", "strict") and not tokens[0].like_num:
+            if (
+                re.search(r" (?:moved|relocated|shifted)\b", m[0])
+                and slot.kind in ("any", "strict")
+                and not tokens[0].like_num
+            ):
                 inside = [tokens[0].nbor(-1), *tokens] if tokens[0].i else tokens
                 found = list(_moved(reader, statement, slot, inside))
             else:
@@ -303,7 +375,12 @@ def _moved(reader: StatementReader, statement: Statement, slot: Slot, tokens: Se
         yield replace(fact, text=fact.text.replace(" is to ", " is in ").replace(" is into ", " is in "))
 
 
-_PLACE = r"(?:the )?(?:[\w'-]+ ){0,3}?(?:floor|room|hall|building|wing|office|studio|desk|field|court|gate|platform|aisle|lab|theatre|auditorium|library|park|gym|pool|terrace|annex|basement|attic|lounge|canteen|cafeteria|classroom|shed|tent|church|pub|café|cafe|bar)(?: [\dA-Z]\w*)?(?!\w)"  # noqa: E501
+_PLACE = (
+    r"(?:the )?(?:[\w'-]+ ){0,3}?(?:floor|room|hall|building|wing|office|studio"
+    r"|desk|field|court|gate|platform|aisle|lab|theatre|auditorium|library|park"
+    r"|gym|pool|terrace|annex|basement|attic|lounge|canteen|cafeteria|classroom"
+    r"|shed|tent|church|pub|café|cafe|bar)(?: [\dA-Z]\w*)?(?!\w)"
+)
 
 
 def _placed(
@@ -316,7 +393,9 @@ def _placed(
         where = joined(tokens)[: m.end()]
         preposition = "on" if " floor" in f" {where}" or "platform" in where else "in"
         text = f"{_shown(subject)} is {preposition} {{v}}"
-        yield from reader.draft(statement, subject, "LOCATED_AT", where.removeprefix("the "), "change", text=text, said=where)
+        yield from reader.draft(
+            statement, subject, "LOCATED_AT", where.removeprefix("the "), "change", text=text, said=where
+        )
 
 
 def _shown(subject: str) -> str:
@@ -361,7 +440,8 @@ def _took(reader: StatementReader, statement: Statement) -> Iterator[FactDraft]:
     """ "Noa takes over as captain of our team", "Noa stays captain"."""
     from memspan.longterm.scribe.descriptions import described_post
 
-    for pattern, effect in ((_TAKES, "change"), (_STAYS, "state")):
+    for pattern in (_TAKES, _STAYS):
+        effect: Effect = "change" if pattern is _TAKES else "state"
         m = pattern.match(statement.text)
         if m is None:
             continue
@@ -384,8 +464,15 @@ def _took(reader: StatementReader, statement: Statement) -> Iterator[FactDraft]:
             start = next((s.start for s in statement.spans if s.start), None)
             if start is not None:
                 when = (start, None)
-            yield from reader.draft(statement, slot.subject, slot.relation, source_text(run), effect,  # type: ignore[arg-type]
-                                    text=slot.template, when=when)
+            yield from reader.draft(
+                statement,
+                slot.subject,
+                slot.relation,
+                source_text(run),
+                effect,
+                text=slot.template,
+                when=when,
+            )
             return
 
 
@@ -393,7 +480,11 @@ def _again(reader: StatementReader, statement: Statement) -> Iterator[FactDraft]
     """ "It is V now", "the new one is V", "she is called V": the slot named before in the turn."""
     m = _OTHERS.match(statement.text)
     if m is None or reader.slot is None:
-        full = _OTHERS.match(statement.full.removeprefix(": ")) if reader.slot is not None and reader.slot.kind == "time" else None
+        full = (
+            _OTHERS.match(statement.full.removeprefix(": "))
+            if reader.slot is not None and reader.slot.kind == "time"
+            else None
+        )
         if full is None or reader.slot is None:
             return
         yield from fill(reader, statement, reader.slot, statement.group(full, "v"), "change", full=True)
@@ -446,8 +537,14 @@ def _newly(reader: StatementReader, statement: Statement) -> Iterator[FactDraft]
 
 def _remember(reader: StatementReader, statement: Statement) -> None:
     """Notes the slot a statement names without filling it ("my number changed", "you have my old number")."""
-    m = re.search(rf"(?P<d>{POSSESSIVE} (?:[\w/-]+ ){{0,3}}?[\w/-]+)(?= (?:changed|has changed|is different|moved|was changed)|$| ,)", statement.text)
-    of = re.search(r"(?P<d>[Tt]he (?:[\w-]+ ){0,2}[\w-]+ (?:of|for) (?:the|our|my) (?:[\w-]+ ){0,3}[\w-]+)$", statement.text)
+    m = re.search(
+        rf"(?P<d>{POSSESSIVE} (?:[\w/-]+ ){{0,3}}?[\w/-]+)(?= (?:changed|has changed"
+        rf"|is different|moved|was changed)|$| ,)",
+        statement.text,
+    )
+    of = re.search(
+        r"(?P<d>[Tt]he (?:[\w-]+ ){0,2}[\w-]+ (?:of|for) (?:the|our|my) (?:[\w-]+ ){0,3}[\w-]+)$", statement.text
+    )
     for found in (m, of):
         if found is None:
             continue
@@ -464,7 +561,9 @@ def _remember(reader: StatementReader, statement: Statement) -> None:
         reader.object = trim(chunk[verb + 1 :])
     elif verb is None and chunk:
         reader.object = list(chunk)
-    if m := re.match(rf"^[Ii]f you (?:want to |need to |wish to |have to )?\w+(?: for| with| to)? (?P<s>{NAME})$", statement.text):
+    if m := re.match(
+        rf"^[Ii]f you (?:want to |need to |wish to |have to )?\w+(?: for| with| to)? (?P<s>{NAME})$", statement.text
+    ):
         reader.topic = reader.referent(statement.group(m, "s"))
 
 
@@ -472,7 +571,8 @@ def _introduced(reader: StatementReader, statement: Statement) -> Iterator[FactD
     """ "Ann Smith here", "this is Ann Smith": the speaker's surname."""
     speaker = reader.names.speaker
     m = re.match(
-        rf"^(?:(?:[Tt]his is|I 'm|I am|[Ii]t 's|[Mm]y (?:full )?name is|[Hh]ere is) )?(?P<v>{NAME})(?: (?:here|speaking|again|from .+|, .+))*$",
+        rf"^(?:(?:[Tt]his is|I 'm|I am|[Ii]t 's|[Mm]y (?:full )?name is|[Hh]ere is) )?(?P<v>{NAME})(?:"
+        rf" (?:here|speaking|again|from .+|, .+))*$",
         statement.text,
     )
     if m is None or speaker is None or not m["v"].startswith(f"{speaker} "):
@@ -483,117 +583,10 @@ def _introduced(reader: StatementReader, statement: Statement) -> Iterator[FactD
 
 def _alone(reader: StatementReader, statement: Statement) -> Iterator[FactDraft]:
     """A value by itself after a slot that waits for one: "…: 555-0100", "…, Rex"."""
-    if reader.slot is None or reader.pending is None and not re.match(PHONE, joined(statement.tokens).replace(" ", "")):
+    if reader.slot is None or (
+        reader.pending is None and not re.match(PHONE, joined(statement.tokens).replace(" ", ""))
+    ):
         return
     tokens = statement.tokens
     if 0 < len(tokens) <= 5 and not any(t.pos_ in ("VERB", "AUX", "PRON") for t in tokens):
         yield from fill_at(reader, statement, reader.slot, tokens, "change", reader.pending)
-
-
-# --- favourites ---------------------------------------------------------------------------------------------------
-
-_KINDS = {"cook": "dish", "eat": "dish", "ate": "dish", "taste": "dish", "drink": "drink", "drank": "drink", "watch": "film",
-          "read": "book", "listen": "music", "wear": "outfit", "play": "game", "sing": "song"}  # fmt: skip
-_BEST = (
-    re.compile(r"^(?:[Tt]here is|[Tt]here 's) (?:nothing|no (?P<n>[a-z]+)) (?P<s>I|we|he|she|" + NAME + r") (?:like|love|enjoy|prefer|want|drink|eat|likes|loves|enjoys|prefers|eats|drinks) (?:better|more)(?: than (?P<v>.+))$"),
-    re.compile(r"^(?:[Oo]f all (?:the )?(?P<n>[a-z]+?)(?:e?s)? ,? ?)?(?P<s>I|we|he|she|" + NAME + r") (?:like|likes|love|loves|enjoy|enjoys) (?P<v>.+?) (?:best|the most|most of all|more than anything(?: else)?|above all)(?: of all(?: (?P<m>[a-z]+?)(?:e?s)?)?)?$"),
-    re.compile(r"^(?P<s>I|we|he|she|" + NAME + r") (?:prefer|prefers) (?P<v>.+?) (?:to|over|above) (?:everything|anything|all|any other|every other)(?: else)?(?: (?P<n>[a-z]+))?$"),
-    re.compile(r"^(?P<d>(?:[Mm]y|[Hh]is|[Hh]er|[Oo]ur|[Tt]he|" + NAME + r" 's) (?:(?:new|all - time|absolute) )*(?:favourite|favorite)(?: [a-z]+){0,2}) (?:is|'s|has been|was|became|will be) (?P<v>.+)$"),
-    re.compile(r"^(?P<v>.+?) (?:is|'s|has been|was|became|has become|will be) (?P<d>(?:my|his|her|our|the|" + NAME + r" 's) (?:(?:new|all - time|absolute) )*(?:favourite|favorite)(?: [a-z]+){0,2})$"),
-)  # fmt: skip
-
-
-def _favourites(reader: StatementReader, statement: Statement) -> Iterator[FactDraft]:
-    """Superlatives are slots: what somebody likes best is one thing at a time."""
-    for pattern in _BEST:
-        m = pattern.match(statement.text)
-        if m is None:
-            continue
-        groups = m.groupdict()
-        tokens = statement.group(m, "v")
-        noun = groups.get("n") or groups.get("m")
-        if groups.get("d"):
-            described = statement.group(m, "d")
-            head = described[0].lower_
-            owner = reader.topic if head == "the" else reader.owner([t for t in described if t.lower_ not in (
-                "favourite", "favorite", "new")][:1] if head in ("my", "his", "her", "our") else _before_possessive(described))
-            after = [t.lower_ for t in described]
-            place = next(k for k, w in enumerate(after) if w in ("favourite", "favorite"))
-            noun = " ".join(after[place + 1 :]) or None
-            if tokens and tokens[0].lower_ in ("it", "that", "this") and len(tokens) == 1:
-                tokens = reader.object
-        else:
-            owner = reader.referent(statement.group(m, "s"))
-        found = value(tokens, "any", reader.names) if tokens and tokens[0].pos_ != "PRON" else None
-        if found is None or owner is None or (noun or "").split(" ")[-1] in ("part", "thing", "one"):
-            continue
-        if noun is None:
-            noun = next((_KINDS[w] for w in re.findall(r"[a-z]+", reader.doc.text.lower()) if w in _KINDS), None)
-        relation = "FAVOURITE_" + noun.upper().replace(" ", "_") if noun else "FAVOURITE"
-        words = f"favourite {noun}" if noun else "favourite"
-        effect: Effect = "change" if "becom" in m[0] or "became" in m[0] else _effect(statement)
-        if effect == "state" and statement.tense == "past" and not statement.spans:
-            continue
-        text = f"{owner}'s {words} is {{v}}"
-        start = reader.pending if groups.get("d") and not statement.spans else None
-        from dataclasses import replace
-
-        for fact in reader.draft(statement, owner, relation, found, effect, text=text):
-            yield replace(fact, valid_at=start) if start is not None else fact
-        return
-
-
-def _before_possessive(tokens: Sequence[Token]) -> list[Token]:
-    place = next((k for k, t in enumerate(tokens) if t.tag_ == "POS"), 0)
-    return list(tokens[:place])
-
-
-# --- exchanges ----------------------------------------------------------------------------------------------------
-
-_SOLD = re.compile(rf"^(?P<s>{_WHO}) (?:have |has |'ve )?(?:sold|traded in|gave away|scrapped|returned|got rid of|traded|swapped|exchanged|replaced) (?:(?:the|my|his|her|our) )(?:old )?(?P<o>.+?)(?: (?:for|with|by) an? (?:new )?(?P<v>.+))?$")  # noqa: E501
-_GOT = re.compile(rf"^(?P<s>{_WHO}) (?:have |has |'ve )?(?:bought|got|picked up|drove (?:home|off|away|back)(?: in)?|came home (?:with|in)|brought home|ordered|rode home on|leased|took home) (?:an? )(?:new )?(?P<v>.+)$")  # noqa: E501
-
-
-def _exchanged(reader: StatementReader, statement: Statement) -> Iterator[FactDraft]:
-    """ "I sold the O and drove home in a V": what one had, and what one has instead."""
-    sold = _SOLD.match(statement.text)
-    if sold is not None:
-        subject = reader.referent(statement.group(sold, "s"))
-        old = value(statement.group(sold, "o"), "thing", reader.names)
-        if subject is None or old is None:
-            return
-        reader.sold = subject, statement
-        start = reader.when(statement, "change")
-        when = (None, start[0] if start else reader.at)
-        relation, verb = ("DRIVES", "drives") if "drove" in reader.doc.text or "drive" in reader.doc.text else ("OWNS", "owns")
-        article = "an" if old[:1].lower() in "aeiou" else "a"
-        yield from reader.draft(statement, subject, relation, old, "end", text=f"{subject} {verb} {article} {{v}}", when=when)
-        if sold["v"]:
-            new = value(statement.group(sold, "v"), "thing", reader.names)
-            yield from _gets(reader, statement, subject, new, start[0] if start else None, relation)
-        return
-    got = _GOT.match(statement.text)
-    if got is None or reader.sold is None:
-        return
-    subject = reader.referent(statement.group(got, "s"))
-    if subject != reader.sold[0]:
-        return
-    before = reader.when(reader.sold[1] if not statement.spans else statement, "change")
-    new = value(statement.group(got, "v"), "thing", reader.names)
-    relation = "DRIVES" if "drove" in reader.doc.text or "drive" in reader.doc.text else "OWNS"
-    yield from _gets(reader, statement, subject, new, before[0] if before else None, relation)
-
-
-def _gets(
-    reader: StatementReader, statement: Statement, subject: str, new: str | None, start: object, relation: str
-) -> Iterator[FactDraft]:
-    from datetime import datetime
-
-    if new:
-        article = "an" if new[:1].lower() in "aeiou" else "a"
-        verb = relation.lower()
-        when = (start if isinstance(start, datetime) else reader.at, None)
-        yield from reader.draft(statement, subject, relation, new, "change", text=f"{subject} {verb} {article} {{v}}", when=when)
-
-
-__all__ = ["MONEY", "fill", "slots"]

@@ -33,8 +33,20 @@ _SPECIAL: dict[str, tuple[str, ValueKind]] = {
     **dict.fromkeys(("husband", "wife", "spouse"), ("MARRIED_TO", "name")),
     **dict.fromkeys(("fiancé", "fiancée", "fiance", "fiancee"), ("ENGAGED_TO", "name")),
     **dict.fromkeys(
-        ("phone number", "number", "phone", "mobile", "mobile number", "cell", "cell number", "cell phone",
-         "telephone number", "telephone", "cellphone", "mobile phone"),
+        (
+            "phone number",
+            "number",
+            "phone",
+            "mobile",
+            "mobile number",
+            "cell",
+            "cell number",
+            "cell phone",
+            "telephone number",
+            "telephone",
+            "cellphone",
+            "mobile phone",
+        ),
         ("HAS_PHONE_NUMBER", "phone"),
     ),
     **dict.fromkeys(("home", "home town now", "city of residence", "residence"), ("LIVES_IN", "place")),
@@ -52,15 +64,15 @@ _ABSTRACT = words(
     "end start beginning view take focus priority purpose strength weakness result outcome message impression sense "
     "turn bit lot majority rest only reality difference bottom top place house flat"
 )
-_NAMING = words("password passcode code name surname nickname username handle pin codename motto title passphrase login")
+_NAMING = words(
+    "password passcode code name surname nickname username handle pin codename motto title passphrase login"
+)
 _AREAS = words("group team club choir band class crew department office orchestra society committee")
 PET = words("dog cat puppy kitten horse rabbit hamster parrot pony tortoise budgie guinea-pig goldfish")
 
 POSSESSIVE = rf"(?:(?i:my|our|your|his|her|their)|(?:{NAME}|[Tt]he (?:[\w-]+ ){{0,3}}?[\w-]+) '(?:s)?)"
 _OWNED = re.compile(rf"^(?P<own>{POSSESSIVE}) (?P<noun>(?:[\w/'-]+ ){{0,4}}?[\w/-]+)$")
-_OF = re.compile(
-    r"^(?:(?i:the|our|my) )(?P<noun>(?:[\w-]+ ){0,3}?[\w-]+) (?P<prep>of|for|at|in) (?P<own>.+)$"
-)
+_OF = re.compile(r"^(?:(?i:the|our|my) )(?P<noun>(?:[\w-]+ ){0,3}?[\w-]+) (?P<prep>of|for|at|in) (?P<own>.+)$")
 _BARE = re.compile(r"^(?i:the|this) (?P<noun>(?:[\w/-]+ ){0,3}?[\w/-]+)$")
 
 
@@ -73,7 +85,7 @@ class Slot:
 
     subject: str
     relation: str
-    kind: ValueKind | str
+    kind: ValueKind
     template: str
     strong: bool
 
@@ -98,7 +110,11 @@ def describe(reader: StatementReader, tokens: Sequence[Token], owner: str | None
         if found is None or len(trim(own)) < len([t for t in own if t.pos_ != "DET"]) - 1:
             return None
         shown = f"The {found}" if found[:1].islower() else found
-        return slot_of(found, noun, f"The {{n}} {m['prep']} {shown[:1].lower() + shown[1:] if shown.startswith('The ') else shown} is {{v}}")
+        return slot_of(
+            found,
+            noun,
+            f"The {{n}} {m['prep']} {shown[:1].lower() + shown[1:] if shown.startswith('The ') else shown} is {{v}}",
+        )
     if m := _BARE.match(text):
         noun = _cut(tokens, m.span("noun"))
         if owner is not None:
@@ -142,6 +158,7 @@ def slot_of(owner: str, noun: Sequence[Token], template: str, *, plural: bool = 
     if kept is None:
         return None
     named = joined(kept).lower().replace("favorite", "favourite")
+    kind: ValueKind
     named = " ".join([*named.split()[:-1], kept[-1].lemma_.lower()]) if plural else named
     bare = named.split()[-1]
     if named in _SPECIAL:

@@ -47,7 +47,7 @@ class FactReader:
         """Facts in the order of the text, each once, and the entities named in them or in the text."""
         found: dict[tuple[str, str, str, bool], FactDraft] = {}
         told = StatementReader(self.doc, self.at, self.names, self.labels)
-        stated = list(told.read())
+        stated = [replace(f, functional=f.functional or f.relation in self.functional) for f in told.read()]
         parsed = [f for clause in clauses(self.doc) for f in self.clause(clause, told.read_in)]
         # Where both readings speak of one relation, the statement's is the surer one.
         slots = {(f.subject, f.relation) for f in stated}
@@ -132,7 +132,8 @@ class FactReader:
             text = f"{subject} {words} {said or value}" if not ends else f"{subject} no longer {words} {said or value}"
         else:
             # What has ended is told as what it was until then: that is true whenever it is read.
-            pattern = (declared.phrase if value and declared.ended else declared.bare) if ends else declared.phrase
+            told = declared.phrase if value and declared.ended and when[1] is not None else declared.ended
+            pattern = (told if value else declared.bare) if ends else declared.phrase
             if not pattern:
                 return  # an age or a price does not end without another one
             text = pattern.format(s=wording.opening(subject), o=said or value)
@@ -140,7 +141,7 @@ class FactReader:
             subject=subject,
             relation=relation,
             object=value,
-            text=wording.sentence(text + self.window(when, ends)),
+            text=wording.sentence(text + ("" if ends and declared is None else self.window(when, ends))),
             valid_at=when[0],
             invalid_at=when[1],
             ends=ends,
@@ -151,7 +152,7 @@ class FactReader:
     def window(self, when: tuple[datetime | None, datetime | None], ends: bool) -> str:
         """What must be added to a sentence in the present that was not true when it was said."""
         if ends and when[1] is None:
-            return " (no longer)"
+            return ""
         if when[1] is not None:
             return f" (until {when[1]:%Y-%m-%d})"
         return f" (from {when[0]:%Y-%m-%d})" if when[0] and self.at and when[0] > self.at else ""
@@ -231,6 +232,8 @@ class FactReader:
         """The facts of one clause: the first rule that finds any; `read` are sentences that need no plain reading."""
         from memspan.longterm.scribe.slots import couple, slot_facts, status
 
+        if any(t.text in "!?" for s in clause.subjects if s.i < clause.verb.i for t in self.doc[s.i : clause.verb.i]):
+            return  # "Sure, Ann! Take …": a call and a command that the parse takes for one sentence
         subjects = self.subjects(clause)
         found = [f for subject, _ in subjects for f in self.declared(clause, subject)]
         found += self.dismissed(clause)
@@ -362,7 +365,11 @@ class FactReader:
         doing = [c for c in verb.children if c.dep_ == "xcomp" or (c.dep_ == "dobj" and c.tag_ == "VBG")]
         found = [t for c in doing if c.lower_.endswith("ing") for t in (c, *c.conjuncts)]
         for child in found:
-            own = [t for t in Clause(child, [], "present").tokens() if t.dep_ not in ("aux", "cc")]
+            own = [
+                t
+                for t in Clause(child, [], "present").tokens()
+                if t.dep_ != "aux" and not (t.dep_ == "cc" and t.head == child)
+            ]
             cut = any(c.dep_ in ("ccomp", "xcomp") for c in child.children) or (
                 len(own) == 1 and wording.is_weak(child)
             )
@@ -388,7 +395,7 @@ class FactReader:
         spans = self.spans(clause)
         timed = [(s.offset, s.offset + len(s.text)) for s in spans]
         for head, preposition in objects:
-            if not wording.solid(head) or any(a <= head.idx < b for a, b in timed):
+            if not wording.solid(head) or wording.pointed(head) or any(a <= head.idx < b for a, b in timed):
                 continue
             value = self.names.thing(head)
             said = wording.retell(self.names, clause, subject, token, timed)

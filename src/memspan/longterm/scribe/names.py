@@ -170,6 +170,8 @@ class Names:
     def word(self, token: Token) -> str | None:
         """One token as text; see `render`."""
         lower = token.lower_
+        if lower in ("myself", "ourselves"):
+            return ""  # "bought myself a bike" is to have bought a bike
         if lower in _FIRST:
             return self.speaker
         if lower in _MINE:

@@ -16,14 +16,34 @@ if TYPE_CHECKING:
 
 _WHO = rf"(?:I|[Ww]e|[Hh]e|[Ss]he|[Yy]ou|(?:[Mm]y|[Oo]ur|[Hh]is|[Hh]er|{NAME} 's) (?:[a-z-]+ ){{0,2}}?[a-z-]+|{NAME})"
 
-# Who does it is the one who holds the post: "Ann chairs the board" fills the same slot as "the chair of the board is Ann".
+# Who does it holds the post: "Ann chairs the board" fills the same slot as "the chair of the board is Ann".
 _AGENTS = {
-    "chair": "chair", "captain": "captain", "coach": "coach", "manage": "manager", "lead": "leader", "head": "head",
-    "supervise": "supervisor", "direct": "director", "conduct": "conductor", "edit": "editor", "train": "trainer",
-    "host": "host", "teach": "teacher", "tutor": "tutor", "mentor": "mentor", "own": "owner", "chairs": "chair",
-}  # fmt: skip
-_LEADS = re.compile(rf"^(?P<s>{_WHO}) (?:(?:has|have|'s|'ve|will|'ll|is|'m) )?(?:been )?(?P<verb>[a-z]+) (?P<o>me|us|him|her|(?:the|our|my|his|her|{NAME} 's) .+|{NAME})$")
-_LED = re.compile(rf"^(?P<o>I|[Ww]e|[Hh]e|[Ss]he|(?:[Tt]he|[Oo]ur|[Mm]y) .+?|{NAME}) (?:is|'m|am|are|'s|was|will be|has been|have been|'s been) (?:being )?(?P<verb>[a-z]+) by (?P<s>{NAME})$")
+    "chair": "chair",
+    "captain": "captain",
+    "coach": "coach",
+    "manage": "manager",
+    "lead": "leader",
+    "head": "head",
+    "supervise": "supervisor",
+    "direct": "director",
+    "conduct": "conductor",
+    "edit": "editor",
+    "train": "trainer",
+    "host": "host",
+    "teach": "teacher",
+    "tutor": "tutor",
+    "mentor": "mentor",
+    "own": "owner",
+    "chairs": "chair",
+}
+_LEADS = re.compile(
+    rf"^(?P<s>{_WHO}) (?:(?:has|have|'s|'ve|will|'ll|is|'m) )?(?:been )?(?P<verb>[a-z]+) (?P<o>me"
+    rf"|us|him|her|(?:the|our|my|his|her|{NAME} 's) .+|{NAME})$"
+)
+_LED = re.compile(
+    rf"^(?P<o>I|[Ww]e|[Hh]e|[Ss]he|(?:[Tt]he|[Oo]ur|[Mm]y) .+?|{NAME}) (?:is|'m"
+    rf"|am|are|'s|was|will be|has been|have been|'s been) (?:being )?(?P<verb>[a-z]+) by (?P<s>{NAME})$"
+)
 
 
 def leads(reader: StatementReader, statement: Statement) -> Iterator[FactDraft]:
@@ -37,7 +57,7 @@ def leads(reader: StatementReader, statement: Statement) -> Iterator[FactDraft]:
         if noun is None or (pattern is _LEADS and statement.tense == "past" and not statement.spans):
             continue
         over = statement.group(m, "o")
-        person = over[0].pos_ == "PRON" and len(over) == 1 or bool(name_run(over) and over[0].ent_type_ == "PERSON")
+        person = (over[0].pos_ == "PRON" and len(over) == 1) or bool(name_run(over) and over[0].ent_type_ == "PERSON")
         if noun in ("teacher", "owner", "host") and not (person and pattern is _LED):
             continue
         holder, thing = reader.referent(statement.group(m, "s")), reader.referent(over)
@@ -50,13 +70,26 @@ def leads(reader: StatementReader, statement: Statement) -> Iterator[FactDraft]:
         return
 
 
-_VEHICLE = r"(?:bus|tram|train|metro|subway|underground|tube|ferry|bike|bicycle|car|scooter|taxi|moped|motorbike|boat|coach|streetcar|e - bike|S - Bahn|light rail)"
+_VEHICLE = (
+    r"(?:bus|tram|train|metro|subway|underground|tube|ferry|bike|bicycle|car"
+    r"|scooter|taxi|moped|motorbike|boat|coach|streetcar|e - bike|S - Bahn|light rail)"
+)
 _TO = r"(?:to|into|to get to|from) (?:work|school|the office|town|university|college|campus|class|the city)"
 _RIDES = (
-    re.compile(rf"^(?P<s>{_WHO}) (?:have |has |'ve |'s )?(?:take|takes|took|taken|been taking|catch|catches|ride|rides|rode|use|uses|get|gets|drive|drives) (?P<v>(?:the |a |my |his |her )?(?:[\w-]+ ){{0,3}}?{_VEHICLE}(?: \d+)?)(?: {_TO})$"),
-    re.compile(rf"^(?P<s>{_WHO}) (?:go|goes|get|gets|commute|commutes|travel|travels|come|comes|went|commuted)(?: {_TO})? by (?P<v>{_VEHICLE})(?: {_TO})?$"),
-    re.compile(rf"^(?P<s>{_WHO}) (?P<v>cycle|walk|drive|run|bike|cycles|walks|drives|runs|bikes|cycled|walked|drove) {_TO}$"),
-)  # fmt: skip
+    re.compile(
+        rf"^(?P<s>{_WHO}) (?:have |has |'ve |'s )?(?:take|takes|took|taken|been taking"
+        rf"|catch|catches|ride|rides|rode|use|uses|get|gets|drive|drives) (?P<v>(?:the "
+        rf"|a |my |his |her )?(?:[\w-]+ ){{0,3}}?{_VEHICLE}(?: \d+)?)(?: {_TO})$"
+    ),
+    re.compile(
+        rf"^(?P<s>{_WHO}) (?:go|goes|get|gets|commute|commutes|travel|travels|come"
+        rf"|comes|went|commuted)(?: {_TO})? by (?P<v>{_VEHICLE})(?: {_TO})?$"
+    ),
+    re.compile(
+        rf"^(?P<s>{_WHO}) (?P<v>cycle|walk|drive|run|bike|cycles|walks|drives|runs"
+        rf"|bikes|cycled|walked|drove) {_TO}$"
+    ),
+)
 
 
 def rides(reader: StatementReader, statement: Statement) -> Iterator[FactDraft]:
@@ -67,19 +100,33 @@ def rides(reader: StatementReader, statement: Statement) -> Iterator[FactDraft]:
             found = tokens[0].lemma_.lower() if pattern is _RIDES[2] else source_text(trim(tokens))
             subject = reader.referent(statement.group(m, "s"))
             ways = {"cycle": "bicycle", "bike": "bicycle", "walk": "foot", "drive": "car", "run": "running"}
-            shown = f"{subject} gets to work " + ("on foot" if found == "walk" else f"by {{v}}")
+            shown = f"{subject} gets to work " + ("on foot" if found == "walk" else "by {v}")
             said = {**ways, "walk": ""}.get(found, found)
             effect: Effect = "change" if statement.now else "state"
             value_ = "on foot" if found == "walk" else ways.get(found, found)
-            yield from reader.draft(statement, subject, "COMMUTES_BY", value_, effect, text=shown, said=said or None or value_)
+            yield from reader.draft(
+                statement, subject, "COMMUTES_BY", value_, effect, text=shown, said=said or None or value_
+            )
             return
 
 
-_GROUPS = r"(?:shift|team|department|division|squad|ward|unit|plan|tariff|level|league|section|class|group|branch|crew|track|course|programme|program)"
+_GROUPS = (
+    r"(?:shift|team|department|division|squad|ward|unit|plan|tariff|level|league"
+    r"|section|class|group|branch|crew|track|course|programme|program)"
+)
 _BELONGS = (
-    re.compile(rf"^(?P<s>{_WHO}) (?:am|is|'m|'s|are|'re|was|were|have been|has been|'ve been|work|works|worked|play|plays) (?:(?:on|in|for|with|at) )?(?:the )(?P<v>(?:[\w-]+ ){{1,3}}?(?P<n>{_GROUPS}))$"),
-    re.compile(rf"^(?P<s>{_WHO}) (?:(?:was|were|am|is|'m|'s|have been|has been|got|been|have|has|'ve|being) )*(?:moved|transferred|switched|promoted|assigned|put|went|gone|changed|reassigned|joined|upgraded)(?: over| up| down)?(?: from (?P<o>.+?))? ?(?:to|into|on|in|onto)? (?:the )(?P<v>(?:[\w-]+ ){{1,3}}?(?P<n>{_GROUPS}))$"),
-)  # fmt: skip
+    re.compile(
+        rf"^(?P<s>{_WHO}) (?:am|is|'m|'s|are|'re|was|were|have been|has been|'ve been"
+        rf"|work|works|worked|play|plays) (?:(?:on|in|for|with|at) )?"
+        rf"(?:the )(?P<v>(?:[\w-]+ ){{1,3}}?(?P<n>{_GROUPS}))$"
+    ),
+    re.compile(
+        rf"^(?P<s>{_WHO}) (?:(?:was|were|am|is|'m|'s|have been|has been|got|been|have"
+        rf"|has|'ve|being) )*(?:moved|transferred|switched|promoted|assigned|put|went"
+        rf"|gone|changed|reassigned|joined|upgraded)(?: over| up| down)?(?: from (?P<o>.+?))? ?(?:to"
+        rf"|into|on|in|onto)? (?:the )(?P<v>(?:[\w-]+ ){{1,3}}?(?P<n>{_GROUPS}))$"
+    ),
+)
 
 
 def belongs(reader: StatementReader, statement: Statement) -> Iterator[FactDraft]:
@@ -88,27 +135,102 @@ def belongs(reader: StatementReader, statement: Statement) -> Iterator[FactDraft
         if m := pattern.match(statement.text):
             subject = reader.referent(statement.group(m, "s"))
             found = value(statement.group(m, "v"), "thing", reader.names)
-            if subject is None or found is None or subject[:1].islower() or m["v"].split()[0] in ("same", "other", "whole"):
+            if (
+                subject is None
+                or found is None
+                or subject[:1].islower()
+                or m["v"].split()[0] in ("same", "other", "whole")
+            ):
                 return
             effect: Effect = "change" if pattern is _BELONGS[1] or statement.now else "state"
             relation = m["n"].upper()
-            yield from reader.draft(statement, subject, relation, found, effect, text=f"{subject} is in the {{v}}"
-                                    if m["n"] != "shift" else f"{subject} is on the {{v}}")
+            yield from reader.draft(
+                statement,
+                subject,
+                relation,
+                found,
+                effect,
+                text=f"{subject} is in the {{v}}" if m["n"] != "shift" else f"{subject} is on the {{v}}",
+            )
             return
 
 
 # Verbs of which people have one object at a time.
 _SINGLE = (
-    (re.compile(rf"^(?P<s>{_WHO}) (?:have |has |'ve |'s )?(?:been )?(?:drive|drives|drove|driving|driven) (?P<a>an? |the )?(?P<v>.+)$"), "DRIVES", "drives"),
-    (re.compile(rf"^(?P<s>{_WHO}) (?:have |has |'ve |'s )?(?:been )?(?:report|reports|reported|reporting) (?P<a>to )(?P<v>{NAME})$"), "REPORTS_TO", "reports"),
-    (re.compile(rf"^(?P<s>{_WHO}) (?:have |has |'ve |'s )?(?:been )?(?:bank|banks|banked|banking) (?P<a>with )(?P<v>{NAME})$"), "BANKS_WITH", "banks"),
-    (re.compile(rf"^(?P<s>{_WHO}) (?:have |has |'ve |'s )?(?:been )?(?:train|trains|trained|training|work out|works out) (?P<a>at )(?P<v>.+)$"), "TRAINS_AT", "trains"),
-    (re.compile(rf"^(?P<s>{_WHO}) (?:have |has |'ve |'s )?(?:been )?(?:sit|sits|sat|sitting) (?P<a>in |on |at )(?P<v>.*(?:\d|floor|room|desk).*)$"), "SITS_IN", "sits"),
-    (re.compile(rf"^(?P<s>{_WHO}) (?:have |has |'ve |'s )?(?:been )?(?:teach|teaches|taught|teaching) (?P<a>at )(?P<v>.+)$"), "TEACHES_AT", "teaches"),
-    (re.compile(rf"^(?P<s>{_WHO}) (?:have |has |'ve |'s )?(?:been )?(?:study|studies|studied|studying) (?P<a>at )(?P<v>.+)$"), "STUDIES_AT", "studies"),
-    (re.compile(rf"^(?P<s>{_WHO}) (?:have |has |'ve |'s )?(?:been )?(?:go|goes|went|going|transferred|moved|switched|changed|starts?|started) (?P<a>to |at )(?P<v>.*(?:School|College|University|Academy|Kindergarten|Nursery)(?: 's)?)$"), "STUDIES_AT", "studies"),
-    (re.compile(rf"^(?P<s>{_WHO}) (?:have |has |'ve |'s )?(?:been )?(?:play|plays|played|playing) (?P<a>for )(?P<v>.+)$"), "PLAYS_FOR", "plays"),
-)  # fmt: skip
+    (
+        re.compile(
+            rf"^(?P<s>{_WHO}) (?:have |has |'ve |'s )?(?:been )?(?:drive|drives|drove"
+            rf"|driving|driven) (?P<a>an? |the )?(?P<v>.+)$"
+        ),
+        "DRIVES",
+        "drives",
+    ),
+    (
+        re.compile(
+            rf"^(?P<s>{_WHO}) (?:have |has |'ve |'s )?(?:been )?(?:report|reports|reported"
+            rf"|reporting) (?P<a>to )(?P<v>{NAME})$"
+        ),
+        "REPORTS_TO",
+        "reports",
+    ),
+    (
+        re.compile(
+            rf"^(?P<s>{_WHO}) (?:have |has |'ve |'s )?(?:been )?(?:bank|banks|banked|banking) (?P<a>with"
+            rf" )(?P<v>{NAME})$"
+        ),
+        "BANKS_WITH",
+        "banks",
+    ),
+    (
+        re.compile(
+            rf"^(?P<s>{_WHO}) (?:have |has |'ve |'s )?(?:been )?(?:train|trains|trained"
+            rf"|training|work out|works out) (?P<a>at )(?P<v>.+)$"
+        ),
+        "TRAINS_AT",
+        "trains",
+    ),
+    (
+        re.compile(
+            rf"^(?P<s>{_WHO}) (?:have |has |'ve |'s )?(?:been )?(?:sit|sits|sat|sitting) (?P<a>in "
+            rf"|on |at )(?P<v>.*(?:\d|floor|room|desk).*)$"
+        ),
+        "SITS_IN",
+        "sits",
+    ),
+    (
+        re.compile(
+            rf"^(?P<s>{_WHO}) (?:have |has |'ve |'s )?(?:been )?(?:teach|teaches|taught"
+            rf"|teaching) (?P<a>at )(?P<v>.+)$"
+        ),
+        "TEACHES_AT",
+        "teaches",
+    ),
+    (
+        re.compile(
+            rf"^(?P<s>{_WHO}) (?:have |has |'ve |'s )?(?:been )?(?:study|studies|studied"
+            rf"|studying) (?P<a>at )(?P<v>.+)$"
+        ),
+        "STUDIES_AT",
+        "studies",
+    ),
+    (
+        re.compile(
+            rf"^(?P<s>{_WHO}) (?:have |has |'ve |'s )?(?:been )?(?:go|goes|went|going"
+            rf"|transferred|moved|switched|changed|starts?|started) (?P<a>to |at )(?P<v>.*(?:School"
+            rf"|College|University|Academy|Kindergarten|Nursery)(?: 's)?)$"
+        ),
+        "STUDIES_AT",
+        "studies",
+    ),
+    (
+        re.compile(
+            rf"^(?P<s>{_WHO}) (?:have |has |'ve |'s )?(?:been )?(?:play|plays|played|playing) (?P<a>for"
+            rf" )(?P<v>.+)$"
+        ),
+        "PLAYS_FOR",
+        "plays",
+    ),
+)
 _AS_CHANGE = re.compile(r" (?:transferred|moved|switched|changed|started|starts|start) ")
 
 

@@ -204,10 +204,15 @@ def _same_slot(fact: FactDraft, view: FactView, known: Sequence[FactView]) -> bo
     """A favourite whose kind is not said is that of the only kind known, if both values can be of one kind."""
     if not (fact.relation.startswith("FAVOURITE") and view.relation.startswith("FAVOURITE")):
         return False
-    if normalize_name(fact.subject) != normalize_name(view.subject) or "FAVOURITE" not in (fact.relation, view.relation):
+    if normalize_name(fact.subject) != normalize_name(view.subject) or "FAVOURITE" not in (
+        fact.relation,
+        view.relation,
+    ):
         return False
     kinds = {v.relation for v in known if v.relation.startswith("FAVOURITE_") and v.subject == view.subject}
-    return len(kinds | ({fact.relation} - {"FAVOURITE"})) <= 1 and fact.object[:1].isupper() == view.object[:1].isupper()
+    return (
+        len(kinds | ({fact.relation} - {"FAVOURITE"})) <= 1 and fact.object[:1].isupper() == view.object[:1].isupper()
+    )
 
 
 def _end(subject: str, value: str) -> tuple[str, str]:

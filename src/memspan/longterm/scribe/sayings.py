@@ -36,58 +36,153 @@ def _rules(relation: str, *lines: tuple[str, Effect, ValueKind]) -> list[_Rule]:
 _HOME = _rules(
     "LIVES_IN",
     (rf"{S} {BE} (?:based|located|at home|settled|resident|living) (?:in|out of) {V}", "state", "place"),
-    (rf"{S} {HAVE}(?:been )?(?:live|lives|lived|living|reside|resides|resided|residing|dwell|dwells|dwelt)"
-     rf"(?: (?:right|up|down|over|out|alone|together|there|here))* (?:in|at) {V}", "state", "place"),
+    (
+        rf"{S} {HAVE}(?:been )?(?:live|lives|lived|living|reside|resides|resided|residing|dwell|dwells|dwelt)"
+        rf"(?: (?:right|up|down|over|out|alone|together|there|here))* (?:in|at) {V}",
+        "state",
+        "place",
+    ),
     (rf"{S} {HAVE}(?:been )?(?:settled|settle|settles)(?: (?:down|in))? in {V}", "change", "place"),
-    (rf"{S} {HAVE}(?:moved|relocated|emigrated|upped sticks|moved house)(?: (?:back|over|up|down|out|away|home|house|all"
-     rf"|the way|in|together))*(?: (?:from|out of) (?P<o>.+?))?(?: back| over| down| up)? (?:to|into) {V}", "change", "place"),
+    (
+        rf"{S} {HAVE}(?:moved|relocated|emigrated|upped sticks|moved house)(?: (?:back"
+        rf"|over|up|down|out|away|home|house|all"
+        rf"|the way|in|together))*(?: (?:from|out of) (?P<o>.+?))?(?: back| over| down"
+        rf"| up)? (?:to|into) {V}",
+        "change",
+        "place",
+    ),
     (rf"{S} (?:live|lives) {V}", "state", "place"),
-    (rf"^(?P<own>[Mm]y|[Oo]ur|[Hh]is|[Hh]er|{NAME} 's) (?:new |little |own )*{DWELLING}(?: is| 's| was)? in {V}", "state", "place"),
-    (rf"{S} (?:have|has|'ve got|rent|rents|share|shares|got|found|took) (?:an?|my|his|her) (?:\w+ ){{0,2}}?(?:flat|apartment|room|studio|bedsit) in {V}", "state", "place"),
-    (rf"{S} {HAVE}(?:call|calls|called|made|make|makes) (?P<v>{NAME}) (?:my |his |her |our )?home$", "state", "place"),
-    (rf"^(?P<v>{NAME}) (?:is|'s|has been|will be|became|has become) (?:(?P<own>my|our|his|her|{NAME} 's) )?(?:new )?home$", "state", "place"),
+    (
+        rf"^(?P<own>[Mm]y|[Oo]ur|[Hh]is|[Hh]er|{NAME} 's) (?:new |little |own )*{DWELLING}(?: is"
+        rf"| 's| was)? in {V}",
+        "state",
+        "place",
+    ),
+    (
+        rf"{S} (?:have|has|'ve got|rent|rents|share|shares|got|found|took) (?:an?"
+        rf"|my|his|her) (?:\w+ ){{0,2}}?(?:flat|apartment|room|studio|bedsit) in {V}",
+        "state",
+        "place",
+    ),
+    (
+        rf"{S} {HAVE}(?:call|calls|called|made|make|makes) (?P<v>{NAME}) (?:my |his "
+        rf"|her |our )?home$",
+        "state",
+        "place",
+    ),
+    (
+        rf"^(?P<v>{NAME}) (?:is|'s|has been|will be|became|has become) (?:(?P<own>my"
+        rf"|our|his|her|{NAME} 's) )?(?:new )?home$",
+        "state",
+        "place",
+    ),
     (rf"^(?P<v>{NAME}) (?:is|'s|has been) where (?P<s>{WHO}) (?:live|lives|have lived|has lived)$", "state", "place"),
-)  # fmt: skip
+)
 
 _WORK = _rules(
     "WORKS_AT",
-    (rf"{S} (?:{BE} )?{HAVE}(?:been )?(?:work|works|worked|working) (?:(?:part|full) - time )?(?:at|for|with|in) {V}", "state", "org"),
+    (
+        rf"{S} (?:{BE} )?{HAVE}(?:been )?(?:work|works|worked|working) (?:(?:part"
+        rf"|full) - time )?(?:at|for|with|in) {V}",
+        "state",
+        "org",
+    ),
     (rf"{S} {BE} (?:employed|on the payroll) (?:at|by|with|of) {V}", "state", "org"),
     (rf"{S} {HAVE}(?:been |got )?(?:hired|recruited|taken on) (?:at|by) {V}", "change", "org"),
-    (rf"{S} (?:have|has|had|'ve got|'ve|'s got) (?:an?|my|her|his|another) (?:\w+ )*?{JOB}(?: as .+?)? (?:at|with) {V}", "state", "org"),
-    (rf"{S} {HAVE}(?:got|found|landed|took|taken|started|accepted|begun|began) (?:an?|my|her|his|the) (?:\w+ )*?{JOB}(?: as .+?)? (?:at|with|for) {V}", "change", "org"),
-    (rf"{S} {HAVE}(?:started|start|starts|begin|begins|began|begun|signed|sign)(?: (?:work|working|on|up|a contract))? (?:at|with|for) {V}", "change", "org"),
+    (
+        rf"{S} (?:have|has|had|'ve got|'ve|'s got) (?:an?|my|her|his|another) (?:\w+ )*?{JOB}(?:"
+        rf" as .+?)? (?:at|with) {V}",
+        "state",
+        "org",
+    ),
+    (
+        rf"{S} {HAVE}(?:got|found|landed|took|taken|started|accepted|begun|began) (?:an?"
+        rf"|my|her|his|the) (?:\w+ )*?{JOB}(?: as .+?)? (?:at|with|for) {V}",
+        "change",
+        "org",
+    ),
+    (
+        rf"{S} {HAVE}(?:started|start|starts|begin|begins|began|begun|signed|sign)(?: (?:work"
+        rf"|working|on|up|a contract))? (?:at|with|for) {V}",
+        "change",
+        "org",
+    ),
     (rf"{S} (?:am|'m|is|'s|will be) (?:starting|joining)(?: (?:work|at|with))* {V}", "change", "org"),
     (rf"{S} {HAVE}(?:joined|join|joins) {V}", "change", "org"),
-    (rf"{S} {HAVE}(?:moved|switched|went|gone|transferred|changed)(?: over)?(?: from (?P<o>.+?))? to (?:work (?:for|at) )?{V}", "change", "org"),
-    (rf"^(?P<v>{NAME}) (?:hired|employs|has hired|took on|has employed|pays) (?P<s>me|us|him|her|{WHO})$", "change", "org"),
+    (
+        rf"{S} {HAVE}(?:moved|switched|went|gone|transferred|changed)(?: over)?(?: from (?P<o>.+?))?"
+        rf" to (?:work (?:for|at) )?{V}",
+        "change",
+        "org",
+    ),
+    (
+        rf"^(?P<v>{NAME}) (?:hired|employs|has hired|took on|has employed|pays) (?P<s>me"
+        rf"|us|him|her|{WHO})$",
+        "change",
+        "org",
+    ),
     (rf"{S} {BE} at {V}", "state", "org"),
     (rf"{S} {BE} with {V}", "state", "org"),
-)  # fmt: skip
+)
 
 _ROLE = _rules(
     "HAS_ROLE",
     (rf"{S} {HAVE}(?:earn|earns|earned|make|makes|made) (?:an?|my|her|his|our) living as {V}", "state", "job"),
-    (rf"{S} (?:{BE} )?{HAVE}(?:been )?(?:work|works|worked|working|serve|serves|employed)(?: (?:at|for|with) .+?)? as (?:an?|the) {V}", "state", "job"),
-    (rf"{S} (?:{BE} |{HAVE})(?:been |got )?(?:made|promoted(?: to)?|appointed|named|elected|hired as|taken on as)(?: (?:as|to))?(?: be)? (?:an? |the )?{V}", "change", "job"),
-    (rf"^(?:[Tt]hey|[Tt]he [\w ]+?|{NAME}|[Mm]y boss|[Ss]he|[Hh]e) {HAVE}(?:made|promoted|appointed|named|elected) (?P<s>me|us|you|him|her|{NAME})(?: (?:to|as|into))?(?: be)? (?:an? |the )?{V}", "change", "role"),
-    (rf"{S} {HAVE}(?:started|began|begun|start|trained|retrained|qualified|got a job|found work|took a job)(?: (?:work|working|again|over|out|a job))* as (?:an? |the )?{V}", "change", "job"),
+    (
+        rf"{S} (?:{BE} )?{HAVE}(?:been )?(?:work|works|worked|working|serve|serves"
+        rf"|employed)(?: (?:at|for|with) .+?)? as (?:an?|the) {V}",
+        "state",
+        "job",
+    ),
+    (
+        rf"{S} (?:{BE}|{HAVE}(?:been|got|gotten)) (?:made|promoted(?: to)?|appointed"
+        rf"|named|elected|hired as|taken on as)(?: (?:as|to))?(?: be)? (?:an? |the )?{V}",
+        "change",
+        "job",
+    ),
+    (
+        rf"^(?:[Tt]hey|[Tt]he [\w ]+?|{NAME}|[Mm]y boss|[Ss]he|[Hh]e) {HAVE}(?:made"
+        rf"|promoted|appointed|named|elected) (?P<s>me|us|you|him|her|{NAME})(?: (?:to"
+        rf"|as|into))?(?: be)? (?:an? |the )?{V}",
+        "change",
+        "role",
+    ),
+    (
+        rf"{S} {HAVE}(?:started|began|begun|start|trained|retrained|qualified|got a job"
+        rf"|found work|took a job)(?: (?:work|working|again|over|out|a job))* as (?:an? "
+        rf"|the )?{V}",
+        "change",
+        "job",
+    ),
     (rf"{S} {HAVE}(?:become|became|turned) (?:an? |the )?{V}", "change", "role"),
     (rf"{S} {BE} an? {V}", "state", "role"),
-)  # fmt: skip
+)
 
-_PAPERS = r"(?:badge|business card|name ?tag|name plate|card|contract|office door|door|email signature|signature|lanyard|cv|profile)"
+_PAPERS = (
+    r"(?:badge|business card|name ?tag|name plate|card|contract|office door|door"
+    r"|email signature|signature|lanyard|cv|profile)"
+)
 _BADGE = (
-    re.compile(rf"^(?P<own>[Mm]y|[Hh]is|[Hh]er|{NAME} 's) (?:new )?{_PAPERS} (?:says|reads|states|said) (?:an? )?(?:that (?:I|he|she) (?:'m|am|is) )?{V}"),
-    re.compile(rf"^[Ii]t (?:says|reads|said) (?:an? )?(?P<v>.+?) (?:on|in) (?P<own>my|his|her|{NAME} 's) (?:new )?{_PAPERS}$"),
-)  # fmt: skip
+    re.compile(
+        rf"^(?P<own>[Mm]y|[Hh]is|[Hh]er|{NAME} 's) (?:new )?{_PAPERS} (?:says|reads"
+        rf"|states|said) (?:an? )?(?:that (?:I|he|she) (?:'m|am|is) )?{V}"
+    ),
+    re.compile(
+        rf"^[Ii]t (?:says|reads|said) (?:an? )?(?P<v>.+?) (?:on|in) (?P<own>my|his"
+        rf"|her|{NAME} 's) (?:new )?{_PAPERS}$"
+    ),
+)
 
 _COMPANY = re.compile(
-    r"(?:Insurance|Bank|Foods?|Software|Maps|Rail|Ltd|Inc|Corp|Group|Systems|Labs?|Media|Energy|Motors|Airlines|Studios?"
-    r"|Partners|Holdings|Logistics|Pharma|Consulting|Solutions|Technologies|Tech|Industries|Co|GmbH|AG|Council|Hospital"
+    r"(?:Insurance|Bank|Foods?|Software|Maps|Rail|Ltd|Inc|Corp|Group|Systems"
+    r"|Labs?|Media|Energy|Motors|Airlines|Studios?"
+    r"|Partners|Holdings|Logistics|Pharma|Consulting|Solutions|Technologies|Tech"
+    r"|Industries|Co|GmbH|AG|Council|Hospital"
     r"|University|College|School|Institute|Agency|Press|Books|Stores?|Markets?|Brothers|Sons|& .+)\.?$"
 )
-_CLUBS = re.compile(r"(?:Club|Choir|Team|Band|Party|Church|Orchestra|Society|Gym|Library|Zoom|Facebook|Instagram|Discord)$")
+_CLUBS = re.compile(
+    r"(?:Club|Choir|Team|Band|Party|Church|Orchestra|Society|Gym|Library|Zoom|Facebook|Instagram|Discord)$"
+)
 
 
 def _applied(reader: StatementReader, statement: Statement, rules: Sequence[_Rule]) -> Iterator[FactDraft]:
@@ -107,7 +202,9 @@ def _applied(reader: StatementReader, statement: Statement, rules: Sequence[_Rul
             subject = reader.referent(statement.group(m, "s"))
         else:
             subject = reader.names.speaker if relation == "LIVES_IN" else None
-        if subject is None:
+        if subject is None or (
+            relation == "HAS_ROLE" and pattern.pattern.endswith(f"{BE} an? {V}") and statement.tokens[0].lower_ == "you"
+        ):
             continue
         said = f"{'an' if found[:1].lower() in 'aeiou' else 'a'} {found}" if relation == "HAS_ROLE" else ""
         if relation == "LIVES_IN" and statement.text.split(" ")[0] in ("Did", "did"):
@@ -125,11 +222,22 @@ def _applied(reader: StatementReader, statement: Statement, rules: Sequence[_Rul
             return
 
 
+# "You're a great host" praises; it tells nobody's trade.
+_PRAISE = frozenset(
+    "great real good true big huge total amazing natural bit fast slow quick hard nice proud bad terrible born"
+    " wonderful awesome fantastic incredible such better best lovely super regular little perfect strong loyal tough"
+    " careful".split()
+)
+
+
 def _plausible(relation: str, pattern: re.Pattern[str], tokens: Sequence[Token], found: str) -> bool:
     """Whether a name can be what the wording wants; weak wordings ask for more."""
     run = name_run(tokens)
     first = run[0] if run else tokens[0]
     source = pattern.pattern
+    if relation == "HAS_ROLE" and source.endswith(f"{BE} an? {V}"):
+        praised = any(t.lower_ in _PRAISE or t.text == "-" for t in trim(tokens))
+        return not praised and not found.startswith(("You ", "you "))
     if relation == "LIVES_IN":
         if "(?:live|lives) " in source and not source.endswith("(?:in|at) " + V):
             return first.ent_type_ in ("GPE", "LOC")
@@ -190,7 +298,9 @@ def papers(reader: StatementReader, statement: Statement) -> Iterator[FactDraft]
             if title and (title[0].islower() or role_like(trim(tokens)[-1])):
                 said = f"{'an' if title[:1].lower() in 'aeiou' else 'a'} {title}"
                 effect: Effect = "change" if statement.now else "state"
-                yield from reader.draft(statement, reader.owner(statement.group(m, "own")), "HAS_ROLE", title, effect, said=said)
+                yield from reader.draft(
+                    statement, reader.owner(statement.group(m, "own")), "HAS_ROLE", title, effect, said=said
+                )
                 return
 
 
@@ -198,21 +308,43 @@ def papers(reader: StatementReader, statement: Statement) -> Iterator[FactDraft]
 
 _PAIR = rf"^(?P<a>{WHO}) and (?P<b>{WHO})"
 _TOGETHER = (
-    (re.compile(rf"{_PAIR} (?:{BE}|(?:have |has |'ve )?(?:become|became|got|gotten|get)) (?:an? (?:couple|item)|together|dating|partners|back together|going out)\b"), "PARTNER_OF"),
+    (
+        re.compile(
+            rf"{_PAIR} (?:{BE}|(?:have |has |'ve )?(?:become|became|got|gotten|get)) (?:an? (?:couple"
+            rf"|item)|together|dating|partners|back together|going out)\b"
+        ),
+        "PARTNER_OF",
+    ),
     (re.compile(rf"{_PAIR} (?:{BE}|(?:have |has |'ve )?(?:become|became|got|gotten|get)) engaged\b"), "ENGAGED_TO"),
     (re.compile(rf"{_PAIR} (?:{BE}|(?:have |has |'ve )?(?:become|became|got|gotten|get)) married\b"), "MARRIED_TO"),
     (re.compile(rf"{_PAIR} (?:have |has |'ve )?(?:married|tied the knot|got hitched|wed)\b"), "MARRIED_TO"),
     (re.compile(rf"{S} (?:{BE}|{HAVE}(?:got|become|became|gotten)) engaged to {V}"), "ENGAGED_TO"),
     (re.compile(rf"{S} (?:{BE}|{HAVE}(?:got|become|became|gotten)) married to {V}"), "MARRIED_TO"),
     (re.compile(rf"{S} {HAVE}(?:been )?married {V}"), "MARRIED_TO"),
-    (re.compile(rf"{S} (?:{BE} |{HAVE}(?:been |got |started |become |began |gotten )*)(?:together with|in a (?:new |steady )?relationship with|going out with|dating|date|a couple with|involved with|seeing) {V}"), "PARTNER_OF"),
+    (
+        re.compile(
+            rf"{S} (?:{BE} |{HAVE}(?:been |got |started |become |began |gotten )*)(?:together with"
+            rf"|in a (?:new |steady )?relationship with|going out with|dating|date|a couple with"
+            rf"|involved with|seeing) {V}"
+        ),
+        "PARTNER_OF",
+    ),
     (re.compile(rf"{S} {BE} with {V}"), "PARTNER_OF"),
-)  # fmt: skip
+)
 _APART = (
-    re.compile(rf"{_PAIR} (?:{BE} |{HAVE})(?:over|split(?: up)?|broke(?:n)? up|broke(?:n)? it off|called? (?:it off|it quits|off .+)|parted(?: ways)?|separated|divorced|got divorced|history|done|finished|through|gone our separate ways|went our separate ways)(?: |$)"),
-    re.compile(rf"{S} (?:{BE} |{HAVE})(?:split(?: up)?|broke(?:n)? up|broke(?:n)? it off|parted(?: ways)?|separated|divorced|done|finished|through|over)(?: (?:with|from))? (?P<b>{NAME})(?: |$)"),
+    re.compile(
+        rf"{_PAIR} (?:{BE} |{HAVE})(?:over|split(?: up)?|broke(?:n)? up|broke(?:n)? it off"
+        rf"|called? (?:it off|it quits|off .+)|parted(?: ways)?|separated|divorced"
+        rf"|got divorced|history|gone our separate ways|went our separate ways)(?: "
+        rf"|$)"
+    ),
+    re.compile(
+        rf"{S} (?:{BE} |{HAVE})(?:split(?: up)?|broke(?:n)? up|broke(?:n)? it off"
+        rf"|parted(?: ways)?|separated|divorced|over)(?: (?:with|from))? (?P<b>{NAME})(?: "
+        rf"|$)"
+    ),
     re.compile(rf"{S} {HAVE}(?:left|dumped|ditched|divorced) (?P<b>me|him|her|{NAME})(?: for (?P<v>{NAME}))?(?: |$)"),
-)  # fmt: skip
+)
 
 
 def partners(reader: StatementReader, statement: Statement) -> Iterator[FactDraft]:
@@ -236,7 +368,7 @@ def partners(reader: StatementReader, statement: Statement) -> Iterator[FactDraf
         groups = m.groupdict()
         verb = statement.text[m.start("b" if groups.get("b") else "s") :]
         changed = re.search(r"\b(?:became|become|got|gotten|married|started|tied)\b", verb) is not None
-        effect: Effect = "change" if changed and statement.tense != "perfect" or statement.now else "state"
+        effect: Effect = "change" if (changed and statement.tense != "perfect") or statement.now else "state"
         if groups.get("b"):
             pair = reader.both(statement.group(m, "a"), statement.group(m, "b"))
             if pair:
@@ -251,7 +383,7 @@ def partners(reader: StatementReader, statement: Statement) -> Iterator[FactDraf
             continue
         after = tokens[len(run)] if len(tokens) > len(run) else None
         if pattern.pattern.endswith(f"{BE} with {V}") and (
-            run[0].ent_type_ == "ORG" and len(run) > 1 or (after is not None and not after.is_punct)
+            (run[0].ent_type_ == "ORG" and len(run) > 1) or (after is not None and not after.is_punct)
         ):
             continue
         subject = reader.referent(statement.group(m, "s"))
@@ -270,14 +402,36 @@ def _couple(
 # --- what is over ---------------------------------------------------------------------------------------------------
 
 _GONE = (
-    re.compile(rf"{S} {HAVE}(?:quit|left|resigned from|dropped out of|moved out of|been (?:fired|sacked|laid off) (?:from|by)|was (?:fired|sacked|laid off) (?:from|by)|given up|gave up|gone off|went off|ditched|dropped|cancelled|canceled|returned|lost|binned|got rid of|said goodbye to|done with|abandoned) (?:(?:the|my|his|her|a|an) )?(?P<o>.+)$"),
-    re.compile(r"^(?:[Pp]lease )?(?:[Dd]elete|[Ff]orget(?: about)?|[Ss]cratch|[Ii]gnore|[Dd]iscard|[Dd]rop|[Ee]rase|[Rr]emove|[Cc]ross out|[Dd]o n't use|[Nn]ever mind|[Nn]o more|[Gg]oodbye) (?:(?:the|my|an?) )?(?P<o>.+)$"),
-    re.compile(r"^[Nn](?:o longer|ot) (?:(?:an?|the|at|in|on|with|for) )*(?P<o>.+?)(?: any ?more)?$"),
-    re.compile(rf"^(?P<o>.+?) (?:is|'s|was|are|were|has been|got|has|have) (?:over|history|no more|gone|disconnected|dead|stopped working|lost (?:its|his|her) place|out of the picture|been replaced)(?: .*)?$"),
-    re.compile(rf"^(?P<o>(?:[Tt]he |[Mm]y )?{NAME}) (?:lost its place|(?:has |'s )?(?:died|passed away|retired|quit|resigned|stepped down|left))(?: .*)?$"),
+    re.compile(
+        rf"{S} {HAVE}(?:quit|left|resigned from|dropped out of|moved out of|been (?:fired"
+        rf"|sacked|laid off) (?:from|by)|was (?:fired|sacked|laid off) (?:from|by)"
+        rf"|given up|gave up|gone off|went off|ditched|dropped|cancelled|canceled"
+        rf"|binned|got rid of|said goodbye to|done with|abandoned) (?:(?:the|my|his"
+        rf"|her|a|an) )?(?P<o>.+)$"
+    ),
+    re.compile(
+        r"^(?:[Pp]lease )?(?:[Dd]elete|[Ff]orget(?: about)?|[Ss]cratch|[Ii]gnore"
+        r"|[Dd]iscard|[Dd]rop|[Ee]rase|[Rr]emove|[Cc]ross out|[Dd]o n't use|[Nn]ever mind"
+        r"|[Nn]o more|[Gg]oodbye) (?:(?:the|my|an?) )?(?P<o>.+)$"
+    ),
+    re.compile(r"^[Nn]o longer (?:(?:an?|the|at|in|on|with|for) )*(?P<o>.+?)$"),
+    re.compile(r"^[Nn]ot (?:(?:an?|the|at|in|on|with|for) )*(?P<o>.+?) any ?more$"),
+    re.compile(
+        r"^(?P<o>.+?) (?:is|'s|was|are|were|has been|got|has|have) (?:over|history"
+        r"|no more|gone|disconnected|dead|stopped working|lost (?:its|his|her) place"
+        r"|out of the picture|been replaced)(?: .*)?$"
+    ),
+    re.compile(
+        rf"^(?P<o>(?:[Tt]he |[Mm]y )?{NAME}) (?:lost its place|(?:has |'s )?(?:died"
+        rf"|passed away|retired|quit|resigned|stepped down|left))(?: .*)?$"
+    ),
     re.compile(rf"^(?P<own>[Mm]y|[Hh]er|[Hh]is|{NAME} 's) last day (?:at|with|in) (?P<o>.+)$"),
-    re.compile(rf"^(?:(?:today|yesterday|that|it|this) )?(?:is|was|'s|will be) (?P<own>my|her|his|{NAME} 's) last (?:day|week|month|shift|lesson) (?:at|with|in|as an?) (?P<o>.+)$"),
-)  # fmt: skip
+    re.compile(
+        rf"^(?:(?:today|yesterday|that|it|this) )?(?:is|was|'s|will be) (?P<own>my"
+        rf"|her|his|{NAME} 's) last (?:day|week|month|shift|lesson) (?:at|with|in"
+        rf"|as an?) (?P<o>.+)$"
+    ),
+)
 
 
 def endings(reader: StatementReader, statement: Statement) -> Iterator[FactDraft]:
@@ -297,7 +451,10 @@ def endings(reader: StatementReader, statement: Statement) -> Iterator[FactDraft
         break
 
 
-_OPENERS = re.compile(rf"{S} (?:do n't|does n't|did n't|have n't|has n't|is n't|are n't|'m not|am not|'s not|'re not|is not|are not|was n't|have not|has not|ca n't|do not|does not)\b")
+_OPENERS = re.compile(
+    rf"{S} (?:do n't|does n't|did n't|have n't|has n't|is n't|are n't|'m not|am not"
+    rf"|'s not|'re not|is not|are not|was n't|have not|has not|ca n't|do not|does not)\b"
+)
 _CEASED = re.compile(r"\b(?:any ?more|any longer|no longer|for a while|for ages|for some time|these days)\b")
 
 
@@ -349,7 +506,9 @@ def facts_of(reader: StatementReader, statement: Statement) -> Iterator[FactDraf
         return
     ended = list(endings(reader, statement))
     found = [f for rule in (partners, residence, work, papers, diets) for f in reader.first(statement, (rule,))]
-    schooled = list(single(reader, statement)) if re.search(r"School|College|University|Academy", statement.text) else []
+    schooled = (
+        list(single(reader, statement)) if re.search(r"School|College|University|Academy", statement.text) else []
+    )
     if schooled:
         found = [f for f in found if f.relation not in ("WORKS_AT", "LIVES_IN")]
     if any(f.relation == "LIVES_IN" for f in found) and not any(f.relation == "HAS_ROLE" for f in found):
@@ -365,7 +524,11 @@ def facts_of(reader: StatementReader, statement: Statement) -> Iterator[FactDraf
     yield from found
 
 
-_DIET = re.compile(rf"{S} (?:{BE}|{HAVE}(?:become|became|turned|gone|went)) (?:an? )?(?P<v>(?:strict |lapsed )?(?:vegetarian|vegan|pescatarian|pescetarian|flexitarian|carnivore|omnivore|teetotal(?:l?er)?|gluten - free|keto|paleo))$")  # noqa: E501
+_DIET = re.compile(
+    rf"{S} (?:{BE}|{HAVE}(?:become|became|turned|gone|went)) (?:an? )?(?P<v>(?:strict "
+    rf"|lapsed )?(?:vegetarian|vegan|pescatarian|pescetarian|flexitarian|carnivore"
+    rf"|omnivore|teetotal(?:l?er)?|gluten - free|keto|paleo))$"
+)
 
 
 def diets(reader: StatementReader, statement: Statement) -> Iterator[FactDraft]:
@@ -373,5 +536,9 @@ def diets(reader: StatementReader, statement: Statement) -> Iterator[FactDraft]:
     if m := _DIET.match(statement.text):
         found = source_text(statement.group(m, "v"))
         subject = reader.referent(statement.group(m, "s"))
-        said = f"{'an' if found[0] in 'aeiou' else 'a'} {found}" if found.endswith(("ian", "an", "ore", "er", "al")) else found
+        said = (
+            f"{'an' if found[0] in 'aeiou' else 'a'} {found}"
+            if found.endswith(("ian", "an", "ore", "er", "al"))
+            else found
+        )
         yield from reader.draft(statement, subject, "DIET", found, "state", text=f"{subject} is {said}")

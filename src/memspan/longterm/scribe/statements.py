@@ -26,33 +26,43 @@ NAME = r"(?:(?:Mr|Mrs|Ms|Miss|Dr|Prof)\.? )?[A-Z][\w.&-]*(?: (?:[A-Z][\w.&-]*|of
 _FINITE = frozenset(("VBD", "VBZ", "VBP", "MD"))
 _PRONOUNS = frozenset(("i", "we", "he", "she", "it", "they", "you", "that"))
 _BREAKS = frozenset((";", ":", "–", "—", "(", ")", "…", "...", "--"))
-_SUBORDINATORS = frozenset(("when", "while", "because", "although", "though", "which", "who", "where", "after", "since"))
+_SUBORDINATORS = frozenset(
+    ("when", "while", "because", "although", "though", "which", "who", "where", "after", "since")
+)
 _LEADS = re.compile(
     r"^(?:[,.!]|and|but|so|well|oh|yes|no ,|yeah|ok|okay|anyway|hey|hi|please|also|actually|btw|sorry ,|then|bad news"
-    r"|good news|by the way|of course|as (?:you|we) know|(?:you|as you) (?:know|remember)|turns out(?: that)?)(?: |$)",
+    r"|good news|by the way|of course|as (?:you|we) know|(?:you|as you) (?:know"
+    r"|remember)|turns out(?: that)?)(?: |$)",
     re.IGNORECASE,
 )
-_REPORTS = r"(?:told (?:me|us|everyone)|said|says|mentioned|wrote|announced|confirmed|admitted|let me know|swears|tells me)"
+_REPORTS = (
+    r"(?:told (?:me|us|everyone)|said|says|mentioned|wrote|announced|confirmed|admitted|let me know|swears|tells me)"
+)
 _FRAMES = re.compile(
     rf"^(?:it (?:turns out|turned out|seems|appears|so happens|looks like|is true)(?: that| like)?"
     rf"|did you (?:know|hear|see)(?: that)?|i (?:just |only |also |finally )?(?:heard|hear|learnt|learned|found out"
     rf"|discovered|noticed|saw|realised|realized|know|see)(?: (?:today|now))? that"
-    rf"|(?P<source>(?!(?:it|that|this|the|i|my|we|there|what|who)\b)(?-i:{NAME})|he|she|they) (?:once |just |also )?{_REPORTS}(?: that)?(?= \S+ \S+))\s+",
+    rf"|(?P<source>(?!(?:it|that|this|the|i|my|we|there|what|who)\b)(?-i:{NAME})"
+    rf"|he|she|they) (?:once |just |also )?{_REPORTS}(?: that)?(?= \S+ \S+))\s+",
     re.IGNORECASE,
 )
 _TAILS = re.compile(
     r"(?: ,)? (?:by the way|as you know|i (?:think|believe|suppose|guess|hear|heard)|it seems|apparently|you know"
-    r"|remember|, if you (?:need|want|like|care|must|wonder|are|were|have|'re) .+|i'm told|as (?:ever|always|usual|before)|of course|thank(?:s)? \w+|for good|so far|at last"
+    r"|remember|, if you (?:need|want|like|care|must|wonder|are|were|have|'re) .+"
+    r"|i'm told|as (?:ever|always|usual|before)|of course|thank(?:s)? \w+|for good"
+    r"|so far|at last"
     r"|did n't i (?:say|tell you|mention it)|have n't i (?:said|told you))$",
     re.IGNORECASE,
 )
 _NOW = re.compile(
-    r"(?:(?<= )|^)(?:now(?:adays)?|these days|at (?:present|the moment)|currently|at last|from (?:now|then|that day) on"
+    r"(?:(?<= )|^)(?:now(?:adays)?|these days|at (?:present|the moment)|currently"
+    r"|at last|from (?:now|then|that day) on"
     r"(?:wards?)?|from here on|henceforth|right now|as of now)(?= |$)",
     re.IGNORECASE,
 )
 _FILLERS = re.compile(
-    r"(?:(?<= )|^)(?:still|actually|really|just|already|simply|basically|finally|officially|always|usually|normally|even"
+    r"(?:(?<= )|^)(?:still|actually|really|just|already|simply|basically|finally"
+    r"|officially|always|usually|normally|even"
     r"|in fact|long|always|happily|recently|lately|again|meanwhile|ever since|by now|a while ago)(?= |$)",
     re.IGNORECASE,
 )
@@ -64,7 +74,8 @@ _OLD = (
 _CONTRAST = re.compile(_OLD, re.IGNORECASE)
 _ONCE = frozenset(("once", "originally", "previously", "formerly", "ago"))
 _SAME_TIME = re.compile(
-    r"^(?:on )?(?:that (?:very |same )?|the (?:very )?same )(?:day|evening|morning|night|afternoon|week|month|year|summer|winter)(?= )",
+    r"^(?:on )?(?:that (?:very |same )?|the (?:very )?same )(?:day|evening|morning"
+    r"|night|afternoon|week|month|year|summer|winter)(?= )",
     re.IGNORECASE,
 )
 _UNSURE = re.compile(
@@ -136,7 +147,7 @@ def joined(tokens: Sequence[Token]) -> str:
 
 
 def sentences(doc: Doc) -> list[Span]:
-    """The sentences of a turn. One ends with a full stop, a question or an exclamation mark, whatever the parse says."""
+    """The sentences of a turn: one ends with a stop, a question or an exclamation mark, whatever the parse says."""
     found: list[Span] = []
     start = 0
     for sentence in doc.sents:
@@ -152,8 +163,11 @@ def statements(reader: StatementReader) -> Iterator[Statement]:
     """The statements of a turn, in order."""
     for number, sentence in enumerate(sentences(reader.doc)):
         asked = "?" in sentence.text[-3:]
-        presumed = re.match(r"\W*did you (?:know|hear|see)\b(?! (?:who|what|why|how|if|whether|when|where|the|my)\b)",
-                            sentence.text, re.IGNORECASE)
+        presumed = re.match(
+            r"\W*did you (?:know|hear|see)\b(?! (?:who|what|why|how|if|whether|when|where|the|my)\b)",
+            sentence.text,
+            re.IGNORECASE,
+        )
         tagged = re.search(r"(?i),\s*(?:did|have)n['’]t i \w+(?: you| it)?\s*\?$", sentence.text)
         if asked and not presumed and not tagged:
             continue
@@ -162,8 +176,9 @@ def statements(reader: StatementReader) -> Iterator[Statement]:
 
 
 def _finite(tokens: Sequence[Token]) -> bool:
-    return any(t.tag_ in _FINITE or plain(t).lower() in ("'s", "'m", "'re", "'ve", "'ll") and t.tag_ != "POS"
-               for t in tokens)
+    return any(
+        t.tag_ in _FINITE or (plain(t).lower() in ("'s", "'m", "'re", "'ve", "'ll") and t.tag_ != "POS") for t in tokens
+    )
 
 
 def _pieces(sentence: Span) -> Iterator[list[Token]]:
@@ -233,7 +248,9 @@ def _statement(reader: StatementReader, tokens: list[Token], number: int, senten
     tense = _tense(tokens)
     prefer: Literal["past", "future", "nearest"] = "past" if tense in ("past", "perfect") else "nearest"
     prefer = "future" if tense == "future" else prefer
-    if tense == "present" and any(t.lower_ in ("start", "starts", "begin", "begins", "join", "move", "takes") for t in tokens):
+    if tense == "present" and any(
+        t.lower_ in ("start", "starts", "begin", "begins", "join", "move", "takes") for t in tokens
+    ):
         prefer = "future"
     spans = []
     timed: set[int] = set()
@@ -245,7 +262,9 @@ def _statement(reader: StatementReader, tokens: list[Token], number: int, senten
     made = Statement([], tokens, spans, tense, number)
     text = joined(tokens)
     # "From" and "starting" in front of a date belong to it.
-    timed |= {t.i for t in tokens if t.i + 1 in timed and t.lower_ in ("from", "of", "on", "starting", "effective", "by")}
+    timed |= {
+        t.i for t in tokens if t.i + 1 in timed and t.lower_ in ("from", "of", "on", "starting", "effective", "by")
+    }
     keep = [t for t in tokens if t.i not in timed]
     after = tokens[-1].i + 1
     follows = tokens[0].doc[after].lower_ if after < len(tokens[0].doc) else ""
@@ -306,11 +325,13 @@ def _slice(tokens: Sequence[Token], start: int, end: int) -> list[Token]:
 
 def _tense(tokens: Sequence[Token]) -> StatementTense:
     lower = [plain(t).lower() for t in tokens]
-    if "will" in lower or "'ll" in lower or ("going" in lower and "to" in lower[lower.index("going"):][:2]):
+    if "will" in lower or "'ll" in lower or ("going" in lower and "to" in lower[lower.index("going") :][:2]):
         return "future"
     for place, token in enumerate(tokens):
         word = lower[place]
-        if word in ("has", "have", "'ve") or (word == "'s" and any(t.lower_ == "been" for t in tokens[place + 1 : place + 3])):
+        if word in ("has", "have", "'ve") or (
+            word == "'s" and any(t.lower_ == "been" for t in tokens[place + 1 : place + 3])
+        ):
             after = [t for t in tokens[place + 1 : place + 4] if t.pos_ != "ADV" and t.dep_ != "neg"]
             return "perfect" if after and (after[0].tag_ == "VBN" or after[0].lower_ == "been") else "present"
         if token.tag_ == "VBD":
@@ -321,7 +342,8 @@ def _tense(tokens: Sequence[Token]) -> StatementTense:
 
 
 _ATTRIBUTES = re.compile(
-    r"(?:(?:for|in|of|during|at) )?(?:the )?(?:spring|summer|autumn|fall|winter|christmas|easter|halloween|weekend|morning"
+    r"(?:(?:for|in|of|during|at) )?(?:the )?(?:spring|summer|autumn|fall|winter"
+    r"|christmas|easter|halloween|weekend|morning"
     r"|evening|night|(?:mon|tues|wednes|thurs|fri|satur|sun)day)",
     re.IGNORECASE,
 )
@@ -349,6 +371,9 @@ def _named(tokens: Sequence[Token]) -> bool:
     """Whether some words name a value: "far from the river" does not."""
     while tokens and tokens[0].pos_ in ("DET", "ADP"):
         tokens = tokens[1:]
-    return bool(tokens) and len(tokens) < 6 and (tokens[0].pos_ in ("PROPN", "NUM", "NOUN", "X", "VERB", "SYM") or tokens[-1].pos_ in ("NOUN", "PROPN")) and (
-        tokens[0].pos_ != "ADV" and tokens[0].text not in ("far", "sure", "bad", "only")
+    return (
+        bool(tokens)
+        and len(tokens) < 6
+        and (tokens[0].pos_ in ("PROPN", "NUM", "NOUN", "X", "VERB", "SYM") or tokens[-1].pos_ in ("NOUN", "PROPN"))
+        and (tokens[0].pos_ != "ADV" and tokens[0].text not in ("far", "sure", "bad", "only"))
     )

@@ -141,13 +141,13 @@ class StatementReader:
         if not tokens:
             return None
         first = tokens[0]
-        if len(tokens) == 1 and first.pos_ == "PRON" or first.lower_ in _ME:
+        if (len(tokens) == 1 and first.pos_ == "PRON") or first.lower_ in _ME:
             found = self.person(first) if len(tokens) == 1 else None
             return self._known(found, "PERSON") if found else None
         if first.lower_ in ("my", "our", "your", "his", "her", "their") or any(t.tag_ == "POS" for t in tokens[:-1]):
             return self._owned(tokens)
         run = name_run(tokens)
-        if run and len(run) == len(tokens):
+        if run and len(run) == len(tokens) and (run[0].pos_ == "PROPN" or not run[0].is_stop):
             name = source_text(run)
             person = first.ent_type_ == "PERSON" or first.ent_type_ == ""
             if run[0].pos_ in ("PROPN", "NOUN", "X", "ADJ", "VERB", "INTJ", "ADV", "ADP"):
@@ -170,8 +170,14 @@ class StatementReader:
         if head is None:
             return None
         kin = next((t for t in tokens if t.lemma_.lower() in table.KIN and t.pos_ in ("NOUN", "PROPN")), None)
-        place = next((k for k, t in enumerate(tokens) if t.tag_ == "POS" or t.lower_ in
-                      ("my", "our", "your", "his", "her", "their")), 0)
+        place = next(
+            (
+                k
+                for k, t in enumerate(tokens)
+                if t.tag_ == "POS" or t.lower_ in ("my", "our", "your", "his", "her", "their")
+            ),
+            0,
+        )
         owner = self.owner(tokens[: place + 1])
         if owner is None:
             return None
@@ -193,7 +199,9 @@ class StatementReader:
     def owner(self, tokens: Sequence[Token]) -> str | None:
         """Who is meant by "my", "Ann's", "the club's"."""
         tokens = [t for t in tokens if t.tag_ != "POS"]
-        if len(tokens) == 1 and tokens[0].pos_ in ("PRON", "DET") or tokens and tokens[0].lower_ in ("my", "our") and len(tokens) == 1:
+        if (len(tokens) == 1 and tokens[0].pos_ in ("PRON", "DET")) or (
+            tokens and tokens[0].lower_ in ("my", "our") and len(tokens) == 1
+        ):
             return self.person(tokens[0])
         return self.referent(tokens)
 
@@ -296,7 +304,9 @@ class StatementReader:
     def over(self, statement: Statement, subject: str | None, tokens: Sequence[Token] | str) -> Iterator[FactDraft]:
         """What is over without its relation being said: it closes what is known and adds nothing."""
         value = tokens if isinstance(tokens, str) else source_text(trim(tokens, prepositions=True))
-        if not subject or not value or value.lower() in EMPTY or subject == value:
+        if isinstance(tokens, list) and len(tokens) == 1 and tokens[0].pos_ == "PRON":
+            return
+        if not subject or not value or value.lower() in EMPTY or subject == value or len(value.split()) > 4:
             return
         when = self.when(statement, "end")
         yield FactDraft(

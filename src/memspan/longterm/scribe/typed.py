@@ -1,7 +1,7 @@
 """Facts whose value has a type: amounts, weekdays, times of day, rooms, phone numbers.
 
-A verb with a value of such a type ("closes at 18:00", "pays 640 euros in rent", "meets on Tuesdays") holds for one value
-at a time, as a definite description does.
+A verb with a value of such a type ("closes at 18:00", "pays 640 euros in rent", "meets on Tuesdays") holds for one
+value at a time, as a definite description does.
 """
 
 from __future__ import annotations
@@ -25,11 +25,24 @@ _THING = r"(?P<s>(?:[Tt]he|[Mm]y|[Oo]ur|[Hh]is|[Hh]er|[Aa]n?|[Tt]heir|[A-Z][\w-]
 _PERSON = rf"(?P<s>I|[Ww]e|[Hh]e|[Ss]he|[Yy]ou|[Mm]y (?:\w+ )?\w+|{NAME})"
 
 _CALL = (
-    re.compile(rf"^(?:[Yy]ou|[Pp]eople|[Aa]nyone|[Ww]e) (?:can |could |may )?(?:reach|call|ring|text|get|contact|phone|find) (?P<s>me|us|him|her|{NAME})(?: (?:on|at|under|through))? (?P<v>[+(\d].*)$"),
-    re.compile(rf"^(?:[Rr]each|[Cc]all|[Rr]ing|[Tt]ext|[Cc]ontact|[Pp]hone) (?P<s>me|us|him|her|{NAME})(?: (?:on|at|under|through))? (?P<v>[+(\d].*)$"),
-    re.compile(r"^(?P<s>.+?) (?:can|could) (?:be|only be) (?:reached|called|contacted|phoned|found) (?:on|at|under) (?P<v>[+(\d].*)$"),
-    re.compile(rf"^{_PERSON} (?:have|has|am|'m|is|'s) (?:reachable|available|contactable)? ?(?:on|at) (?P<v>[+(\d].*)$"),
-)  # fmt: skip
+    re.compile(
+        rf"^(?:[Yy]ou|[Pp]eople|[Aa]nyone|[Ww]e) (?:can |could |may )?(?:reach|call"
+        rf"|ring|text|get|contact|phone|find) (?P<s>me|us|him|her|{NAME})(?: (?:on"
+        rf"|at|under|through))? (?P<v>[+(\d].*)$"
+    ),
+    re.compile(
+        rf"^(?:[Rr]each|[Cc]all|[Rr]ing|[Tt]ext|[Cc]ontact|[Pp]hone) (?P<s>me|us|him"
+        rf"|her|{NAME})(?: (?:on|at|under|through))? (?P<v>[+(\d].*)$"
+    ),
+    re.compile(
+        r"^(?P<s>.+?) (?:can|could) (?:be|only be) (?:reached|called|contacted|phoned"
+        r"|found) (?:on|at|under) (?P<v>[+(\d].*)$"
+    ),
+    re.compile(
+        rf"^{_PERSON} (?:have|has|am|'m|is|'s) (?:reachable|available|contactable)? ?(?:on"
+        rf"|at) (?P<v>[+(\d].*)$"
+    ),
+)
 
 
 def call(reader: StatementReader, statement: Statement) -> Iterator[FactDraft]:
@@ -51,16 +64,35 @@ def _shown(subject: str) -> str:
 
 _MEETS = (
     r"(?:meets?|met|gathers?|gathered|gets? together|got together|comes? together|came together|rehearses?|rehearsed"
-    r"|practi[sc]es?|practi[sc]ed|trains?|trained|convenes?|convened|takes? place|took place|happens?|happened|runs?|ran"
+    r"|practi[sc]es?|practi[sc]ed|trains?|trained|convenes?|convened|takes? place"
+    r"|took place|happens?|happened|runs?|ran"
     r"|plays?|played|sits?|sat|assembles?|assembled|is|are|was|were|'s|been|held|be)"
 )
 _WEEKLY = (
-    re.compile(rf"^{_THING} (?:(?:has|have|had|'s|used to|will) )?(?:been )?{_MEETS}(?: (?:held|scheduled|always|on|every|each|a|for|set))* (?P<v>{DAY})(?= |$)"),
-    re.compile(rf"^(?P<v>{DAY}) (?:is|'s|are|was|has been|became) (?:the (?:\w+ )?day (?:of|for) (?P<s>.+)|(?P<t>.+?) (?:day|night|evening))$"),
-    re.compile(rf"^(?P<s>.+?) (?:(?:has|have|had|'s) )?(?:(?:was|were|is|are|got|been|be) )*(?:moved|changed|switched|shifted|rescheduled|pushed|put|gone|went|transferred)(?: (?:back|forward|over))?(?: from (?P<o>.+?))? (?:to|onto) (?:a |every )?(?P<v>{DAY})(?= |$)"),
-    re.compile(rf"^(?:.+? )?(?:moved|changed|switched|shifted|rescheduled|pushed|put|brought)(?: (?:back|forward|over))? (?P<s>.+?)(?: from (?P<o>.+?))? (?:to|onto) (?:a |every )?(?P<v>{DAY})(?= |$)"),
-    re.compile(rf"^(?:[Ww]e|[Tt]hey) (?:now )?(?:have|hold|meet for|run) (?P<s>(?:the |our ).+?) (?:on|every|each) (?:a )?(?P<v>{DAY})(?= |$)"),
-)  # fmt: skip
+    re.compile(
+        rf"^{_THING} (?:(?:has|have|had|'s|used to|will) )?(?:been )?{_MEETS}(?: (?:held"
+        rf"|scheduled|always|on|every|each|a|for|set))* (?P<v>{DAY})(?= |$)"
+    ),
+    re.compile(
+        rf"^(?P<v>{DAY}) (?:is|'s|are|was|has been|became) (?:the (?:\w+ )?day (?:of"
+        rf"|for) (?P<s>.+)|(?P<t>.+?) (?:day|night|evening))$"
+    ),
+    re.compile(
+        rf"^(?P<s>.+?) (?:(?:has|have|had|'s) )?(?:(?:was|were|is|are|got|been|be) )*(?:moved"
+        rf"|changed|switched|shifted|rescheduled|pushed|put|gone|went|transferred)(?: (?:back"
+        rf"|forward|over))?(?: from (?P<o>.+?))? (?:to|onto) (?:a |every )?(?P<v>{DAY})(?= "
+        rf"|$)"
+    ),
+    re.compile(
+        rf"^(?:.+? )?(?:moved|changed|switched|shifted|rescheduled|pushed|put|brought)(?: (?:back"
+        rf"|forward|over))? (?P<s>.+?)(?: from (?P<o>.+?))? (?:to|onto) (?:a |every )?(?P<v>{DAY})(?="
+        rf" |$)"
+    ),
+    re.compile(
+        rf"^(?:[Ww]e|[Tt]hey) (?:now )?(?:have|hold|meet for|run) (?P<s>(?:the |our ).+?) (?:on"
+        rf"|every|each) (?:a )?(?P<v>{DAY})(?= |$)"
+    ),
+)
 _REGULAR = frozenset(("class", "lesson", "training", "practice", "rehearsal", "course", "standup"))
 _DAY_OF = re.compile(r"^(?:[Tt]he )?(?:(?:meeting|new|regular|usual) )*(?:day|night|evening) (?:of|for) (?P<s>.+)$")
 _IT_DAY = re.compile(rf"^(?:[Ii]t|[Tt]hat) (?:is|'s|was|has been)(?: (?:on|every|each|a))* (?P<v>{DAY})(?= |$)")
@@ -76,7 +108,9 @@ def weekly(reader: StatementReader, statement: Statement) -> Iterator[FactDraft]
             reader.group = reader.referent(statement.group(m, "s"))
             reader.pending = next((s.start for s in statement.spans if s.start and s.role in ("at", "from")), None)
         return
-    regular = re.search(rf"\b(?:{DAY[4:-3]})s\b|(?:every|each) {DAY}|\ba {DAY}|always|used to|any more", text, re.IGNORECASE)
+    regular = re.search(
+        rf"\b(?:{DAY[4:-3]})s\b|(?:every|each) {DAY}|\ba {DAY}|always|used to|any more", text, re.IGNORECASE
+    )
     if (m := _IT_DAY.match(text)) and reader.group:
         yield from _on_day(reader, statement, reader.group, m["v"], "change", reader.pending)
         return
@@ -115,8 +149,9 @@ def _on_day(
 
     named = day.lower().rstrip("s").capitalize()
     own = [t for t in statement.all if re.fullmatch(DAY, t.text) and not _relative(statement, t)]
-    for fact in reader.draft(statement, subject, "SCHEDULED_FOR", named, effect,
-                             text=f"{_shown(subject)} is on {{v}}s", without=own):
+    for fact in reader.draft(
+        statement, subject, "SCHEDULED_FOR", named, effect, text=f"{_shown(subject)} is on {{v}}s", without=own
+    ):
         yield replace(fact, valid_at=start) if isinstance(start, datetime) and not statement.spans else fact
 
 
@@ -129,9 +164,13 @@ def _untimed(statement: Statement) -> str:
             dropped |= {t.i for t in statement.all if span.offset <= t.idx < span.offset + len(span.text)}
     kept = [t for t in statement.all if t.i not in dropped]
     text = joined(kept)
-    text = re.sub(r"(?i)(?:^| )(?:now|still|always|from now on|these days|any more|anymore|actually|just)(?= |$)", " ", text)
+    text = re.sub(
+        r"(?i)(?:^| )(?:now|still|always|from now on|these days|any more|anymore|actually|just)(?= |$)", " ", text
+    )
     text = re.sub(r"(?i) ,? ?(?:no longer|not|instead of) (?:on )?(?:an? )?\w+$", "", " ".join(text.split()))
-    return re.sub(r"^(?:[,.:]|it (?:seems|turns out) that|and|but|so|that)+ ", "", text.strip(" ,."), flags=re.IGNORECASE)
+    return re.sub(
+        r"^(?:[,.:]|it (?:seems|turns out) that|and|but|so|that)+ ", "", text.strip(" ,."), flags=re.IGNORECASE
+    )
 
 
 def _tokens(statement: Statement, words: str) -> list[Token]:
@@ -144,16 +183,38 @@ def _tokens(statement: Statement, words: str) -> list[Token]:
     return []
 
 
-_FUNDS = re.compile(rf"^(?:[Ww]e|[Tt]hey|I|{NAME}|[Tt]he [\w ]+?) (?:have|has|'ve got|had|got|get|gets) (?:only |just |about )?(?P<v>{MONEY})(?: (?:to spend|available|set aside|left))? (?:for|on) (?P<s>(?:the|our|my) .+)$")
-_THERE = re.compile(rf"^[Tt]here (?:is|are|'s|was) (?P<v>{MONEY}) (?:for|in the budget for) (?P<s>(?:the|our|my) .+)$")
+_FUNDS = re.compile(
+    rf"^(?:[Ww]e|[Tt]hey|I|{NAME}|[Tt]he [\w ]+?) (?:have|has|'ve got|had|got"
+    rf"|get|gets) (?:only |just |about )?(?P<v>{MONEY})(?: (?:to spend|available"
+    rf"|set aside|left))? (?:for|on) (?P<s>(?:the|our|my) .+)$"
+)
+_THERE = re.compile(
+    rf"^[Tt]here (?:is|are|'s|was) (?P<v>{MONEY}) (?:for|in the budget for) (?P<s>(?:the"
+    rf"|our|my) .+)$"
+)
 _PAYS = (
-    re.compile(rf"^{_PERSON} (?:pay|pays|paid|'m paying|am paying|is paying|'s paying) (?P<v>{MONEY}) (?:in|of|for|as) (?:(?:the|my|her|his) )?(?P<n>[\w ]+?)(?: (?:a|per|every|each) \w+)?(?: ,.*)?$"),
+    re.compile(
+        rf"^{_PERSON} (?:pay|pays|paid|'m paying|am paying|is paying|'s paying) (?P<v>{MONEY}) (?:in"
+        rf"|of|for|as) (?:(?:the|my|her|his) )?(?P<n>[\w ]+?)(?: (?:a|per|every|each) \w+)?(?: ,.*)?$"
+    ),
     re.compile(rf"^{_PERSON} (?:pay|pays|paid) (?:an?|the) (?P<n>\w+) of (?P<v>{MONEY})"),
-    re.compile(rf"^{_PERSON} (?:earn|earns|earned|make|makes) (?P<v>{MONEY})(?: (?:a|per|an) (?:month|year|hour|week))"),
-)  # fmt: skip
-_COSTS = re.compile(rf"^(?P<s>.+?) (?:(?:has|have|will|'ll) )?(?:costs?|costed|sells? for|goes? for|is priced at) (?P<v>{MONEY})")
-_PRICED = re.compile(rf"^(?P<s>(?:[Tt]he|[Aa]n?|[Oo]ur) .+?) (?:is|'s|was|has been|will be) (?:up to |down to |at )?(?P<v>{MONEY})(?: (?:a|per|each|now) ?\w*)?$")
-_DOSES = re.compile(rf"^{_PERSON} (?:(?:have|has|'ve|will|must|is to|was|is|'s|'m|am) )?(?:been )?(?:takes?|taking|taken|took|gets?|getting|injects?|on|be given|given|receives?) (?P<v>{DOSE})(?: of (?P<n>.+))?")
+    re.compile(
+        rf"^{_PERSON} (?:earn|earns|earned|make|makes) (?P<v>{MONEY})(?: (?:a|per"
+        rf"|an) (?:month|year|hour|week))"
+    ),
+)
+_COSTS = re.compile(
+    rf"^(?P<s>.+?) (?:(?:has|have|will|'ll) )?(?:costs?|costed|sells? for|goes? for|is priced at) (?P<v>{MONEY})"
+)
+_PRICED = re.compile(
+    rf"^(?P<s>(?:[Tt]he|[Aa]n?|[Oo]ur) .+?) (?:is|'s|was|has been|will be) (?:up to "
+    rf"|down to |at )?(?P<v>{MONEY})(?: (?:a|per|each|now) ?\w*)?$"
+)
+_DOSES = re.compile(
+    rf"^{_PERSON} (?:(?:have|has|'ve|will|must|is to|was|is|'s|'m|am) )?(?:been )?(?:takes?"
+    rf"|taking|taken|took|gets?|getting|injects?|on|be given|given|receives?) (?P<v>{DOSE})(?:"
+    rf" of (?P<n>.+))?"
+)
 
 
 def money(reader: StatementReader, statement: Statement) -> Iterator[FactDraft]:
@@ -165,7 +226,9 @@ def money(reader: StatementReader, statement: Statement) -> Iterator[FactDraft]:
             subject = reader.referent(statement.group(m, "s"))
             found = value(statement.group(m, "v"), "amount", reader.names)
             shown = f"the {subject}" if subject and subject[:1].islower() else subject
-            yield from reader.draft(statement, subject, "BUDGET", found, effect, text=f"The budget for {shown} is {{v}}")
+            yield from reader.draft(
+                statement, subject, "BUDGET", found, effect, text=f"The budget for {shown} is {{v}}"
+            )
             return
     for pattern in _PAYS:
         if m := pattern.match(text):
@@ -174,7 +237,9 @@ def money(reader: StatementReader, statement: Statement) -> Iterator[FactDraft]:
             found = value(statement.group(m, "v"), "amount", reader.names)
             relation = re.sub(r"\W+", "_", noun).upper()
             if len(noun.split()) <= 2:
-                yield from reader.draft(statement, subject, relation, found, effect, text=f"{subject}'s {noun} is {{v}}")
+                yield from reader.draft(
+                    statement, subject, relation, found, effect, text=f"{subject}'s {noun} is {{v}}"
+                )
             return
     if m := _DOSES.match(text):
         subject = reader.referent(statement.group(m, "s"))
@@ -185,22 +250,38 @@ def money(reader: StatementReader, statement: Statement) -> Iterator[FactDraft]:
         if m := pattern.match(text):
             subject = reader.referent(statement.group(m, "s"))
             found = value(statement.group(m, "v"), "amount", reader.names)
-            yield from reader.draft(statement, subject, "PRICE", found, effect, text=f"{_shown(subject or '')} costs {{v}}")
+            yield from reader.draft(
+                statement, subject, "PRICE", found, effect, text=f"{_shown(subject or '')} costs {{v}}"
+            )
             return
 
 
-_CLOCKED = re.compile(rf"^{_THING} (?:(?:will|has|have|used to) )?(?P<verb>\w+)(?: (?P<part>up|down|out|off))? (?:at|from|until|by) (?P<v>{CLOCK})(?= |$)")
-_IT_CLOCKED = re.compile(rf"^(?P<s>[Ii]t|[Tt]hey) (?P<verb>\w+)(?: (?P<part>up|down|out|off))? (?:at|from|until|by) (?P<v>{CLOCK})(?= |$)")
+_CLOCKED = re.compile(
+    rf"^{_THING} (?:(?:will|has|have|used to) )?(?P<verb>\w+)(?: (?P<part>up|down"
+    rf"|out|off))? (?:at|from|until|by) (?P<v>{CLOCK})(?= |$)"
+)
+_IT_CLOCKED = re.compile(
+    rf"^(?P<s>[Ii]t|[Tt]hey) (?P<verb>\w+)(?: (?P<part>up|down|out|off))? (?:at|from|until|by) (?P<v>{CLOCK})(?= |$)"
+)
 _ROOM = (
-    r"(?P<v>(?:the |my |our )?(?:[\w'-]+ ){0,3}?(?:floor|room|hall|building|wing|office|studio|gate|platform|lab|theatre"
-    r"|auditorium|library|park|gym|annex|basement|attic|lounge|canteen|cafeteria|classroom|church|pub|café|cafe|garden"
+    r"(?P<v>(?:the |my |our )?(?:[\w'-]+ ){0,3}?(?:floor|room|hall|building|wing"
+    r"|office|studio|gate|platform|lab|theatre"
+    r"|auditorium|library|park|gym|annex|basement|attic|lounge|canteen|cafeteria"
+    r"|classroom|church|pub|café|cafe|garden"
     r"|field|court|kitchen|centre|center|club)(?: (?:\d+\w?|[A-Z])(?!\w))?)(?= |$)"
 )
 _HELD = re.compile(
-    rf"^{_THING} (?:(?:is|are|was|were|has been|will be|'s) )?(?P<verb>takes? place|took place|held|meets?|met|happens?|sits?"
-    rf"|sat|located|based|leaves?|departs?|rehearses?|practi[sc]es?|trains?|is|are|was|been|stands?|lives?|moved|moves) (?P<p>in|on|at|to|from) {_ROOM}"
+    rf"^{_THING} (?:(?:is|are|was|were|has been|will be|'s) )?(?P<verb>takes? place"
+    rf"|took place|held|meets?|met|happens?|sits?"
+    rf"|sat|located|based|leaves?|departs?|rehearses?|practi[sc]es?|trains?|is"
+    rf"|are|was|been|stands?|lives?|moved|moves) (?P<p>in|on|at|to|from) {_ROOM}"
 )
-_DUE = re.compile(r"^(?P<s>(?:[Tt]he|[Mm]y|[Oo]ur|[Aa]n?|[A-Z][\w-]*) ?(?:[\w'-]+ ){0,5}?[\w'-]*) (?:is|are|was|'s|were|will be|has been|comes?|falls?) (?:now |still |also )?(?:due|expected|scheduled|planned)(?: (?:now|back|in))? (?P<v>(?:on|by|at|for|in|before|until|next|this|tomorrow|today|\d).*)$")  # noqa: E501
+_DUE = re.compile(
+    r"^(?P<s>(?:[Tt]he|[Mm]y|[Oo]ur|[Aa]n?|[A-Z][\w-]*) ?(?:[\w'-]+ ){0,5}?[\w'-]*) (?:is"
+    r"|are|was|'s|were|will be|has been|comes?|falls?) (?:now |still |also )?(?:due"
+    r"|expected|scheduled|planned)(?: (?:now|back|in))? (?P<v>(?:on|by|at|for"
+    r"|in|before|until|next|this|tomorrow|today|\d).*)$"
+)
 
 
 def typed_verbs(reader: StatementReader, statement: Statement) -> Iterator[FactDraft]:
@@ -212,12 +293,14 @@ def typed_verbs(reader: StatementReader, statement: Statement) -> Iterator[FactD
         m = pattern.match(text)
         if m is None:
             continue
-        if pattern is _IT_CLOCKED:
-            subject = reader.thing
-        else:
-            subject = reader.referent(_tokens(statement, m["s"]))
+        subject = reader.thing if pattern is _IT_CLOCKED else reader.referent(_tokens(statement, m["s"]))
         verb = next((t for t in statement.all if joined([t]) == m["verb"]), None)
-        if verb is None or verb.lemma_ in ("be", "arrive", "call", "come", "wake") or subject is None or subject == reader.names.speaker:
+        if (
+            verb is None
+            or verb.lemma_ in ("be", "arrive", "call", "come", "wake")
+            or subject is None
+            or subject == reader.names.speaker
+        ):
             return
         if verb.pos_ not in ("VERB", "NOUN", "ADJ", "AUX"):
             return
@@ -230,9 +313,11 @@ def typed_verbs(reader: StatementReader, statement: Statement) -> Iterator[FactD
         plural = reader.doc[verb.i - 1].tag_ == "NNS"
         said = f"{_shown(subject)} {lemma if plural else shown}{part} {preposition} {{v}}"
         reader.thing = subject
-        if lemma and statement.tense in ("present", "perfect", "future") or statement.spans:
+        if (lemma and statement.tense in ("present", "perfect", "future")) or statement.spans:
             own = [t for t in clock if re.match(r"[\d:]", t.text) and not _dated(statement, t)]
-            yield from reader.draft(statement, subject, relation, m["v"].replace(" : ", ":"), effect, text=said, without=own)
+            yield from reader.draft(
+                statement, subject, relation, m["v"].replace(" : ", ":"), effect, text=said, without=own
+            )
         return
     if m := _HELD.match(statement.text):
         tokens = statement.group(m, "s")
@@ -247,11 +332,15 @@ def typed_verbs(reader: StatementReader, statement: Statement) -> Iterator[FactD
             return
         if m["verb"].startswith("move"):
             effect = "change"
-        verb = m["verb"] if m["verb"].startswith(("take", "meet", "happen", "sit", "stand", "leave", "depart")) else "is"
+        verb = (
+            m["verb"] if m["verb"].startswith(("take", "meet", "happen", "sit", "stand", "leave", "depart")) else "is"
+        )
         preposition = "from" if m["p"] == "from" else "on" if "floor" in where else "in"
         verb = {"take place": "takes place", "took place": "takes place", "met": "meets"}.get(verb, verb)
         said = f"{_shown(subject)} {verb} {preposition} {{v}}"
-        yield from reader.draft(statement, subject, "LOCATED_AT", where.removeprefix("the "), effect, text=said, said=where)
+        yield from reader.draft(
+            statement, subject, "LOCATED_AT", where.removeprefix("the "), effect, text=said, said=where
+        )
 
 
 def _due(reader: StatementReader, statement: Statement) -> Iterator[FactDraft]:
@@ -267,12 +356,16 @@ def _due(reader: StatementReader, statement: Statement) -> Iterator[FactDraft]:
         verb = "due" if " due" in m[0] else "scheduled"
         relation = "DUE_ON" if verb == "due" else "SCHEDULED_FOR"
         text = f"{_shown(subject)} is due on {{v}}" if verb == "due" else ""
-        yield from fill(reader, statement, Slot(subject, relation, "time", text, False), _tokens(statement, m["v"]), "change")
+        yield from fill(
+            reader, statement, Slot(subject, relation, "time", text, False), _tokens(statement, m["v"]), "change"
+        )
 
 
 def _spaced(statement: Statement) -> str:
     """All words but those of dates."""
-    kept = [t for t in statement.all if not _dated(statement, t) and t.lower_ not in ("now", "still", "already", "always")]
+    kept = [
+        t for t in statement.all if not _dated(statement, t) and t.lower_ not in ("now", "still", "already", "always")
+    ]
     return re.sub(r"^(?:[,.:]|and|but|so)+ ", "", joined(kept))
 
 

@@ -139,6 +139,7 @@ def third_person(token: Token) -> str:
     """A present verb's third person singular."""
     lemma = str(token.lemma_).lower()
     irregular = {"be": "is", "have": "has", "do": "does", "go": "goes"}
+    irregular |= {"'m": "is", "’m": "is", "'re": "is", "’re": "is", "'ve": "has", "’ve": "has"}
     if lemma in irregular:
         return irregular[lemma]
     if lemma.endswith(("s", "x", "z", "ch", "sh", "o")):
@@ -181,17 +182,34 @@ def solid(head: Token) -> bool:
     return not any(c.lower_ in _BAD_OBJECT_DETERMINERS or c.dep_ == "neg" for c in head.children)
 
 
+def pointed(head: Token) -> bool:
+    """Whether a noun is only pointed at ("this book")."""
+    return any(c.dep_ == "det" and c.lower_ in ("this", "that", "these", "those") for c in head.children)
+
+
 def leans(tokens: Sequence[Token]) -> bool:
     """Whether a phrase holds a word that means nothing outside its turn."""
     return any(t.lower_ in _LEANING and t.pos_ in ("PRON", "DET", "ADV") and t.dep_ != "det" for t in tokens)
+
+
+def _idle(token: Token) -> bool:
+    """Whether an adverb can be left out; "too" in "too many" cannot."""
+    if token.lower_ not in _DROPPED:
+        return False
+    after = token.nbor(1) if token.i + 1 < len(token.doc) else None
+    return not (token.lower_ in ("too", "so", "even") and after is not None and after.pos_ in ("ADJ", "ADV"))
 
 
 def retell(names: Names, clause: Clause, subject: str, token: Token, timed: Sequence[tuple[int, int]]) -> str | None:
     """The clause in the third person without its time words; None when it cannot stand alone."""
     tokens = [t for t in clause.tokens() if not any(a <= t.idx < b for a, b in timed)]
     inside = {t.i for s in clause.subjects for t in s.subtree}
-    rest = [t for t in tokens if t.i not in inside and t.i > min(inside, default=-1) and t.lower_ not in _DROPPED]
-    while rest and rest[-1].dep_ in ("prep", "cc", "punct", "det"):
+    rest = [t for t in tokens if t.i not in inside and t.i > min(inside, default=-1) and not _idle(t)]
+    while rest and (
+        rest[-1].dep_ in ("prep", "cc", "punct", "det")
+        or (len(rest) > 1 and rest[-1].pos_ == "ADV" and rest[-2].dep_ == "cc")
+        or (rest[-1].lower_ == "back" and rest[-1].i + 1 < len(rest[-1].doc) and rest[-1].nbor(1).lower_ == "then")
+    ):
         rest.pop()
     if not rest or len(rest) > 24 or clause.verb not in rest or leans(rest):
         return None

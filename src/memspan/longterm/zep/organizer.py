@@ -98,7 +98,11 @@ class Zep(Organizer):
                 self._entity(tx, resolver, name, label, record, born)
             for draft in extraction.facts:
                 subject = self._entity(tx, resolver, draft.subject, "THING", record, born)
-                target = self._entity(tx, resolver, draft.object, "THING", record, born)
+                if draft.ends and draft.invalid_at is None:
+                    # It can only close what is known: something nobody has heard of needs no entity.
+                    target = resolver.find(tx, normalize(draft.object)) if draft.object else None
+                else:
+                    target = self._entity(tx, resolver, draft.object, "THING", record, born)
                 if subject is None or subject == target or (target is None and not draft.ends):
                     continue
                 self._fact(tx, draft, subject, target, record, to_micros(episode.at))
