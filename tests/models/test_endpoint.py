@@ -199,6 +199,71 @@ def test_bad_arguments(server):
     assert server.requests == []
 
 
+SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"], "additionalProperties": False}
+
+
+def said(text, **more):
+    return 200, {}, {"choices": [{"message": {"content": text}, **more}]}
+
+
+def test_a_schema_is_sent_as_response_format(server):
+    server.default = said('{"n": 3}')
+    assert language_model(server).generate("How many?", max_new_tokens=9, schema=SCHEMA).text == '{"n": 3}'
+    wanted = server.requests[0][2]["response_format"]
+    assert wanted["type"] == "json_schema" and wanted["json_schema"]["strict"] is True
+    assert wanted["json_schema"]["schema"] == SCHEMA
+    language_model(server).generate("How many?", max_new_tokens=9)
+    assert "response_format" not in server.requests[1][2]
+
+
+@pytest.mark.parametrize("status", [400, 415, 422, 501])
+def test_a_server_that_refuses_schemas_is_told_in_words(server, status):
+    def older(body):
+        if "response_format" in body:
+            return status, {}, {"error": "unknown field response_format"}
+        return said('Sure:\n```json\n{"n": 3}\n```')
+
+    server.default = older
+    model = language_model(server)
+    assert model.generate("How many?", max_new_tokens=9, schema=SCHEMA).text == '{"n": 3}'
+    told = server.requests[1][2]["messages"][-1]["content"]
+    assert told.startswith("How many?") and json.dumps(SCHEMA) in told
+    model.generate("How many?", max_new_tokens=9, schema=SCHEMA)
+    assert len(server.requests) == 3  # it is not offered again
+
+
+def test_a_refusal_of_something_else_is_reported_and_not_taken_for_one_of_schemas(server):
+    server.default = (400, {}, {"error": "prompt too long"})
+    model = language_model(server)
+    with pytest.raises(ModelError, match="prompt too long"):
+        model.generate("How many?", max_new_tokens=9, schema=SCHEMA)
+    server.default = said('{"n": 3}')
+    model.generate("How many?", max_new_tokens=9, schema=SCHEMA)
+    assert "response_format" in server.requests[-1][2]
+
+
+def test_an_answer_that_does_not_fit_is_asked_for_again(server):
+    server.script = [said("three"), said('{"n": "three"}'), said('{"n": 3}')]
+    assert language_model(server).generate("How many?", max_new_tokens=9, schema=SCHEMA).text == '{"n": 3}'
+    first, second, third = (body["messages"] for _, _, body in server.requests)
+    assert len(first) == 1 and len(second) == len(third) == 3
+    assert "no JSON object" in second[-1]["content"] and "n must be integer" in third[-1]["content"]
+
+
+def test_no_fitting_answer(server):
+    server.default = said("three")
+    with pytest.raises(ModelError, match="fits the schema in 3 tries"):
+        language_model(server).generate("How many?", max_new_tokens=9, schema=SCHEMA)
+    server.default = said('{"n": 1', finish_reason="length")
+    with pytest.raises(ModelError, match="cut off after 9 tokens"):
+        language_model(server).generate("How many?", max_new_tokens=9, schema=SCHEMA)
+    count = len(server.requests)
+    for options in ({"schema": {"format": "date"}}, {"schema": SCHEMA, "stop": ["x"]}):
+        with pytest.raises(InputError):
+            language_model(server).generate("How many?", max_new_tokens=9, **options)
+    assert len(server.requests) == count
+
+
 def test_loglik_sums_the_option(server):
     def echo(body):
         tokens = ["The", " sky", " is", *([" bl", "ue"] if body["prompt"].endswith("blue") else [" red"]), " ."]

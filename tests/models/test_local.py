@@ -106,6 +106,16 @@ def test_bad_arguments(tiny):
             load_language_model(tiny, **options)
 
 
+@pytest.mark.parametrize("device", ["cuda:97", "xyz", "meta"])
+def test_devices_that_are_not_there(tiny, device):
+    with pytest.raises(InputError, match="device"):
+        load_language_model(tiny, device=device)
+
+
+def test_the_cpu_by_any_name(tiny):
+    assert load_language_model(tiny, device="cpu:0").footprint().by_place.keys() == {"ram"}
+
+
 def test_budget_is_checked_before_weights_are_read(tiny, tmp_path):
     (tmp_path / "config.json").write_text((tiny / "config.json").read_text())  # and no weights at all
     with pytest.raises(BudgetError, match="int8") as caught:

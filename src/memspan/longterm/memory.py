@@ -12,7 +12,7 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from memspan.core.errors import BudgetError, InputError
+from memspan.core.errors import InputError
 from memspan.core.footprint import Footprint
 from memspan.longterm import clock
 from memspan.longterm.adding import insert_episodes
@@ -20,7 +20,7 @@ from memspan.longterm.base import Episode, Organizer, Query, Recollection, Scrib
 from memspan.longterm.changes import Change, changes, undo
 from memspan.longterm.embedding import EmbedderSlot
 from memspan.longterm.forget import Forgotten, forget_episodes
-from memspan.longterm.index import PassageIndex
+from memspan.longterm.index import PassageIndex, expected_bytes, expected_of_texts
 from memspan.longterm.recall import (
     Deadline,
     RankingConfig,
@@ -299,28 +299,33 @@ class Memory:
         key = (tx.space_id, episodes)
         index = self._indexes.get(key)
         if index is None:
+            if (tx.space_id, not episodes) not in self._indexes:  # both are counted when the first is loaded
+                self._require_ram(tx)
             index = self._indexes[key] = PassageIndex(tx.space_id, episodes=episodes)
-            self._require_ram(tx)
         index.refresh(tx)
         return index
 
     def _require_ram(self, tx: Transaction) -> None:
-        """Refuse an index that would not fit before it is read."""
+        """Refuse an index that would not fit beside what is held, before it is read."""
         if self.budget is None:
             return
-        words, count, vectors, dim = tx.execute(
-            "SELECT coalesce(sum(length(terms)) / 4, 0), count(*), count(v.id), coalesce(max(length(v.data)) / 2, 0)"
-            " FROM passage p LEFT JOIN vector v ON v.passage = p.id WHERE p.space = ?",
-            (tx.space_id,),
-        ).fetchone()
-        needed = 6 * words + 64 * count + 4 * dim * (count if vectors else 0)
-        if needed > self.budget.total:
-            raise BudgetError(
-                "the store's index",
-                needed=needed,
-                allowed=self.budget.total,
-                advice="raise the budget, open with embedder=None, or move tenants to stores of their own",
-            )
+        held = self.budget.total - self.budget.remaining(self.footprint())
+        self.budget.require(
+            "the store with its index" + (", beside the embedder," if self._embedding.footprint().total else ""),
+            held + expected_bytes(tx),
+            advice="raise the budget, open with embedder=None, or move tenants to stores of their own",
+        )
+
+    def expected_ram(self, episodes: Sequence[Episode] = (), *, dim: int = 0) -> int:
+        """Bytes of RAM that the store will hold with its index loaded, `episodes` added and vectors of length `dim`.
+
+        What is in the file is counted; for new episodes it is an estimate, with as much again for what an organizer
+        derives from them.
+        """
+        with self.store.read(self._now(), self.space) as tx:
+            kept = expected_bytes(tx, dim)
+        new = expected_of_texts((len(episode.text) for episode in episodes), dim)
+        return self.store.footprint().by_place.get("ram", 0) + kept + new * (2 if self.organizer.kinds else 1)
 
     def ask(self, question: str, **options: Any) -> Answer:
         """Answer from memory with citations, or decline; see `knowledge_survey.GroundedAnswerer` for the options."""

@@ -57,13 +57,28 @@ class LanguageModel(Protocol):
         """Most tokens of prompt and answer together; None when an endpoint does not say."""
 
     def generate(
-        self, prompt: Prompt, *, max_new_tokens: int, temperature: float = 0.0, stop: Sequence[str] = ()
+        self,
+        prompt: Prompt,
+        *,
+        max_new_tokens: int,
+        temperature: float = 0.0,
+        stop: Sequence[str] = (),
+        schema: Mapping[str, Any] | None = None,
     ) -> Generation:
         """Continue the conversation. Temperature 0 is greedy.
 
+        Args:
+            prompt: one user message, or a conversation.
+            max_new_tokens: most tokens to write.
+            temperature: of sampling.
+            stop: strings before which the text ends.
+            schema: a JSON schema (see `memspan.models.schema` for its keywords): the text is then one JSON value that
+                fits it. A local model can write nothing else; an endpoint is told, checked, and asked again.
+
         Raises:
-            InputError: the prompt is malformed or leaves no room for an answer in the context window.
-            ModelError: the endpoint failed.
+            InputError: the prompt is malformed or leaves no room for an answer in the context window or in
+                `max_new_tokens`, or the schema is unusable.
+            ModelError: the endpoint failed, or gave no answer that fits the schema.
         """
 
     def loglik(self, prompt: str, options: Sequence[str]) -> list[float]:
@@ -150,6 +165,16 @@ def checked_messages(prompt: Prompt) -> list[dict[str, str]]:
     if not messages:
         raise InputError("the prompt holds no message")
     return messages
+
+
+def check_generation(
+    max_new_tokens: int, temperature: float, stop: Sequence[str], schema: Mapping[str, Any] | None
+) -> None:
+    """Raise InputError when the options of `generate` cannot be."""
+    if max_new_tokens < 1 or temperature < 0:
+        raise InputError("max_new_tokens must be at least 1, and temperature at least 0")
+    if schema is not None and any(stop):
+        raise InputError("a schema already says where the answer ends: leave stop out")
 
 
 def cut_at_stop(text: str, stop: Sequence[str]) -> str:

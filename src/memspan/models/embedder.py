@@ -29,7 +29,7 @@ from memspan.models.spec import fingerprint, quiet_transformers, require_local
 
 POOLINGS = ("mean", "cls", "max")
 DTYPES = ("auto", "float32", "bfloat16")
-_BATCH_TOKENS = 4096  # bounds the activations: about 60 MB per worker for MiniLM
+BATCH_TOKENS = 4096  # bounds the activations: about 60 MB per worker for MiniLM
 _CAST_TOKENS = 128  # casting the weights to bfloat16 pays from about here on; a question stays in float32
 _CHUNK = 4096  # texts tokenized at once: their token ids stay small, and sorting inside a chunk loses nothing
 _CHARS_PER_TOKEN = 128  # far above any real text: what is cut before tokenizing would not have been read
@@ -145,7 +145,7 @@ class TransformersEmbedder:
         start = 0
         while start < len(order):
             longest = max(1, len(ids[order[start]]))
-            size = max(1, min(self.batch_size, _BATCH_TOKENS // longest))
+            size = max(1, min(self.batch_size, BATCH_TOKENS // longest))
             yield order[start : start + size]
             start += size
 

@@ -9,19 +9,29 @@ from __future__ import annotations
 
 import email.utils
 import hashlib
+import json
 import math
 import os
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from memspan.core.errors import InputError, ModelError, UnsupportedModelError
 from memspan.core.footprint import Footprint
-from memspan.models.base import Generation, Prompt, Vectors, checked_messages, checked_texts, cut_at_stop
+from memspan.models.base import (
+    Generation,
+    Prompt,
+    Vectors,
+    check_generation,
+    checked_messages,
+    checked_texts,
+    cut_at_stop,
+)
 from memspan.models.progress import progress_bar
+from memspan.models.schema import checked_schema, first_value, violation
 
 if TYPE_CHECKING:
     import httpx
@@ -30,6 +40,8 @@ KEY_VARIABLES = ("MEMSPAN_API_KEY", "OPENAI_API_KEY")
 _RETRIED = {408, 409, 425, 429, 500, 502, 503, 504, 529}
 _LONGEST_WAIT = 60.0  # seconds; a server that asks for more is given up on at once, with its own figure
 _EXCERPT = 300
+_REFUSALS = (400, 415, 422, 501)  # of an option that a server does not know
+_SCHEMA_TRIES = 3
 _CHARS_PER_TOKEN = 4.0  # English under the usual byte-pair vocabularies
 
 
@@ -124,39 +136,93 @@ class EndpointLanguageModel:
         self.name = f"openai:{self.endpoint.base_url}#{model}"
         self.fingerprint = _fingerprint("lm", self.name)
         self.context_window = context_window
+        self._takes_schema = True
 
     def generate(
-        self, prompt: Prompt, *, max_new_tokens: int, temperature: float = 0.0, stop: Sequence[str] = ()
+        self,
+        prompt: Prompt,
+        *,
+        max_new_tokens: int,
+        temperature: float = 0.0,
+        stop: Sequence[str] = (),
+        schema: Mapping[str, Any] | None = None,
     ) -> Generation:
-        """One chat completion. Token counts are the server's, or estimates where it sends none."""
-        if max_new_tokens < 1 or temperature < 0:
-            raise InputError("max_new_tokens must be at least 1, and temperature at least 0")
-        messages = checked_messages(prompt)
+        """One chat completion. Token counts are the server's, or estimates where it sends none.
+
+        A schema is sent as `response_format`; to a server that refuses that, as a part of the last message. The answer
+        is checked either way, and asked for again with what was wrong, up to two times.
+        """
+        check_generation(max_new_tokens, temperature, stop, schema)
         body: dict[str, Any] = {
             "model": self.endpoint.model,
-            "messages": messages,
+            "messages": checked_messages(prompt),
             "max_tokens": max_new_tokens,
             "temperature": temperature,
         }
         if stop:
             body["stop"] = list(stop)
         begun = time.perf_counter()
-        answer = self.endpoint.post("chat/completions", body)
+        if schema is None:
+            answer = self.endpoint.post("chat/completions", body)
+            text = cut_at_stop(self._content(answer), stop)
+        else:
+            answer, text = self._by_schema(body, checked_schema(schema))
+        usage = answer.get("usage")
+        counts = usage if isinstance(usage, dict) else {}
+        read = counts.get("prompt_tokens") or sum(self.count_tokens(m["content"]) for m in body["messages"])
+        return Generation(
+            text=text,
+            prompt_tokens=int(read),
+            new_tokens=int(counts.get("completion_tokens") or self.count_tokens(text)),
+            seconds=time.perf_counter() - begun,
+        )
+
+    def _content(self, answer: Mapping[str, Any]) -> str:
         try:
             text = answer["choices"][0]["message"]["content"] or ""
         except (KeyError, IndexError, TypeError):
             raise ModelError(f"{self.name} answered without choices[0].message.content") from None
         if not isinstance(text, str):
             raise ModelError(f"{self.name} answered with content that is no text")
-        text = cut_at_stop(text, stop)
-        usage = answer.get("usage")
-        counts = usage if isinstance(usage, dict) else {}
-        return Generation(
-            text=text,
-            prompt_tokens=int(counts.get("prompt_tokens") or sum(self.count_tokens(m["content"]) for m in messages)),
-            new_tokens=int(counts.get("completion_tokens") or self.count_tokens(text)),
-            seconds=time.perf_counter() - begun,
-        )
+        return text
+
+    def _by_schema(self, body: dict[str, Any], schema: dict[str, Any]) -> tuple[dict[str, Any], str]:
+        """The server's answer, and its text that fits the schema."""
+        asked: list[dict[str, str]] = body["messages"]
+        problem = ""
+        for _ in range(_SCHEMA_TRIES):
+            answer = self._post_schema(body, schema)
+            text = self._content(answer)
+            if answer["choices"][0].get("finish_reason") == "length":
+                raise ModelError(f"{self.name} was cut off after {body['max_tokens']} tokens: raise max_new_tokens")
+            try:
+                value, written = first_value(text)
+                problem = violation(value, schema)
+            except ValueError as error:
+                problem = str(error)
+            if not problem:
+                return answer, written
+            # Only the last mistake is shown, so that small context windows are not filled with old ones.
+            body["messages"] = [
+                *asked,
+                {"role": "assistant", "content": text[:2000] or "(nothing)"},
+                {"role": "user", "content": f"That cannot be used: {problem}. Answer again with the JSON only."},
+            ]
+        raise ModelError(f"{self.name} gave no answer that fits the schema in {_SCHEMA_TRIES} tries: {problem}")
+
+    def _post_schema(self, body: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+        if self._takes_schema:
+            wanted = {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": schema}}
+            try:
+                return self.endpoint.post("chat/completions", {**body, "response_format": wanted})
+            except ModelError as error:
+                if not any(f"status {status}" in str(error) for status in _REFUSALS):
+                    raise
+        *before, last = body["messages"]
+        told = f"{last['content']}\n\nAnswer with JSON only, which fits this schema: {json.dumps(schema)}"
+        answer = self.endpoint.post("chat/completions", {**body, "messages": [*before, {**last, "content": told}]})
+        self._takes_schema = False  # only now: what was wrong before may have been something else
+        return answer
 
     def loglik(self, prompt: str, options: Sequence[str]) -> list[float]:
         """Through `completions` with `echo` and `logprobs`, which vLLM and llama.cpp's server offer and few others.

@@ -10,7 +10,6 @@ The directory is `<cache>/memspan/gguf/<hash of the file>-<dtype>`; deleting it 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 from importlib.util import find_spec
@@ -20,16 +19,12 @@ from typing import Any
 import numpy as np
 
 from memspan.core.errors import MissingExtraError, ModelError, UnsupportedModelError
+from memspan.models.home import cache_home
 from memspan.models.progress import progress_bar
 from memspan.models.spec import LOCAL_EXTRA, file_digest, quiet_transformers, require_local
 
 _FORMAT = 1  # part of the directory's name; raise it when what is written changes
 _SAFETENSORS_DTYPES = {"float32": "F32", "bfloat16": "BF16"}
-
-
-def cache_home() -> Path:
-    """memspan's folder in the user's cache: under XDG_CACHE_HOME, or ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "memspan"
 
 
 def _place(path: Path, dtype: str, cache: Path | None = None) -> Path:

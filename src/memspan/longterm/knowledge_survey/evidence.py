@@ -289,7 +289,9 @@ def _temporal(
         newest = place.get(sentence.at, 0.0) if sentence.at is not None and id(sentence) in bears else 0.0
         oldest = 1 - newest if sentence.at is not None and id(sentence) in bears else 0.0
         latest = (question.present or question.last or as_of is not None) and not question.past
-        sentence.features["recency"] = told.get(id(sentence), 0.0) * newest if latest else oldest if question.past else 0.0
+        sentence.features["recency"] = (
+            told.get(id(sentence), 0.0) * newest if latest else oldest if question.past else 0.0
+        )
         sentence.features["timely"] = 0.0 if period is None else _timely(sentence, period)
 
 

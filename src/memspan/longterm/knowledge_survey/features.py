@@ -29,7 +29,9 @@ from memspan.longterm.knowledge_survey.text import (
 from memspan.longterm.scribe.dates import find_times
 
 _SHORT = 4  # words
-_PRONOUN = re.compile(r"\b(?:he|she|they|him|her|them|his|hers|their|theirs|it|its)\b(?!\s+(?:is|was) (?:true|funny))", re.I)
+_PRONOUN = re.compile(
+    r"\b(?:he|she|they|him|her|them|his|hers|their|theirs|it|its)\b(?!\s+(?:is|was) (?:true|funny))", re.I
+)
 _AHEAD = re.compile(
     r"\b(?:will|won['’]t|going to|gonna|plan(?:ning|s)? (?:to|on)|wants? to|hop(?:e|ing) to|about to|thinking of)\b"
     r"|['’](?:ll)\b|\b(?:I['’]m|am|is|are|we['’]re|they['’]re)\s+\w+ing\b",

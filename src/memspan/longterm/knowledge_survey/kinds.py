@@ -27,7 +27,9 @@ _NAME = re.compile(r"\b(?:name[sd]?|called|nickname[ds]?|title[ds]?)\b(?! of)|\b
 _NAMING = re.compile(
     r"\b(?:named?|names?|called|nicknamed|entitled|titled)\b|\bcall(?:s|ing)? (?:it|him|her|them|this|that)\b", re.I
 )
-_WORK = re.compile(r"\b(?:job|profession|occupation|career|for a living|position|employed|employer|work(?:s|ed|ing)? as)\b", re.I)
+_WORK = re.compile(
+    r"\b(?:job|profession|occupation|career|for a living|position|employed|employer|work(?:s|ed|ing)? as)\b", re.I
+)
 _WORKING = re.compile(
     r"\b(?:job|profession|career|position|promoted|hired|employed|shifts?|works?|worked|working)\b"
     r"|\b(?:I['’]?m|I am|is|was|as|became|become|been|he['’]s|she['’]s)\s+(?:now\s+)?(?:an?|the|our)\s+(?:\w+\s+){0,3}?\w*"
@@ -45,7 +47,8 @@ _MONEY_ASKED = re.compile(
     re.I,
 )
 _MONEY = re.compile(
-    r"[$€£¥]\s?\d|\d\s?(?:[$€£¥]|k\b)|\b(?:euros?|dollars?|pounds?|bucks?|quid|cents?|pence|francs?|crowns?|yen|grand)\b", re.I
+    r"[$€£¥]\s?\d|\d\s?(?:[$€£¥]|k\b)|\b(?:euros?|dollars?|pounds?|bucks?|quid|cents?|pence|francs?|crowns?|yen|grand)\b",
+    re.I,
 )
 _AGE = re.compile(
     r"\b(?:years?|months?|weeks?)[- ]old\b|\bturn(?:s|ed|ing)?\s+(?:\d+|\w+ty|\w+teen|one|two|three|four|five|six|seven"
@@ -53,7 +56,8 @@ _AGE = re.compile(
     re.I,
 )
 _DURATION = re.compile(
-    r"\b(?:seconds?|minutes?|hours?|days?|nights?|weeks?|weekends?|months?|years?|decades?|since|fortnight|ages)\b", re.I
+    r"\b(?:seconds?|minutes?|hours?|days?|nights?|weeks?|weekends?|months?|years?|decades?|since|fortnight|ages)\b",
+    re.I,
 )
 
 
@@ -71,7 +75,9 @@ def form_of(question: str) -> Form:
             return "work"
         if _NAME.search(question):
             return "name"
-        if re.search(r"\b(?:price|cost|budget|salary|rent)\b", question, re.I) and re.search(r"\bwhat (?:is|was|did|does)\b", question, re.I):
+        if re.search(r"\b(?:price|cost|budget|salary|rent)\b", question, re.I) and re.search(
+            r"\bwhat (?:is|was|did|does)\b", question, re.I
+        ):
             return "money"
         if re.search(r"\b(?:age)\b", question, re.I):
             return "age"

