@@ -141,7 +141,7 @@ class GroundedAnswerer:
         return Answer(
             text=f"{fact.text} [1]",
             citations=[cited(1, source, 1.0)],
-            confidence=evidence.confidence,
+            confidence=max(evidence.confidence, fact_match(fact)),
             reader=STATED_FACT,
             claims=[Claim(text=fact.text, support=1.0, citations=(1,))],
             recollections=[fact, *evidence.hits],

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +35,7 @@ from memspan.longterm.knowledge_survey.features import (
 )
 from memspan.longterm.knowledge_survey.kinds import form_of
 from memspan.longterm.knowledge_survey.likeness import Likeness
-from memspan.longterm.knowledge_survey.text import Question, read_question, sentence_spans, stems, words
+from memspan.longterm.knowledge_survey.text import Question, read_question, sentence_spans, stems
 from memspan.longterm.scribe.dates import TimeSpan, find_times, question_time
 
 if TYPE_CHECKING:
@@ -386,8 +386,8 @@ def confidence_features(
 ) -> dict[str, float]:
     """What the confidence in the best sentence is estimated from: its own features, and how it stands out.
 
-    "share" is how much of all sentences' likelihood falls to its episode, "like_coverage" how much of the question is said
-    there or in what it stands in, "said_share" the product of both: that one sentence is likelier than all others does
+    "share" is how much of all sentences' likelihood falls to its episode, "like_coverage" how much of the question is
+    said there or in what it stands in, "said_share" the product of both: that one sentence is likelier than all others does
     not mean that it says what was asked. "lacking" is the mean absence of the question's content words, "empty" that
     none is there.
     """

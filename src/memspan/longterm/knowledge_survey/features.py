@@ -8,7 +8,7 @@ by the thread it stands in, each by exact stems and by likeness of meaning.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -214,7 +214,7 @@ def judge_form(question: Question, form: Form, sentence: Sentence) -> None:
 
 
 def _void(form: Form, held: float, ahead: bool) -> bool:
-    """Whether it cannot be the answer: no name where one is asked for, no number, no time but that of an announcement."""
+    """Whether it cannot be the answer: no name where one is asked for, no number, or only announced when asked when."""
     match form:
         case "name":
             return held in (0.0, 0.3)

@@ -45,8 +45,8 @@ class Item:
     Attributes:
         answer: words that a right answer holds.
         evidence: ids of the paragraphs or episodes that hold them.
-        kind: "fact", "changed", "time", "exchange"; of unanswerable ones "wrong person", "unknown thing", "no such attribute",
-            "never told".
+        kind: "fact", "changed", "time", "exchange"; of unanswerable ones "wrong person", "unknown thing",
+            "no such attribute", "never told".
     """
 
     question: str

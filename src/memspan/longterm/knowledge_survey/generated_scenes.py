@@ -158,9 +158,10 @@ _SCENES: Sequence[Scene] = (
                 ("Where did {a} travel with {first}?", "{place}"), ("Who wanted to see mountains?", "{first}"))),
             Line("b", "How did you get there?"),
             Line("a", "By {vehicle}, it took us {n} hours.", (
-                ("By what means did {a} travel to {place}?", "{vehicle}"), ("How long was the trip to {place}?", "{n}"))),
+                ("By what means did {a} travel to {place}?", "{vehicle}"),
+                ("How long was the trip to {place}?", "{n}"))),
         ),
-        ("Which hotel did {a} stay at in {place}?", "What did {a} photograph in {place}?", "Which museum did {a} visit?"),
+        ("Which hotel did {a} stay at in {place}?", "What did {a} photograph there?", "Which museum did {a} visit?"),
     ),
 )  # fmt: skip
 

@@ -32,7 +32,8 @@ _WORK = re.compile(
 )
 _WORKING = re.compile(
     r"\b(?:job|profession|career|position|promoted|hired|employed|shifts?|works?|worked|working)\b"
-    r"|\b(?:I['’]?m|I am|is|was|as|became|become|been|he['’]s|she['’]s)\s+(?:now\s+)?(?:an?|the|our)\s+(?:\w+\s+){0,3}?\w*"
+    r"|\b(?:I['’]?m|I am|is|was|as|became|become|been|he['’]s|she['’]s)\s+(?:now\s+)?(?:an?|the|our)"
+    r"\s+(?:\w+\s+){0,3}?\w*"
     r"(?:er|or|ist|ian|ant|ent|man|woman|nurse|cook|chef|clerk|pilot|judge|guide|guard|coach|intern|curator)\b",
     re.I,
 )
@@ -52,7 +53,8 @@ _MONEY = re.compile(
 )
 _AGE = re.compile(
     r"\b(?:years?|months?|weeks?)[- ]old\b|\bturn(?:s|ed|ing)?\s+(?:\d+|\w+ty|\w+teen|one|two|three|four|five|six|seven"
-    r"|eight|nine|ten|eleven|twelve)\b|\baged?\b|\b\w+(?:st|nd|rd|th) birthday\b|\b(?:I['’]m|is|am|he['’]s|she['’]s)\s+\d{1,2}\b",
+    r"|eight|nine|ten|eleven|twelve)\b|\baged?\b|\b\w+(?:st|nd|rd|th) birthday\b"
+    r"|\b(?:I['’]m|is|am|he['’]s|she['’]s)\s+\d{1,2}\b",
     re.I,
 )
 _DURATION = re.compile(
