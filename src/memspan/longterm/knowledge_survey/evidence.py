@@ -387,9 +387,9 @@ def confidence_features(
     """What the confidence in the best sentence is estimated from: its own features, and how it stands out.
 
     "share" is how much of all sentences' likelihood falls to its episode, "like_coverage" how much of the question is
-    said there or in what it stands in, "said_share" the product of both: that one sentence is likelier than all others does
-    not mean that it says what was asked. "lacking" is the mean absence of the question's content words, "empty" that
-    none is there.
+    said there or in what it stands in, "said_share" the product of both: that one sentence is likelier than all others
+    does not mean that it says what was asked. "lacking" is the mean absence of the question's content words, "empty"
+    that none is there.
     """
     if not sentences:
         return {}
