@@ -40,6 +40,8 @@ class EmbedderSlot:
         self._generation = ""
         self._queries: OrderedDict[str, F32] = OrderedDict()
         self._query_seconds = 0.0
+        self.words: dict[str, F32] = {}
+        """Vectors of single words that were compared; emptied when something is forgotten."""
 
     @property
     def name(self) -> str | None:
@@ -175,11 +177,13 @@ class EmbedderSlot:
             tx.bump()
         self._checked = False
         self._queries.clear()
+        self.words.clear()
         return count
 
     def forget(self, texts: Sequence[str]) -> None:
         """Drop cached vectors of erased texts."""
         self._queries.clear()
+        self.words.clear()
         forget = getattr(self._embedder, "forget", None)
         if forget is not None:
             forget(texts)
