@@ -158,7 +158,7 @@ class KNNDatastore:
         distances = th.full((len(query), 0), 0.0)
         places = th.zeros((len(query), 0), dtype=th.long)
         if len(query) > _ROWS:
-            parts = [self.nearest(part) for part in query.split(_ROWS)]
+            parts = [self.nearest(part) for part in th.split(query, _ROWS)]
             return th.cat([part[0] for part in parts]), th.cat([part[1] for part in parts])
         for first in range(0, len(self), _BLOCK):
             keys = th.from_numpy(self.keys[first : first + _BLOCK]).float()
@@ -248,7 +248,9 @@ class KNNDatastore:
                 f"logits {tuple(logits.shape)}, hidden {tuple(hidden.shape)} and targets {tuple(targets.shape)} must be"
                 " [T, V], [T, D] and [T], T at least 1"
             )
-        rows = zip(logits.split(256), targets.split(256), strict=True)  # a row of float32 is as long as the vocabulary
+        rows = zip(
+            th.split(logits, 256), th.split(targets, 256), strict=True
+        )  # a row of float32 is as long as the vocabulary
         known = [th.log_softmax(row.float(), -1).gather(1, wanted[:, None])[:, 0] for row, wanted in rows]
         distances, places = self.nearest(hidden)
         return th.cat(known).cpu(), distances, th.from_numpy(self.values)[places]
