@@ -52,6 +52,12 @@ def test_an_equal_statement_counts_once_with_its_newest_date() -> None:
         ("The mayor of Barby is Ann Holm.", "The mayor of Corby is Bo Lind.", QUESTION, 0),
         ("About 300 people live in Barby.", "About 450 people live in Barby.", "How many people live in Barby?", 1),
         ("About 300 people live in Barby.", "About 300 people live in Barby now.", "How many people live in Barby?", 0),
+        (
+            "Ann Holm won the race in 2019.",
+            "Bo Lind won the race in 2020.",
+            "Who won the race in 2019?",
+            0,
+        ),
         ("The ferry to Barby runs daily.", "The ferry to Barby never runs daily.", "Does the ferry to Barby run?", 1),
         ("The mayor of Barby is Ann Holm.", "The mayor of Barby met Bo Lind at the fair in May.", QUESTION, 0),
     ],

@@ -64,11 +64,12 @@ def conflicts(question: str, hits: Sequence[Recollection]) -> list[Conflict]:
     with its newest date.
 
     Args:
-        question: as it was asked; every name in it must stand in a statement.
+        question: as it was asked; every name and number in it must stand in a statement.
         hits: of `Memory.recall`, or `Answer.recollections`; only episodes are read.
     """
     asked = content(question)
     asked_names = {name.casefold() for name in names(question)}
+    asked_numbers = numbers(question)
     read: list[_Read] = []
     for hit in hits:
         if hit.kind != "episode":
@@ -79,8 +80,10 @@ def conflicts(question: str, hits: Sequence[Recollection]) -> list[Conflict]:
             tokens = {token.casefold() for token in text_tokens(text)}
             if not asked or len(asked & held) < _BEARS * len(asked) or not asked_names <= tokens:
                 continue
+            if not asked_numbers <= numbers(text):
+                continue
             found = {name.casefold() for name in names(text)} - asked_names
-            values = frozenset(found | numbers(text) - numbers(question))
+            values = frozenset(found | numbers(text) - asked_numbers)
             stated = Stated(text, hit.id, hit.valid_at, dict(hit.metadata))
             read.append(_Read(stated, hit.speaker, held - stems(" ".join(found)), values, negations(text)))
     groups: list[list[_Read]] = []
