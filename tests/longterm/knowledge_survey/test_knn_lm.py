@@ -145,13 +145,14 @@ def test_tuning_takes_the_best_of_what_it_tries(model: Any) -> None:
     text = logits[:-1], hidden[:-1], torch.tensor(ids[1:])
     first = store.temperature
     tried = {}
-    for scale in (0.01, 1.0):
-        store.temperature = first * scale
-        tried |= {(scale, lam): store.loss(*text, lam) for lam in (0.1, 0.9)}
+    for store.k in (1, 4):
+        for scale in (0.01, 1.0):
+            store.temperature = first * scale
+            tried |= {(store.k, scale, lam): store.loss(*text, lam) for lam in (0.1, 0.9)}
     store.temperature = first
-    lam = store.tune(*text, scales=(0.01, 1.0), lams=(0.1, 0.9))
-    best = min(tried, key=lambda setting: tried[setting])
-    assert (store.temperature, lam) == (first * best[0], best[1])
+    lam = store.tune(*text, scales=(0.01, 1.0), lams=(0.1, 0.9), ks=(1, 4))
+    assert store.loss(*text, lam) == pytest.approx(min(tried.values()))
+    assert tried[store.k, store.temperature / first, lam] == pytest.approx(min(tried.values()))
     wrong = text[0], text[1], torch.full((len(ids) - 1,), 31)  # what never followed in the datastore
     assert store.tune(*wrong) == 0.0
 
@@ -207,6 +208,8 @@ def test_bad_input(model: Any, store: KNNDatastore) -> None:
         KNNDatastore.build(model, Words(), TEXTS, temperature=0)
     with pytest.raises(InputError, match="scales"):
         store.tune(logits, hidden, torch.tensor([1, 2]), scales=(0.0,))
+    with pytest.raises(InputError, match="ks"):
+        store.tune(logits, hidden, torch.tensor([1, 2]), ks=(0,))
     with pytest.raises(InputError, match="targets"):
         store.loss(logits, hidden, torch.tensor([1]))
     with pytest.raises(InputError, match="lam"):

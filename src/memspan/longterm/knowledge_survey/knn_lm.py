@@ -217,28 +217,35 @@ class KNNDatastore:
         *,
         scales: Sequence[float] = (0.01, 0.03, 0.1, 0.3, 1.0),
         lams: Sequence[float] = (0.05, 0.1, 0.15, 0.25, 0.4),
+        ks: Sequence[int] = (),
     ) -> float:
-        """Choose T and λ by the loss on a text that is neither stored nor tested; sets `temperature`, returns λ.
+        """Choose k, T and λ by the loss on a text that is neither stored nor tested; sets the first two, returns λ.
 
         Args:
             logits: `[T, V]`; hidden: `[T, D]`; targets: `[T]`.
             scales: candidates for T, in units of the present temperature.
             lams: candidates for λ; 0 is returned when none of them lowers the loss.
+            ks: candidates for k; none keeps the present one.
 
         Raises:
             InputError: a candidate that cannot be, or shapes that do not fit.
         """
         if not scales or not all(scale > 0 for scale in scales) or not all(0 <= lam <= 1 for lam in lams):
             raise InputError(f"scales {scales} must be above 0, and lams {lams} lie between 0 and 1")
+        if not all(isinstance(k, int) and k >= 1 for k in ks):
+            raise InputError(f"ks {ks} must be whole numbers of at least 1")
+        tried, first = ks or (self.k,), self.temperature
+        self.k = max(tried)
         known, distances, tokens = self._scored(logits, hidden, targets)
         hits = tokens == targets[:, None].cpu()
-        best = self._mixed_loss(known, distances, hits, self.temperature, 0.0), self.temperature, 0.0
-        for scale in scales:
-            temperature = self.temperature * scale
-            for lam in lams:
-                best = min(best, (self._mixed_loss(known, distances, hits, temperature, lam), temperature, lam))
-        self.temperature = best[1]
-        return best[2]
+        best = self._mixed_loss(known, distances, hits, first, 0.0), tried[0], first, 0.0
+        for k in tried:
+            near = distances[:, :k], hits[:, :k]  # sorted, so that the first k are the k nearest
+            for temperature in (first * scale for scale in scales):
+                for lam in lams:
+                    best = min(best, (self._mixed_loss(known, *near, temperature, lam), k, temperature, lam))
+        _, self.k, self.temperature, lam = best
+        return lam
 
     def _scored(self, logits: torch.Tensor, hidden: torch.Tensor, targets: torch.Tensor) -> tuple[Any, Any, Any]:
         """log p_LM(target), `[T]`, and distances and tokens of the neighbours, `[T, k]`."""
