@@ -29,11 +29,6 @@ class Corpus:
             first.setdefault(item.evidence[0], item)
         return [first[uid] for uid in self.passages if uid in first]
 
-    def part(self, count: int) -> Corpus:
-        """The first `count` passages with their questions."""
-        kept = dict(list(self.passages.items())[:count])
-        return Corpus(self.label, kept, [item for item in self.items if item.evidence[0] in kept])
-
 
 def made_up(seed: int, count: int) -> Corpus:
     """Paragraphs with invented names, which no model can know."""

@@ -9,8 +9,8 @@ Where the environment variable MEMSPAN_DATA names a folder, the full size also r
 `xquad/xquad.en.json` (google-deepmind/xquad, CC BY-SA 4.0), `rgb/en_fact.json` (chen700564/RGB, CC BY-NC-SA 4.0) and
 `books/alice29.txt` (google/snappy, public domain).
 
-Expect three kinds of miss. On XQuAD four other paragraphs of the same article are left when the right one is taken
-away, and a sentence of theirs that shares the question's words is hard to tell from an answer. The best sentence of the
+Expect three kinds of miss. On XQuAD other paragraphs of the same article are left when the right one is taken away,
+and a sentence of theirs that shares the question's words is hard to tell from an answer. The best sentence of the
 right paragraph is not always the one that holds the value. What the query adapter cannot gain is said in
 _knowledge_models.py.
 """
@@ -126,7 +126,7 @@ def _job(size: str, seed: int, folder: str, name: str, what: str) -> list[Part]:
     if name == "from_memory":
         return from_memory(corpus(), embedder, model, sizes["found"], sizes["read"])
     if name == "provenance":
-        return provenance(corpus().part(sizes["passages"]), embedder, seed)
+        return provenance(corpus(), embedder, sizes["passages"], seed)
     if name == "up_to_date":
         edits = rgb(data / "rgb" / "en_fact.json") if what == "RGB" else made_up_edits(seed, sizes["passages"])
         return up_to_date(what, edits, embedder)
@@ -253,9 +253,9 @@ def _right_share(answers: Sequence[Answer], asked: Sequence[Item]) -> float:
 # --- 2. provenance ---------------------------------------------------------------------------------------------------
 
 
-def provenance(corpus: Corpus, embedder: Embedder | None, seed: int) -> list[Part]:
+def provenance(corpus: Corpus, embedder: Embedder | None, count: int, seed: int) -> list[Part]:
     """Are citations right, are shuffled ones rejected, and is an answer declined when its evidence is gone?"""
-    label, asked = corpus.label, corpus.one_each()
+    label, asked = corpus.label, corpus.one_each()[:count]
     with _memory(corpus.passages, embedder) as memory:
         answers = [memory.ask(item.question) for item in asked]
         never = unanswerable(encyclopedia(seed, len(asked)), seed) if label == "made-up passages" else []
