@@ -111,7 +111,8 @@ class EmbedderSlot:
         if embedder is None:
             return None
         started = time.perf_counter()
-        vector = np.asarray(embedder.embed([text])[0], np.float32)
+        embed = getattr(embedder, "embed_queries", embedder.embed)  # an embedder may read questions in its own way
+        vector = np.asarray(embed([text])[0], np.float32)
         self._query_seconds = time.perf_counter() - started
         self._queries[text] = vector
         if len(self._queries) > _QUERIES_KEPT:

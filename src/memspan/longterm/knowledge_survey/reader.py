@@ -82,8 +82,11 @@ def passages(evidence: Evidence, model: LanguageModel, config: KnowledgeSurveyCo
         if config.token_budget is None:
             budget = min(budget, model.context_window // 2)
     grouped: dict[str, list[Sentence]] = {}
+    wordings: dict[tuple[str | None, str], str] = {}  # what was said twice in the same words is shown once
     for sentence in evidence.sentences:
-        grouped.setdefault(sentence.episode, []).append(sentence)
+        wording = (sentence.speaker, " ".join(sentence.whole.casefold().split()))
+        if wordings.setdefault(wording, sentence.episode) == sentence.episode:
+            grouped.setdefault(sentence.episode, []).append(sentence)
     fitting: list[_Passage] = []
     for sentences in grouped.values():
         first = sentences[0]
