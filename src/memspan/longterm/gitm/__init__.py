@@ -13,9 +13,10 @@ Notable choices:
 - The paper has no public code; its method is taken from its text. The list of a goal, its first entry as reference and
   the distillation of N = 5 entries are the paper's.
 - A goal is (verb, object); the count is a slot of the plan, so that "mine 3 logs" helps "mine a log".
-- A log is stored as it was; a plan leaves out what failed. Distilled by rules it is the longest common subsequence of
-  the runs, if that still ends in the act that reached the goal, else the shortest run. A model's summary must be a part
-  of one run in its order, ending with its last act, else the rules' is taken.
+- A log is stored as it was; a plan leaves out what failed. Distilled by rules it is the part of one run that at least
+  two runs share: what only one did was its detour. (What all runs share, `least_support=5`, also loses what a run did
+  not need because it was so already, and then costs more queries than a single run's plan.) A
+  model's summary must be a part of one run in its order, ending with its last act, else the rules' is taken.
 - Plans are advice: an action whose end holds already is left out, and a failed one is repaired. Verbatim replay stays
   as the negative control (`replay="verbatim"`).
 - A remembered plan is started without asking the planner; `ask_with_reference=True` asks, as the paper does.

@@ -8,7 +8,7 @@ from typing import Any
 from memspan.core.errors import ModelError
 from memspan.longterm.gitm.actions import Action
 from memspan.longterm.gitm.goals import Goal
-from memspan.longterm.gitm.plans import Distiller, distil_by_rules, usable_plan
+from memspan.longterm.gitm.plans import Distiller, usable_plan
 from memspan.longterm.prompts import Writer, ask_json, object_schema
 
 SCHEMA = object_schema(
@@ -24,7 +24,7 @@ Answer: {{"thought": "why, in a few words", "steps": [numbers]}}
 The steps must all be numbers of one and the same run, ascending, and end with that run's last one."""
 
 
-def distil_with(model: Writer) -> Distiller:
+def distil_with(model: Writer, rules: Distiller) -> Distiller:
     """A distiller that asks a language model and falls back on the rules."""
 
     def distil(goal: Goal, lists: Sequence[tuple[Action, ...]]) -> tuple[tuple[Action, ...], str]:
@@ -50,7 +50,7 @@ def distil_with(model: Writer) -> Distiller:
         try:
             return ask_json(model, prompt, SCHEMA, check), "summary by a language model"
         except ModelError as error:
-            actions, how = distil_by_rules(goal, lists)
+            actions, how = rules(goal, lists)
             return actions, f"{how} (the language model was of no use: {error})"
 
     return distil

@@ -27,13 +27,14 @@ class GitmConfig:
     """GITM's constants; sources in brackets."""
 
     distil_after: int = 5  # entries of a goal's list that are distilled into one (the paper's N)
+    least_support: int = 2  # runs that must share an action for it to stay; distil_after gives what all share (ours)
     retire_after: int = 3  # failures in a row after which a plan is used no more (ours)
     least_overlap: float = 0.3  # shared words of two goals' names for an analogy, as Jaccard's index (ours)
     least_cosine: float = 0.5  # the same by vectors, where there are any (ours)
 
     def __post_init__(self) -> None:
-        if self.distil_after < 2 or self.retire_after < 1:
-            raise InputError("distil_after must be at least 2 and retire_after at least 1")
+        if self.distil_after < 2 or self.retire_after < 1 or self.least_support < 1:
+            raise InputError("distil_after must be at least 2, retire_after and least_support at least 1")
 
 
 def run_of(episode: Episode, uid: str, where: str = "the episode") -> Run | None:
@@ -72,8 +73,9 @@ class Gitm(Organizer):
     others are no longer used). Other episodes are kept as they are.
 
     Args:
-        scribe: "rules" (default: the longest common subsequence), or "model", "model:SPEC", "endpoint:…", or an object
-            with a language model in `.model`: that one sums up the runs, and the rules do where its answer is no plan.
+        scribe: "rules" (default: what at least two of the runs share), or "model", "model:SPEC", "endpoint:…", or an
+            object with a language model in `.model`: that one sums up the runs, and the rules do where its answer is
+            no plan.
         config: constants.
 
     Example:
@@ -111,15 +113,15 @@ class Gitm(Organizer):
         return self._distil
 
     def _load_distiller(self) -> Distiller:
-        scribe = self._scribe
+        rules, scribe = distil_by_rules(self.config.least_support), self._scribe
         if isinstance(scribe, str):
             if scribe.partition(":")[0] == "rules":
-                return distil_by_rules
+                return rules
             from memspan.longterm.scribe import load_scribe
 
             scribe = load_scribe(scribe)
         model = getattr(scribe, "model", None)
-        return distil_with(model) if isinstance(model, Writer) else distil_by_rules
+        return distil_with(model, rules) if isinstance(model, Writer) else rules
 
     # --- add ---
 

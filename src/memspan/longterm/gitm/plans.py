@@ -7,6 +7,7 @@ runs in their order, so that it can be built again when a run is forgotten.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import prod
@@ -38,21 +39,26 @@ def longest_common_subsequence(lists: Sequence[Sequence[Action]]) -> tuple[Actio
 
 
 def _of_two(first: Sequence[Action], second: Sequence[Action]) -> tuple[Action, ...]:
+    return tuple(first[i] for i in _aligned(first, second))
+
+
+def _aligned(first: Sequence[Action], second: Sequence[Action]) -> list[int]:
+    """Positions in `first` of a longest common subsequence with `second`."""
     length = [[0] * (len(second) + 1) for _ in range(len(first) + 1)]
     for i in range(len(first) - 1, -1, -1):
         for j in range(len(second) - 1, -1, -1):
             same = first[i] == second[j]
             length[i][j] = 1 + length[i + 1][j + 1] if same else max(length[i + 1][j], length[i][j + 1])
-    common, i, j = [], 0, 0
+    positions, i, j = [], 0, 0
     while i < len(first) and j < len(second):
         if first[i] == second[j]:
-            common.append(first[i])
+            positions.append(i)
             i, j = i + 1, j + 1
         elif length[i][j + 1] >= length[i + 1][j]:
             j += 1
         else:
             i += 1
-    return tuple(common)
+    return positions
 
 
 def _of_many(lists: Sequence[tuple[Action, ...]]) -> tuple[Action, ...]:
@@ -80,12 +86,46 @@ def usable_plan(plan: Sequence[Action], lists: Sequence[Sequence[Action]]) -> bo
     return bool(plan) and any(list(actions[-1:]) == [plan[-1]] and is_subsequence(plan, actions) for actions in lists)
 
 
-def distil_by_rules(goal: Goal, lists: Sequence[tuple[Action, ...]]) -> tuple[tuple[Action, ...], str]:
-    """The longest common subsequence if it still reaches the goal, else the shortest of the runs."""
+def common_plan(lists: Sequence[tuple[Action, ...]]) -> tuple[Action, ...]:
+    """The longest common subsequence if it still reaches the goal, else nothing."""
     common = longest_common_subsequence(lists)
-    if common and all(actions[-1:] == common[-1:] for actions in lists):
-        return common, "longest common subsequence"
-    return min(lists, key=len), "shortest run: what the runs have in common does not reach the goal"
+    return common if common and all(actions[-1:] == common[-1:] for actions in lists) else ()
+
+
+def supported_plan(lists: Sequence[tuple[Action, ...]], least: int) -> tuple[Action, ...]:
+    """The part of one run that at least `least` runs share, each action in its place; nothing if it lacks the last one.
+
+    Of all runs the one whose part has most support is taken, then the shortest part, then the earliest run.
+    """
+    best: tuple[int, int] | None = None
+    plan: tuple[Action, ...] = ()
+    for number, actions in enumerate(lists):
+        support = Counter(range(len(actions)))
+        for other_number, other in enumerate(lists):
+            if other_number != number:
+                support.update(_aligned(actions, other))
+        kept = [place for place in range(len(actions)) if support[place] >= least]
+        if not kept or kept[-1] != len(actions) - 1:
+            continue
+        worth = (sum(support[place] - 1 for place in kept), -len(kept))
+        if best is None or worth > best:
+            best, plan = worth, tuple(actions[place] for place in kept)
+    return plan
+
+
+def distil_by_rules(least_support: int) -> Distiller:
+    """A distiller that keeps what at least so many runs share; as many as there are runs gives what all share."""
+
+    def distil(goal: Goal, lists: Sequence[tuple[Action, ...]]) -> tuple[tuple[Action, ...], str]:
+        if least_support >= len(lists):
+            plan, how = common_plan(lists), f"longest common subsequence of {len(lists)} runs"
+        else:
+            plan, how = supported_plan(lists, least_support), f"what {least_support} of {len(lists)} runs share"
+        if plan:
+            return plan, how
+        return min(lists, key=len), f"shortest of {len(lists)} runs: what they share does not reach the goal"
+
+    return distil
 
 
 @dataclass(frozen=True, slots=True)
