@@ -268,7 +268,7 @@ def distilled(size: str, seed: int) -> list[Part]:
     rate = 0.3
     raw: list[int] = []
     working: list[int] = []
-    lives = range(1) if size == "smoke" else range(8)
+    lives = range(1) if size == "smoke" else range(5)
     outcome: dict[str, list[Trace]] = {"distilled": [], "in common": [], "raw": []}
     lengths: list[int] = []
     for life in lives:

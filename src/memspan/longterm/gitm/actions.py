@@ -51,9 +51,11 @@ class Action:
 
     def slotted(self, goal: Goal) -> Action:
         """With a slot where the goal's count and way stand, so that the plan serves every count."""
-        if self.count == goal.count and self.object and words(self.object) == words(goal.object):
-            return replace(self, count=None, using="" if self.achieves(goal) else self.using)
-        return replace(self, using="") if self.count is None and self.achieves(goal) else self
+        own = self.achieves(goal)
+        if own and self.count in (goal.count, None):
+            return replace(self, count=None, using="")
+        same = self.count == goal.count > 1 and words(self.object) == words(goal.object)
+        return replace(self, count=None) if same else self
 
     def filled(self, count: int, using: str = "") -> Action:
         """With the slot filled."""

@@ -15,6 +15,7 @@ from memspan.longterm.gitm.goals import Goal
 from memspan.longterm.gitm.recipes import Recipe, Recipes, Unreachable, usable
 
 _LOOK_AHEAD = 2  # recipes whose own ingredients are looked at when alternatives are compared
+_EFFORT = 200_000  # tries of one recipe, after which a graph of circles is given up
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +137,7 @@ class _Work:
     lenient: bool = False
     blocked: Counter[str] = field(default_factory=Counter)
     missing: Counter[str] = field(default_factory=Counter)
+    tried: int = 0
 
     def free(self, item: str) -> int:
         """What is at hand and not set aside."""
@@ -157,9 +159,7 @@ class _Work:
         ways = self.recipes.ways.get(item, ())
         if self.lenient:
             if item in path or not ways:
-                self.missing[item] += short
-                self.inventory[item] += short
-                return None
+                return self._borrow(item, short)
             ways = (min(ways, key=lambda recipe: self._lacking(recipe, path)),)
         elif item in path:
             raise _Lacking
@@ -168,6 +168,9 @@ class _Work:
         if len(ways) > 1:
             ways = tuple(sorted(ways, key=lambda recipe: self._estimate(recipe, short, _LOOK_AHEAD)))
         for recipe in ways:
+            self.tried += 1
+            if self.tried > _EFFORT:
+                raise InputError(f"the recipes around {item} go in too many circles to be searched")
             saved = self.inventory.copy(), self.blocked.copy()
             free, gear = self.free(item), self._gear_at_hand()
             try:
@@ -177,7 +180,14 @@ class _Work:
             except _Lacking:
                 pass
             self.inventory, self.blocked = saved  # also when a circle of recipes used up as much as it made
+        if self.lenient:
+            return self._borrow(item, short)
         raise _Lacking
+
+    def _borrow(self, item: str, count: int) -> None:
+        """Count what is lacking and go on as if it were there."""
+        self.missing[item] += count
+        self.inventory[item] += count
 
     def _gear_at_hand(self) -> set[str]:
         return {tool for tool in self.recipes.gear if self.inventory[tool] > 0}

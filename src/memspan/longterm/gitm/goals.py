@@ -26,14 +26,12 @@ _COUNT = re.compile(r"x?(\d+)x?")
 
 
 def singular(word: str) -> str:
-    """An English noun without its plural ending; meant for comparing words, not for showing them."""
-    if len(word) > 4 and word.endswith("ies"):
-        return word[:-3] + "y"
-    if len(word) > 4 and word.endswith(("ches", "shes", "sses", "xes", "zes")):
-        return word[:-2]
+    """An English noun in one form for comparing, not for showing: "axes" and "axe" are both "ax"."""
     if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is")):
-        return word[:-1]
-    return word
+        word = word[:-1]
+    if word.endswith("ie"):
+        return word[:-2] + "y"
+    return word[:-1] if word.endswith(("che", "she", "sse", "xe", "ze")) else word
 
 
 def words(name: str) -> tuple[str, ...]:

@@ -28,8 +28,8 @@ def is_subsequence(short: Sequence[Action], long: Sequence[Action]) -> bool:
 
 def longest_common_subsequence(lists: Sequence[Sequence[Action]]) -> tuple[Action, ...]:
     """Actions that all lists have in this order; of several longest ones the one that starts earliest in the first."""
-    if not lists:
-        return ()
+    if len(lists) < 2:
+        return tuple(lists[0]) if lists else ()
     if len(lists) > 2 and prod(len(actions) + 1 for actions in lists) > _EXACT:
         common = tuple(lists[0])
         for actions in lists[1:]:

@@ -12,6 +12,7 @@ import random
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.resources import files
 from typing import Any, Protocol, runtime_checkable
 
@@ -111,7 +112,7 @@ class CraftingWorld:
             if not isinstance(count, int) or isinstance(count, bool) or count < 0:
                 raise InputError(f"inventory: {item} must be a whole number of at least 0, not {count!r}")
         shipped = _shipped() if recipes is None else {}
-        self.recipes = Recipes.from_json(shipped["recipes"]) if recipes is None else recipes
+        self.recipes = shipped_recipes() if recipes is None else recipes
         named = shipped.get("places", {}) if depths is None else depths
         self.depths = {recipe.at: (0, 0) for recipe in self.recipes.recipes if recipe.at}
         self.depths |= {place: (int(low), int(high)) for place, (low, high) in named.items()}
@@ -278,6 +279,13 @@ def _no(
     return Result(ok=False, reason=reason, code=code, detail=detail or {}, changes=changes or {})
 
 
+@cache
+def shipped_recipes() -> Recipes:
+    """The knowledge of the world that is shipped, made once."""
+    return Recipes.from_json(_shipped()["recipes"])
+
+
+@cache
 def _shipped() -> dict[str, Any]:
     """The data of the world that is shipped."""
     text = files("memspan.longterm.gitm").joinpath("world.json").read_text(encoding="utf-8")
