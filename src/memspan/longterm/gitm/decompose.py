@@ -159,7 +159,8 @@ class _Work:
         ways = self.recipes.ways.get(item, ())
         if self.lenient:
             if item in path or not ways:
-                return self._borrow(item, short)
+                self._borrow(item, short)
+                return None
             ways = (min(ways, key=lambda recipe: self._lacking(recipe, path)),)
         elif item in path:
             raise _Lacking
@@ -180,9 +181,10 @@ class _Work:
             except _Lacking:
                 pass
             self.inventory, self.blocked = saved  # also when a circle of recipes used up as much as it made
-        if self.lenient:
-            return self._borrow(item, short)
-        raise _Lacking
+        if not self.lenient:
+            raise _Lacking
+        self._borrow(item, short)
+        return None
 
     def _borrow(self, item: str, count: int) -> None:
         """Count what is lacking and go on as if it were there."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from memspan.core.errors import ModelError
+from memspan.core.errors import InputError, ModelError
 from memspan.longterm.gitm.actions import Action
 from memspan.longterm.gitm.goals import Goal
 from memspan.longterm.gitm.plans import Distiller, usable_plan
@@ -49,7 +49,7 @@ def distil_with(model: Writer, rules: Distiller) -> Distiller:
         prompt = _PROMPT.format(goal=goal.name, count=len(lists), runs="\n".join(lines))
         try:
             return ask_json(model, prompt, SCHEMA, check), "summary by a language model"
-        except ModelError as error:
+        except (InputError, ModelError) as error:  # InputError: the runs do not fit into the context window
             actions, how = rules(goal, lists)
             return actions, f"{how} (the language model was of no use: {error})"
 

@@ -30,7 +30,7 @@ class GitmConfig:
     least_support: int = 2  # runs that must share an action for it to stay; distil_after gives what all share (ours)
     retire_after: int = 3  # failures in a row after which a plan is used no more (ours)
     least_overlap: float = 0.3  # shared words of two goals' names for an analogy, as Jaccard's index (ours)
-    least_cosine: float = 0.5  # the same by vectors, where there are any (ours)
+    least_cosine: float = 0.65  # the same by vectors, where there are any; MiniLM finds any two ores alike at 0.5 (ours)
 
     def __post_init__(self) -> None:
         if self.distil_after < 2 or self.retire_after < 1 or self.least_support < 1:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
-from memspan.core.errors import ModelError
+from memspan.core.errors import InputError, ModelError
 from memspan.longterm.gitm.actions import SLOT, Action, Taken
 from memspan.longterm.gitm.decompose import SubGoal
 from memspan.longterm.gitm.world import Result
@@ -205,7 +205,7 @@ class ModelPlanner:
                 attempts=self.attempts,
                 max_new_tokens=self.max_new_tokens,
             )
-        except ModelError:
+        except (InputError, ModelError):  # InputError: the prompt leaves no room in the context window
             self.fallbacks += 1
             return self._rules.plan(situation)
 
