@@ -30,7 +30,9 @@ class GitmConfig:
     least_support: int = 2  # runs that must share an action for it to stay; distil_after gives what all share (ours)
     retire_after: int = 3  # failures in a row after which a plan is used no more (ours)
     least_overlap: float = 0.3  # shared words of two goals' names for an analogy, as Jaccard's index (ours)
-    least_cosine: float = 0.65  # the same by vectors, where there are any; MiniLM finds any two ores alike at 0.5 (ours)
+    least_cosine: float = (
+        0.65  # the same by vectors, where there are any; MiniLM finds any two ores alike at 0.5 (ours)
+    )
 
     def __post_init__(self) -> None:
         if self.distil_after < 2 or self.retire_after < 1 or self.least_support < 1:
@@ -266,17 +268,18 @@ class Gitm(Organizer):
             self._save(tx, goal, shelf)
         tx.bump_derived()
 
-    def maintain(self, tx: Transaction, now: datetime) -> dict[str, int]:
-        """Counts of goals and of plans by their status; there is nothing to tidy."""
-        counted = dict(
-            tx.execute(
-                "SELECT status, count(*) FROM record WHERE space = ? AND kind = 'plan' GROUP BY status", (tx.space_id,)
-            ).fetchall()
-        )
-        goals = tx.execute("SELECT count(*) FROM record WHERE space = ? AND kind = 'goal'", (tx.space_id,)).fetchone()[
-            0
-        ]
-        return {"goals": goals, **{f"plans_{status}": count for status, count in sorted(counted.items())}}
+    def maintain(self, tx: Transaction, now: datetime, *, prune: bool = False) -> dict[str, int]:
+        """Counts of goals, and of plans by their status; there is nothing to tidy, and history is kept."""
+        return self.stats(tx)
+
+    def stats(self, tx: Transaction) -> dict[str, int]:
+        """Counts of goals, and of plans by their status."""
+        counted = tx.execute(
+            "SELECT kind, status, count(*) FROM record WHERE space = ? AND kind IN ('goal', 'plan')"
+            " GROUP BY kind, status ORDER BY kind, status",
+            (tx.space_id,),
+        ).fetchall()
+        return {"goals" if kind == "goal" else f"plans_{status}": count for kind, status, count in counted}
 
     # --- recall ---
 
