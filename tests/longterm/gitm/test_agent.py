@@ -278,3 +278,12 @@ def test_the_rules_are_a_function_of_the_situation():
         result=Result(ok=False, code="tool", detail={"tools": ("axe",)}),
     )
     assert RulePlanner().plan(no_tool) == []
+
+
+@pytest.mark.parametrize("module", ["organizer", "recipes", "world"])
+def test_the_examples_in_the_docstrings_run(module):
+    import doctest
+    import importlib
+
+    outcome = doctest.testmod(importlib.import_module(f"memspan.longterm.gitm.{module}"))
+    assert outcome.attempted > 0 and outcome.failed == 0

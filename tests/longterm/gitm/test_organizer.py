@@ -70,6 +70,12 @@ def test_the_count_asked_for_is_filled_in(memory):
     assert hit.text == "mine logs: approach tree; mine 8 log"
 
 
+def test_what_names_no_goal_has_no_plan(memory):
+    memory.add(run("win", "go"))
+    assert memory.recall("?!", kinds=["plan"]) == []
+    assert memory.recall("the", kinds=["plan", "episode"], k=1)
+
+
 def test_a_like_goal_gives_an_analogy(memory):
     act = [{"name": "explore", "object": "iron_ore"}, {"name": "mine", "object": "iron_ore"}]
     memory.add([run("mine iron_ore", *act), run("paint the house", "buy paint", "paint")])

@@ -46,6 +46,8 @@ def run(letters: str, success: bool = True, **more: object) -> Run:
         ("diamond", "obtain two diamonds"),
         ("deploy the Web-Shop", {"verb": "deploy", "object": "web_shop"}),
         ("mine cookies", "mine cookie"),
+        ("do the dishes", "do dish"),
+        ("Can I open the door?", "open door"),
     ],
 )
 def test_goals_that_are_one(one, other):

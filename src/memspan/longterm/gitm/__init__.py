@@ -21,6 +21,7 @@ Notable choices:
   as the negative control (`replay="verbatim"`).
 - A remembered plan is started without asking the planner; `ask_with_reference=True` asks, as the paper does.
 - Decomposition sets materials aside while their siblings are made, counts whole batches and reuses what is over.
+- What a run took over from an analogy and did no harm stays in its plan until the plan is retired.
 - Tools do not wear out, and the world is text: nothing here plays Minecraft.
 """
 

@@ -20,7 +20,7 @@ SYNONYMS = {
 
 _NUMBERS = {word: n for n, word in enumerate("zero one two three four five six seven eight nine ten".split())}
 _SKIPPED = frozenset("a an the some please of".split())
-_ASKED = re.compile(r"^(?:(?:how|what)\s+)?(?:(?:do|can|could|should|would|did|to)\s+)?(?:(?:i|we|you)\s+)?(?:to\s+)?")
+_ASKED = re.compile(r"^(?:how\s+)?(?:(?:do|did|can|could|should|would)\s+(?:i|we|you)\s+|to\s+)?")
 _WORD = re.compile(r"[a-z0-9_.:/-]+")
 _COUNT = re.compile(r"x?(\d+)x?")
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from memspan.core.errors import InputError
 from memspan.longterm.base import Recollection
 from memspan.longterm.clock import from_micros, to_micros
 from memspan.longterm.gitm.actions import parse_log
@@ -21,8 +22,11 @@ EXACT = 2.0
 
 
 def plans(search: Search, least_overlap: float, least_cosine: float) -> list[Recollection]:
-    """Reference plans for the goal that the query names."""
-    asked = Goal.parse(search.query.text)
+    """Reference plans for the goal that the query names; none when it names no goal."""
+    try:
+        asked = Goal.parse(search.query.text)
+    except InputError:
+        return []
     found: list[Recollection] = []
     seen: set[int] = set()
     for key in dict.fromkeys((asked.key, " ".join(("obtain", *words(asked.verb), *words(asked.object))))):
@@ -75,7 +79,8 @@ def _like(search: Search, asked: Goal, least_overlap: float, least_cosine: float
     ranked = [record for record, _ in _ranked(search)]
     rows = search.tx.records(ranked)
     cosine = search.cosine(search.derived)
-    near = {} if cosine is None else dict(zip(search.derived.record_ids.tolist(), cosine.tolist(), strict=True))
+    places = np.searchsorted(search.derived.record_ids, ranked)
+    near = {} if cosine is None else dict(zip(ranked, cosine[places].tolist(), strict=True))
     found = []
     wanted = set(words(asked.object))
     for record in ranked:
