@@ -12,7 +12,7 @@ from memspan.longterm.gitm.plans import Distiller, usable_plan
 from memspan.longterm.prompts import Writer, ask_json, object_schema
 
 SCHEMA = object_schema(
-    thought={"type": "string", "maxLength": 600},
+    thought={"type": "string", "maxLength": 200},
     steps={"type": "array", "items": {"type": "integer", "minimum": 0}, "maxItems": 60},
 )
 _PROMPT = """An agent reached the goal "{goal}" {count} times. These are the actions it took, numbered:

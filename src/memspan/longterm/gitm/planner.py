@@ -172,15 +172,15 @@ class ModelPlanner:
         """The model's list if it is one, else the rules'."""
         interface = situation.interface
         schema = object_schema(
-            explanation={"type": "string", "maxLength": 400},
-            thought={"type": "string", "maxLength": 400},
+            explanation={"type": "string", "maxLength": 200},
+            thought={"type": "string", "maxLength": 200},
             actions={
                 "type": "array",
                 "minItems": 1,
                 "maxItems": self.max_actions,
                 "items": object_schema(
                     name={"enum": sorted(interface)},
-                    object={"type": "string", "maxLength": 60},
+                    object={"type": "string", "maxLength": 40},
                     count={"anyOf": [{"type": "integer", "minimum": 0}, {"enum": [SLOT]}]},
                 ),
             },
