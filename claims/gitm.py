@@ -39,11 +39,13 @@ QUERIES = {0.1: 0.70, 0.3: 0.85}
 MORE_SUCCESS = 0.05
 SHORTER = 0.80
 AS_SUCCESSFUL = -0.02
+DISTILLED_QUERIES = 1.05  # added after the first full run, in which success was at its ceiling and told nothing apart
 TRANSFER = 0.85
 
 # Queries allowed in one episode: 87 of 100 episodes without memory at a failure rate of .3 stay within it (seeds 10000
 # to 10299, which are used for nothing else), as many as in the card's own world.
 EPISODE_CAP = 89
+AT_CEILING = "The baseline is at the ceiling, so only a loss could have shown."
 SUB_GOAL_CAP = 30
 EPISODES = 15
 
@@ -250,6 +252,7 @@ def with_memory(size: str, seed: int) -> list[Part]:
                     baseline_name="episodes 1-5",
                     baseline=success(early["aware"]),
                     threshold=at_least(0.0, of="difference"),
+                    note=AT_CEILING if success(early["aware"]) == 1 else "",
                 ),
                 Part(
                     name="negative control: verbatim replay",
@@ -324,6 +327,15 @@ def distilled(size: str, seed: int) -> list[Part]:
             baseline_name="one run as it was, without its failed actions",
             baseline=success(outcome["raw"]),
             threshold=at_least(AS_SUCCESSFUL, of="difference"),
+            note=AT_CEILING if success(outcome["raw"]) == 1 else "",
+        ),
+        Part(
+            name="distilled plans cost no more queries",
+            metric=f"planner queries an episode at a failure rate of {rate:g}",
+            value=queries(outcome["distilled"]),
+            baseline_name="one run as it was, without its failed actions",
+            baseline=queries(outcome["raw"]),
+            threshold=at_most(DISTILLED_QUERIES, of="ratio"),
             rows=[
                 {
                     "plan": shown,
@@ -378,8 +390,9 @@ def transfer(size: str, seed: int) -> Part:
 
 def claim(size: str, seed: int) -> Evidence:
     """All parts."""
+    parts = [*with_memory(size, seed), *distilled(size, seed), transfer(size, seed)]
     recipes = CraftingWorld().recipes
-    parts = decomposition("the shipped world", recipes, sorted(recipes.reachable()), None)
+    parts += decomposition("the shipped world", recipes, sorted(recipes.reachable()), None)
     parts.append(
         Part(
             name="depth of the technology tree",
@@ -392,12 +405,10 @@ def claim(size: str, seed: int) -> Evidence:
     data = os.environ.get("MEMSPAN_DATA")
     if data and (Path(data) / "minecraft").exists():
         real, crafted = minecraft(Path(data) / "minecraft")
-        reached = [item for item in crafted if item in real.reachable()]
-        parts += decomposition("Minecraft 1.12 from natural blocks", real, reached, CraftingWorld)
-        given = with_leaves_given(real)
-        reached = [item for item in crafted if item in given.reachable()]
-        parts += decomposition("Minecraft 1.12, what nobody makes is given", given, reached, CraftingWorld)
-    parts += with_memory(size, seed)
-    parts += distilled(size, seed)
-    parts.append(transfer(size, seed))
+        for label, graph in (
+            ("Minecraft 1.12 from natural blocks", real),
+            ("Minecraft 1.12, what nobody makes is given", with_leaves_given(real)),
+        ):
+            reached = [item for item in crafted if item in graph.reachable()]
+            parts += decomposition(label, graph, reached, CraftingWorld)
     return Evidence(slug="gitm", size=size, parts=parts)  # type: ignore[arg-type]
