@@ -23,6 +23,7 @@ from memspan.longterm.vectors import F32, I64, Column, VectorTable
 
 K1, B = 1.2, 0.6
 """BM25's constants (Robertson and Zaragoza 2009); b is below the usual 0.75, since neighbours even out the lengths."""
+_MOST_STALE = 0.2  # share of places of rewritten records from which on the index is read anew
 _MERGE_SHARE = 0.2  # a segment this much smaller than the one before it stays apart; else the two are merged
 
 
@@ -81,6 +82,7 @@ class PassageIndex:
     Attributes:
         record_ids: [R] ids of the records, in the order in which they were indexed: ascending for episodes; a derived
             record whose text was rewritten stands behind later ones (see `places`).
+        kind: [R] codes into `kinds`; -1 at the place that a rewritten record had before.
         owner: [P] position in `record_ids` of each passage's record; passages of a record are neighbours.
         first: [R] position of each record's first passage.
         speaker, session: [R] codes into `speakers` and `sessions`; -1 is none.
@@ -115,6 +117,7 @@ class PassageIndex:
 
     def _reset(self, generation: str) -> None:
         self._generation = generation
+        self._stale = 0
         self._seen_passage = 0
         self._seen_vector = 0
         self._segments: list[_Segment] = []
@@ -158,7 +161,7 @@ class PassageIndex:
     def refresh(self, tx: Transaction) -> None:
         """Read the rows that were committed since the last call."""
         generation = tx.meta("generation" if self.episodes else "derived_generation") or ""
-        if generation != self._generation:
+        if generation != self._generation or self._stale > _MOST_STALE * len(self):
             self._reset(generation)
         newest = tx.execute("SELECT coalesce((SELECT max(id) FROM passage), 0)").fetchone()[0]
         if newest > self._seen_passage:
@@ -189,7 +192,6 @@ class PassageIndex:
     def _append(self, rows: list[tuple]) -> list[int]:  # type: ignore[type-arg]
         """Add passages; returns the records whose text may state something lasting."""
         self._kept_windows.clear()
-        self._order = None
         base_passage, base_record = len(self.owner), len(self.record_ids)
         ids, records, blobs, sessions, speakers, ats, questions, roles, kinds = zip(*rows, strict=True)
         lengths = np.fromiter((len(blob) // 4 for blob in blobs), np.int64, len(blobs))
@@ -202,6 +204,11 @@ class PassageIndex:
 
         record_array = np.array(records, np.int64)
         starts = np.flatnonzero(np.r_[True, record_array[1:] != record_array[:-1]])
+        if not self.episodes:  # a derived record whose text was rewritten comes again: its old place is nobody's
+            before_it = self.places(record_array[starts])
+            self.kind[before_it[before_it >= 0]] = -1
+            self._stale += int(np.count_nonzero(before_it >= 0))
+        self._order = None
         session_codes = [-1 if s is None else self.sessions.setdefault(s, len(self.sessions)) for s in sessions]
         put = self._columns
         put["record_ids"].extend(record_array[starts])
@@ -271,12 +278,12 @@ class PassageIndex:
     # --- searching ---
 
     def places(self, records: I64) -> I64:
-        """[n] positions of records in `record_ids`, -1 for one that is not indexed."""
+        """[n] positions of records in `record_ids`, the latest where there are several; -1 for one not indexed."""
         if not len(self):
             return np.full(len(records), -1, np.int64)
         if self._order is None:
             self._order = np.argsort(self.record_ids, kind="stable")
-        at = np.minimum(np.searchsorted(self.record_ids, records, sorter=self._order), len(self) - 1)
+        at = np.maximum(np.searchsorted(self.record_ids, records, side="right", sorter=self._order) - 1, 0)
         found = self._order[at]
         return np.where(self.record_ids[found] == records, found, -1)
 

@@ -330,9 +330,9 @@ class Transaction:
 
     def set_text(self, record: int, text: str) -> None:
         """Replace a derived record's text (episodes are immutable) and drop its passages, which are made anew."""
-        self.execute("UPDATE record SET text = ? WHERE id = ? AND text <> ?", (text, record, text))
-        self.execute("DELETE FROM passage WHERE record = ?", (record,))
-        self.bump_derived()
+        changed = self.execute("UPDATE record SET text = ? WHERE id = ? AND text <> ?", (text, record, text)).rowcount
+        if changed:
+            self.execute("DELETE FROM passage WHERE record = ?", (record,))
 
     def set_validity(
         self,

@@ -26,7 +26,9 @@ class ZepConfig:
     """Zep's constants; sources in brackets."""
 
     context_turns: int = 4  # turns a scribe sees before a batch (section 2.2.1)
-    known_facts: int = 20  # latest facts of the subject that a new one is compared with, beside its rivals (graphiti: 10)
+    known_facts: int = (
+        20  # latest facts of the subject that a new one is compared with, beside its rivals (graphiti: 10)
+    )
     summary_facts: int = 10  # facts an entity's summary is made from (ours)
     fetch: int = 2  # each search fetches this many times k (graphiti)
     min_cosine: float = 0.3  # ours; graphiti has 0.6
