@@ -6,13 +6,15 @@ holds every rare word of the question, or it was said on the day that the questi
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from memspan.longterm.clock import from_micros, to_micros
 from memspan.longterm.index import PassageIndex
 from memspan.longterm.memorybank.strengths import Mask
 from memspan.longterm.recall import Search, phrase_matches, quoted_phrases
-from memspan.longterm.scribe.dates import Precision, TimeSpan, question_time
+from memspan.longterm.scribe.dates import Precision, TimeSpan, find_times, has_time, question_time
 
 SHARP: tuple[Precision, ...] = ("time", "day", "week")
 """Precisions at which a named time points at few enough episodes to wake them."""
@@ -43,19 +45,30 @@ def rare_words(search: Search, share: float) -> Mask:
 def named_time(search: Search) -> TimeSpan | None:
     """The stretch of time that the question names, closed at both ends; None when it names none.
 
-    "In May" is said from where the questioner stands: the store's clock. If nothing in the store is of that time, it is
-    read once more from where the newest episode stands, so that questions to an old conversation find their year.
+    "On 2 May" is said from where the questioner stands: the store's clock. If nothing in the store is of that time, it
+    is read again from where the newest episode stands, so that questions to an old conversation find their year, and
+    then as a day that is past, for a memory holds what was ("what did I plan on 2 May?").
     """
     first: TimeSpan | None = None
-    for moment in (search.tx.now, newest(search.episodes)):
-        asked = from_micros(moment)
-        span = None if asked is None else question_time(search.query.text, asked)
+    for span in _readings(search):
         if span is None or span.role != "at" or span.start is None or span.end is None:
             continue
         if inside(search.episodes, span).any():
             return span
         first = first or span
     return first
+
+
+def _readings(search: Search) -> Iterator[TimeSpan | None]:
+    text, last = search.query.text, from_micros(newest(search.episodes))
+    if not has_time(text):
+        return
+    now = from_micros(search.tx.now)
+    assert now is not None
+    yield question_time(text, now)
+    if last is not None:
+        yield question_time(text, last)
+        yield next((span for span in find_times(text, last, prefer="past") if span.role == "at"), None)
 
 
 def newest(index: PassageIndex) -> int | None:
