@@ -479,13 +479,13 @@ class Memory:
         if reembed:
             done["vectors_dropped"] = self._embedding.reset()
         for (name,) in self.store.connection.execute("SELECT name FROM space").fetchall():
-            self._compose(name)
             with self.store.write(self._now(), name) as tx:
                 for what, count in self.organizer.maintain(tx, self._clock(), prune=prune).items():
                     done[what] = done.get(what, 0) + count
                 index_derived(tx)
             if tx.erased:
                 self._embedding.forget(tx.erased)
+            self._compose(name)  # last, so that nothing is written that is about to go
         done["embedded"] = self._embedding.embed_all()
         with self.store.lock:
             self.store.connection.execute("PRAGMA optimize")

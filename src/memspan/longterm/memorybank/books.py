@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
+from memspan.core.errors import MissingExtraError
 from memspan.longterm.base import Episode
 from memspan.longterm.changes import attributes
 from memspan.longterm.clock import from_micros, to_micros
@@ -121,20 +122,30 @@ def to_write(tx: Transaction, *, until: str | None = None) -> list[Draft]:
 
 
 def write(drafts: list[Draft], pen: Pen) -> list[Draft]:
-    """The same books with their texts; touches no store."""
+    """The same books with their texts; touches no store. Portraits are left out where what reads them is missing."""
+    written = []
     for draft in drafts:
-        for page in draft.pages:
-            if draft.book[0] == "summary":
-                text = pen.day_events(page.day, page.turns)
-            else:
-                text = pen.day_insight(draft.who, page.day, page.turns, page.others)
-            draft.written[page.day] = text
-            draft.sources[page.day] = _ordered(text, [turn.id or "" for turn in page.turns])
-        days = [*draft.kept, *(Day(day=day, text=text) for day, text in draft.written.items())]
-        days = sorted((day for day in days if day.text.lines), key=lambda day: day.day)
-        if days:
-            draft.whole = pen.all_events(days) if draft.book[0] == "summary" else pen.portrait(draft.who, days)
-    return drafts
+        try:
+            _write(draft, pen)
+        except MissingExtraError as error:
+            pen.missing = error
+            continue
+        written.append(draft)
+    return written
+
+
+def _write(draft: Draft, pen: Pen) -> None:
+    for page in draft.pages:
+        if draft.book[0] == "summary":
+            text = pen.day_events(page.day, page.turns)
+        else:
+            text = pen.day_insight(draft.who, page.day, page.turns, page.others)
+        draft.written[page.day] = text
+        draft.sources[page.day] = _ordered(text, [turn.id or "" for turn in page.turns])
+    days = [*draft.kept, *(Day(day=day, text=text) for day, text in draft.written.items())]
+    days = sorted((day for day in days if day.text.lines), key=lambda day: day.day)
+    if days:
+        draft.whole = pen.all_events(days) if draft.book[0] == "summary" else pen.portrait(draft.who, days)
 
 
 def store(tx: Transaction, drafts: list[Draft]) -> int:

@@ -119,7 +119,14 @@ class MemoryBank(Organizer):
         return dict.fromkeys(there.tolist(), (bonus, f"said {span.phrase()}"))
 
     def recall(self, search: Search) -> list[Recollection]:
-        """Summaries, portraits and insights by full text and cosine; a day that the question names gains."""
+        """Summaries, portraits and insights by full text and cosine; a day that the question names gains.
+
+        Raises:
+            MissingExtraError: a portrait is asked for, and spaCy, by which the rules read what people tell of
+                themselves, is not installed.
+        """
+        if self.pen.missing is not None and not {"portrait", "insight"}.isdisjoint(search.query.kinds):
+            raise self.pen.missing
         index = search.derived
         codes = [index.kinds[kind] for kind in search.query.kinds if kind in index.kinds]
         # A day of which nothing is told has a record without words, so that it is not read again.

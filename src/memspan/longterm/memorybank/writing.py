@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from memspan.core.errors import ModelError
+from memspan.core.errors import MissingExtraError, ModelError
 from memspan.longterm.base import Episode, Scribe
 from memspan.longterm.memorybank.prompts import all_events, day_events, day_insight, portrait
 from memspan.longterm.prompts import Writer
@@ -78,12 +78,15 @@ class Pen:
 
     Args:
         scribe: of `memspan.longterm.scribe`. One that has a `model` writes with that model.
+
+    Attributes:
+        missing: what must be installed before portraits can be written, once that was found out.
     """
 
     def __init__(self, scribe: Scribe) -> None:
         model = getattr(scribe, "model", None)
         self.model: Writer | None = model if isinstance(model, Writer) else None
-        self._scribe = scribe
+        self.missing: MissingExtraError | None = None
         self._rules: Scribe | None = scribe if self.model is None else None
 
     @property
