@@ -22,8 +22,10 @@ SHARP: tuple[Precision, ...] = ("time", "day", "week")
 
 def word_for_word(search: Search) -> Mask:
     """[R] which episodes hold a quoted phrase of the question."""
-    found = sorted(phrase_matches(search.tx, quoted_phrases(search.query.text)))
-    return np.isin(search.episodes.record_ids, found)
+    found = phrase_matches(search.tx, quoted_phrases(search.query.text))
+    if not found:
+        return np.zeros(len(search.episodes), np.bool_)
+    return np.isin(search.episodes.record_ids, sorted(found))
 
 
 def rare_words(search: Search, share: float) -> Mask:

@@ -98,10 +98,10 @@ class MemoryBank(Organizer):
         if len(index) <= self.config.awake:
             return None
         strengths = self.strengths(search.tx)
-        asleep = strengths.ids[strengths.dormant(search.tx.now)]
-        if not len(asleep):
+        dormant = strengths.dormant(search.tx.now)
+        if not dormant.any():
             return None
-        mask = ~np.isin(index.record_ids, asleep, assume_unique=True)
+        mask = ~dormant[np.searchsorted(strengths.ids, index.record_ids)]
         if not self.config.revive:
             return mask
         mask |= word_for_word(search) | rare_words(search, self.config.rare_share)

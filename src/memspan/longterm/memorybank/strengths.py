@@ -49,9 +49,10 @@ class Strengths:
         generation = tx.meta("generation") or ""
         if generation != self._generation:
             self._forget(generation)
+        # Without hints SQLite walks all episodes of the space to find that none is new, or used.
         rows = tx.execute(
-            "SELECT id, coalesce(at, recorded_at), coalesce(json_extract(data, '$.pin'), 0) = 1, uid FROM record"
-            " WHERE id > ? AND space = ? AND kind = 'episode' ORDER BY id",
+            "SELECT id, coalesce(at, recorded_at), coalesce(json_extract(data, '$.pin'), 0) = 1, uid"
+            " FROM record NOT INDEXED WHERE id > ? AND space = ? AND kind = 'episode' ORDER BY id",
             (int(self.ids[-1]) if len(self) else 0, tx.space_id),
         ).fetchall()
         if rows:
@@ -64,7 +65,8 @@ class Strengths:
         self.strength = np.ones(len(self), np.float64)
         self.used = self.created.copy()
         uses = tx.execute(
-            "SELECT id, strength, used_at FROM record WHERE space = ? AND used_at IS NOT NULL AND kind = 'episode'",
+            "SELECT id, strength, used_at FROM record INDEXED BY record_used"
+            " WHERE space = ? AND used_at IS NOT NULL AND kind = 'episode'",
             (tx.space_id,),
         ).fetchall()
         if uses:
@@ -91,8 +93,7 @@ class Strengths:
         if room > 0 and faded.any():
             places = np.flatnonzero(faded)
             load = burden(elapsed_days(now, self.created[places], self.used[places]), self.strength[places])
-            # Of equally faded ones the newest stays.
-            faded[places[np.lexsort((-self.ids[places], load))[:room]]] = False
+            faded[places[_least(load, room)]] = False
         return faded
 
     def days_left(self, now: int) -> F64:
@@ -100,3 +101,12 @@ class Strengths:
         lasts = self._retention.lasts(self._config.threshold, self.strength)
         left = np.maximum(lasts - elapsed_days(now, self.created, self.used), 0)
         return np.where(self.pinned, np.inf, left)
+
+
+def _least(load: F64, count: int) -> NDArray[np.intp]:
+    """Positions of the `count` smallest loads; of equal ones the last, which are the newest."""
+    if count >= len(load):
+        return np.arange(len(load))
+    bound = np.partition(load, count - 1)[count - 1]
+    below, level = np.flatnonzero(load < bound), np.flatnonzero(load == bound)
+    return np.concatenate((below, level[len(below) - count :]))
