@@ -262,6 +262,13 @@ def test_a_named_day_gains():
         assert best.id == "d12" and "said on 12 January 2024" in best.why
 
 
+def test_a_month_of_many_episodes_gains_where_words_fit():
+    with dated(Clock(day(60))) as memory:
+        memory.add([Episode(f"January chatter {i}", at=day(3), id=f"c{i}") for i in range(600)])
+        best = memory.recall("Which film did I see at the cinema in January?")
+        assert {hit.id for hit in best} <= {f"d{i}" for i in range(1, 32)} and "in January 2024" in best[0].why
+
+
 def test_an_old_conversation_finds_its_year():
     with dated(Clock(day(200, 2030))) as memory:
         assert memory.recall("Which film did I see on January 12th?")[0].id == "d12"

@@ -7,12 +7,13 @@ words from it, or that names its day; and for good when it is used. Nothing is d
 which erases the dormant ones as `forget` does; `MemoryBank.dormant` lists them before. Metadata `{"pin": true}` keeps
 an episode from fading.
 
-Beside the episodes there are four kinds of text as in the paper: a summary of each day and of all days ("summary"), an
+Beside the episodes there are the paper's four texts: a summary of each day and one of all days (kind "summary"), an
 insight of each speaker and day ("insight") and a portrait of each speaker ("portrait"). By rules a summary is made of
 sentences that were said, an insight of the facts that the scribe reads, and a portrait of the facts that still hold; a
 language model writes freely, and where it gives no usable answer the rules write and the record says so. They are
-written when they are first asked for, each day once, and deleted when an episode they rest on is forgotten, to be
-written anew from the rest. What is dormant stays in them: details fade before the gist.
+written when they are first asked for, by `recall` or `maintain`, each day once, and deleted when an episode they rest
+on is forgotten, to be written anew from the rest. What is dormant stays in them: details fade before the gist. Nothing
+here needs an embedder; portraits by rules need spaCy.
 
 Notable choices:
 - Time is the store's clock, and at least `awake` = 1,000 episodes stay awake however long nobody came by: the strongest

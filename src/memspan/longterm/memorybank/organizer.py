@@ -17,13 +17,14 @@ from memspan.longterm.memorybank.config import MemoryBankConfig
 from memspan.longterm.memorybank.cues import SHARP, inside, named_time, rare_words, word_for_word
 from memspan.longterm.memorybank.strengths import Mask, Strengths
 from memspan.longterm.memorybank.writing import Pen
-from memspan.longterm.recall import Search, resting_on_allowed, standardized
+from memspan.longterm.recall import Search, best, resting_on_allowed, standardized
 from memspan.longterm.retention import elapsed_days, strengthened
 from memspan.longterm.store import Store, Transaction
 
 if TYPE_CHECKING:
     from memspan.longterm.memory import Memory
 
+_MOST_OF_A_TIME = 500  # episodes of a named time that are ranked for it: a month of a large store may hold thousands
 _BANDS = (0.05, 0.25, 0.5, 0.75)  # bounds of the bands in which `stats` counts retention
 
 
@@ -114,7 +115,10 @@ class MemoryBank(Organizer):
         span = named_time(search)
         if span is None or span.precision == "year":
             return {}
-        there = search.episodes.record_ids[inside(search.episodes, span)]
+        places = np.flatnonzero(inside(search.episodes, span))
+        if len(places) > _MOST_OF_A_TIME:
+            places = places[best(search.lexical(search.episodes)[places], _MOST_OF_A_TIME)]
+        there = search.episodes.record_ids[places]
         bonus = self.config.date_bonus * (1.0 if span.precision in SHARP else 0.5)
         return dict.fromkeys(there.tolist(), (bonus, f"said {span.phrase()}"))
 
