@@ -9,10 +9,19 @@ from typing import Any
 
 import pytest
 
-from memspan import Episode, Memory
+from memspan import Episode, InputError, Memory
 from memspan.longterm.memorybank import MemoryBank
-from memspan.longterm.memorybank.prompts import LONGEST, MOST_CHARS, day_insight, shown
+from memspan.longterm.memorybank.prompts import (
+    LONGEST,
+    MOST_CHARS,
+    all_events,
+    day_events,
+    day_insight,
+    portrait,
+    shown,
+)
 from memspan.longterm.memorybank.writing import Pen
+from memspan.models.schema import checked_schema
 from tests.longterm.doubles import ToyScribe, day
 
 
@@ -36,10 +45,10 @@ class Recorded:
 
 
 GOOD = {
-    "this conversation of": [json.dumps({"summary": "Ann moved."})],
-    "summaries of conversations by day": [json.dumps({"summary": "Ann moved twice."})],
+    "this conversation of": [json.dumps({"summary": "Ann moved to a city."})],
+    "summaries of conversations by day": [json.dumps({"summary": "Ann moved to two cities."})],
     "which traits does": [json.dumps({"traits": ["open", "brisk"], "mood": "glad", "reply": "be short"})],
-    "Write a portrait of": [json.dumps({"portrait": "Ann is open.", "reply": "be short"})],
+    "Write a portrait of": [json.dumps({"portrait": "Ann is an open person.", "reply": "be short"})],
 }
 # The insight's prompt has the words of the summary's too: the more telling words are asked for first.
 ORDER = ("which traits does", "Write a portrait of", "summaries of conversations by day", "this conversation of")
@@ -69,10 +78,10 @@ def test_all_four_texts():
     with memory:
         found = texts(memory)
         assert {uid: hit.text.split("\n")[1:] for uid, hit in found.items()} == {
-            "2024-01-01": ["Ann moved."],
-            "of all days": ["Ann moved twice."],
+            "2024-01-01": ["Ann moved to a city."],
+            "of all days": ["Ann moved to two cities."],
             "2024-01-01 ann": ["Traits: open, brisk.", "Mood: glad", "Best reply: be short"],
-            "of ann": ["Ann is open.", "Best reply: be short"],
+            "of ann": ["Ann is an open person.", "Best reply: be short"],
         }, "the day that is still going on is left for later"
         assert all(hit.metadata["by"] == "model" and hit.episodes == ["a"] for hit in found.values())
         assert len(model.prompts) == 4 and any("Ann: Ann lives in Lisbon" in prompt for prompt in model.prompts)
@@ -115,12 +124,34 @@ def test_forgetting_does_not_need_the_model():
         {"traits": [], "mood": 3, "reply": "x"},
         {"traits": [1], "mood": "x", "reply": "x"},
         {"traits": [], "mood": "x"},
+        {"traits": [], "mood": "...", "reply": "x"},
+        {"traits": ["a whole sentence is not a trait"], "mood": "x", "reply": "x"},
         {"traits": [], "mood": "x" * (LONGEST + 1), "reply": "x"},
     ],
 )
 def test_malformed_insights_are_refused(answer):
-    with pytest.raises(ValueError, match=r"must be|may have"):
+    with pytest.raises(ValueError, match=r"must be a|may have"):
         day_insight._lines(answer)
+
+
+def test_repeated_traits_are_named_once():
+    assert day_insight._lines({"traits": ["open", "open", "..."], "mood": "glad", "reply": "ok"})[0] == "Traits: open."
+
+
+def test_schemas_are_ones_that_models_take():
+    for task in (day_events, all_events, day_insight, portrait):
+        checked_schema(task.SCHEMA)
+
+
+def test_no_room_in_the_window_is_no_reason_to_fail():
+    memory, model = written_by({})
+
+    def full(*_: Any, **__: Any) -> Answer:
+        raise InputError("the prompt leaves no room for an answer")
+
+    model.generate = full  # type: ignore[method-assign]
+    with memory:
+        assert "no room" in texts(memory)["2024-01-01"].metadata["fallback"]
 
 
 def test_a_long_day_is_cut_to_its_last_lines():

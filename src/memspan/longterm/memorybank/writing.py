@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from memspan.core.errors import MissingExtraError, ModelError
+from memspan.core.errors import InputError, MissingExtraError, ModelError
 from memspan.longterm.base import Episode, Scribe
 from memspan.longterm.memorybank.prompts import all_events, day_events, day_insight, portrait
 from memspan.longterm.prompts import Writer
@@ -129,7 +129,7 @@ class Pen:
             return by_rules()
         try:
             return Text(lines=tuple(by_model(self.model)), by="model")
-        except ModelError as error:
+        except (ModelError, InputError) as error:  # no usable answer, or no room for one in its window
             text = by_rules()
             return Text(lines=text.lines, said=text.said, facts=text.facts, fallback=str(error)[:300])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from memspan.longterm.memorybank.prompts import shown, text_of
+from memspan.longterm.memorybank.prompts import LONGEST, SENTENCE, line, shown, text_of
 from memspan.longterm.prompts import Writer, ask_json, object_schema
 
 PROMPT = """These are summaries of conversations by day. Write one summary of the whole in at most five sentences: \
@@ -13,7 +13,7 @@ what matters over the days, and what changed. Add nothing that is not there.
 {days}
 
 Answer: {{"summary": "..."}}"""
-SCHEMA = object_schema(summary={"type": "string"})
+SCHEMA = object_schema(summary=line(LONGEST))
 
 
 def ask(model: Writer, days: Sequence[str]) -> list[str]:
@@ -22,4 +22,6 @@ def ask(model: Writer, days: Sequence[str]) -> list[str]:
     Raises:
         ModelError: no usable answer came.
     """
-    return ask_json(model, PROMPT.format(days=shown(days)), SCHEMA, lambda answer: [text_of(answer, "summary")])
+    return ask_json(
+        model, PROMPT.format(days=shown(days)), SCHEMA, lambda answer: [text_of(answer, "summary", SENTENCE)]
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from memspan.longterm.memorybank.prompts import shown, text_of
+from memspan.longterm.memorybank.prompts import LONGEST, SENTENCE, line, shown, text_of
 from memspan.longterm.prompts import Writer, ask_json, object_schema
 
 PROMPT = """Summarize the events and the key information of this conversation of {day} in at most three sentences. \
@@ -13,7 +13,7 @@ Say who did what; add nothing that is not there.
 {turns}
 
 Answer: {{"summary": "..."}}"""
-SCHEMA = object_schema(summary={"type": "string"})
+SCHEMA = object_schema(summary=line(LONGEST))
 
 
 def ask(model: Writer, day: str, turns: Sequence[str]) -> list[str]:
@@ -23,4 +23,4 @@ def ask(model: Writer, day: str, turns: Sequence[str]) -> list[str]:
         ModelError: no usable answer came.
     """
     prompt = PROMPT.format(day=day, turns=shown(turns))
-    return ask_json(model, prompt, SCHEMA, lambda answer: [text_of(answer, "summary")])
+    return ask_json(model, prompt, SCHEMA, lambda answer: [text_of(answer, "summary", SENTENCE)])

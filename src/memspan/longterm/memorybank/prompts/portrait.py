@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from memspan.longterm.memorybank.prompts import shown, text_of
+from memspan.longterm.memorybank.prompts import LONGEST, SENTENCE, line, shown, text_of
 from memspan.longterm.prompts import Writer, ask_json, object_schema
 
 PROMPT = """These are notes on {who} by day. Write a portrait of {who} in at most four sentences, and say how {who} is \
@@ -13,7 +13,7 @@ best replied to. Later notes count more. Add nothing that is not there.
 {days}
 
 Answer: {{"portrait": "...", "reply": "..."}}"""
-SCHEMA = object_schema(portrait={"type": "string"}, reply={"type": "string"})
+SCHEMA = object_schema(portrait=line(LONGEST), reply=line(300))
 
 
 def ask(model: Writer, who: str, days: Sequence[str]) -> list[str]:
@@ -26,5 +26,5 @@ def ask(model: Writer, who: str, days: Sequence[str]) -> list[str]:
         model,
         PROMPT.format(who=who, days=shown(days)),
         SCHEMA,
-        lambda answer: [text_of(answer, "portrait"), f"Best reply: {text_of(answer, 'reply')}"],
+        lambda answer: [text_of(answer, "portrait", SENTENCE), f"Best reply: {text_of(answer, 'reply')}"],
     )
