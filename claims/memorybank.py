@@ -18,6 +18,7 @@ import os
 import random
 import tempfile
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
@@ -301,6 +302,8 @@ def dated(label: str, bank: Bank, embedder: Any = None) -> list[Part]:
             days = {episode.at.date() for episode in said if episode.at}
             organizer = MemoryBank(config=config)
             with Memory.open(":memory:", organizer=organizer, embedder=embedder, now=lambda end=last: end) as memory:
+                if mode == "none":  # recall reads dates too, for every organizer
+                    memory.ranking = replace(memory.ranking, time_bonus=0.0)
                 memory.add(said)
                 for question in questions:
                     spans = find_times(question, last, prefer="past")

@@ -29,7 +29,7 @@ class MemoryBankConfig:
     revive: bool = True  # a dormant episode comes back for a question that has its words or its day (ours)
     rare_share: float = 0.01  # a word is rare that at most this share of the episodes hold (ours)
     dates: Literal["bonus", "filter"] = "bonus"  # a time named in the question: its episodes gain, or only they show
-    date_bonus: float = 4.0  # what an episode of a named day gains, in standard deviations (LoCoMo: 2 to 6 are alike)
+    date_bonus: float = 4.0  # what an episode of a named day gains beside recall's own bonus for its time (ours)
     listed: int = 5  # how many of the next to fade `stats` lists (ours)
 
     def __post_init__(self) -> None:
