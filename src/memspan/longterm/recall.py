@@ -202,6 +202,18 @@ def allowed(search: Search, index: PassageIndex) -> NDArray[np.bool_] | None:
     return mask
 
 
+def resting_on_allowed(search: Search, records: set[int]) -> set[int]:
+    """Derived records with at least one source episode that passes the query's filters; all when there are none."""
+    query = search.query
+    if not (query.sessions or query.speakers or query.after or query.before or query.metadata):
+        return records
+    mask = allowed(search, search.episodes)
+    assert mask is not None
+    wanted = set(search.episodes.record_ids[mask].tolist())
+    rows = search.tx.select("SELECT record, episode FROM source WHERE record IN ({ids})", sorted(records))
+    return {record for record, episode in rows if episode in wanted}
+
+
 def matching_metadata(tx: Transaction, wanted: Mapping[str, Any]) -> list[int]:
     """Ids of the records whose metadata has all the wanted values."""
     tests = " AND ".join("json_extract(data, ?) = ?" for _ in wanted)

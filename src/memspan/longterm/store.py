@@ -249,12 +249,14 @@ class Transaction:
     Attributes:
         now: the store's time of this transaction, in microseconds.
         space: the tenant's name; every method sees only its rows.
+        erased: texts of the records that were erased or rewritten, so that what is cached of them can go too.
     """
 
     def __init__(self, store: Store, now: int, space: str, *, writable: bool) -> None:
         self.store = store
         self.now = now
         self.space = space
+        self.erased: list[str] = []
         self.execute: Callable[..., sqlite3.Cursor] = store.connection.execute
         self.executemany: Callable[..., sqlite3.Cursor] = store.connection.executemany
         row = self.execute("SELECT id FROM space WHERE name = ?", (space,)).fetchone()
