@@ -1,18 +1,17 @@
 """Typed prompts: one question to a language model and one JSON answer, which is checked before anything is believed.
 
 A system keeps the words of its prompts, their schemas and their checks in a module of its own and asks through
-`ask_json`. Where the model's `generate` takes `schema` or `response_format`, the schema is sent along, so that the
-answer has its form from the start; else a wrong answer is shown to the model and asked for again.
+`ask_json`. The schema is sent along, so that a local model's answer has its form from the start; an answer that does
+not pass is shown to the model and asked for again.
 """
 
 from __future__ import annotations
 
-import inspect
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from memspan.core.errors import InputError, ModelError
+from memspan.models.schema import first_value
 
 _T = TypeVar("_T")
 SYSTEM = "Answer with one JSON object and nothing else."
@@ -38,6 +37,7 @@ class Writer(Protocol):
         max_new_tokens: int,
         temperature: float = 0.0,
         stop: Sequence[str] = (),
+        schema: Mapping[str, Any] | None = None,
     ) -> Written:
         """Continue the conversation."""
 
@@ -48,18 +48,12 @@ def object_schema(**properties: Any) -> dict[str, Any]:
 
 
 def first_object(text: str) -> Mapping[str, Any]:
-    """The first JSON object in an answer, whatever stands around it.
+    """The JSON object in an answer, whatever stands around it.
 
     Raises:
         ValueError: there is none.
     """
-    start = text.find("{")
-    if start < 0:
-        raise ValueError("there is no JSON object in it")
-    try:
-        value, _ = json.JSONDecoder().raw_decode(text, start)
-    except RecursionError:
-        raise ValueError("the JSON is nested too deeply") from None
+    value, _ = first_value(text)
     if not isinstance(value, dict):
         raise ValueError("the JSON is no object")
     return value
@@ -74,6 +68,7 @@ def ask_json(
     system: str = SYSTEM,
     attempts: int = 3,
     max_new_tokens: int = 800,
+    advice: str = "use a larger model",
 ) -> _T:
     """Ask for one JSON object until `check` takes it.
 
@@ -85,6 +80,7 @@ def ask_json(
         system: the system's message.
         attempts: how often to ask.
         max_new_tokens: bound on one answer.
+        advice: what the error says to do when no answer passes.
 
     Raises:
         InputError: `attempts` or `max_new_tokens` is below 1.
@@ -93,16 +89,9 @@ def ask_json(
     if attempts < 1 or max_new_tokens < 1:
         raise InputError("attempts and max_new_tokens must be at least 1")
     first = [{"role": "system", "content": system}, {"role": "user", "content": prompt}]
-    options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": 0.0}
-    taken = inspect.signature(model.generate).parameters
-    if "schema" in taken:
-        options["schema"] = schema
-    elif "response_format" in taken:
-        wrapped = {"name": "answer", "strict": True, "schema": schema}
-        options["response_format"] = {"type": "json_schema", "json_schema": wrapped}
     messages, problem = first, ""
     for _ in range(attempts):
-        text = model.generate(messages, **options).text
+        text = model.generate(messages, max_new_tokens=max_new_tokens, schema=schema).text
         try:
             return check(first_object(text))
         except ValueError as error:
@@ -112,4 +101,4 @@ def ask_json(
             {"role": "assistant", "content": text[:_SHOWN] or "(nothing)"},
             {"role": "user", "content": f"That cannot be used: {problem}. Answer again with the JSON object only."},
         ]
-    raise ModelError(f"the language model gave no usable answer in {attempts} tries ({problem}); use a larger model")
+    raise ModelError(f"the language model gave no usable answer in {attempts} tries ({problem}); {advice}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass
@@ -15,11 +16,12 @@ class Said:
 
 
 class Recorded:
-    """Gives recorded answers in order and keeps the prompts; the last answer repeats."""
+    """Gives recorded answers in order and keeps the prompts and schemas; the last answer repeats."""
 
     def __init__(self, *answers: object) -> None:
         self.answers = [a if isinstance(a, str) else json.dumps(a) for a in answers]
         self.prompts: list[list[Mapping[str, str]]] = []
+        self.schemas: list[Mapping[str, Any] | None] = []
 
     def generate(
         self,
@@ -28,7 +30,9 @@ class Recorded:
         max_new_tokens: int,
         temperature: float = 0.0,
         stop: Sequence[str] = (),
+        schema: Mapping[str, Any] | None = None,
     ) -> Said:
         """The next answer."""
+        self.schemas.append(schema)
         self.prompts.append(list(prompt))
         return Said(self.answers[min(len(self.prompts), len(self.answers)) - 1])

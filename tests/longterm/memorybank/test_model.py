@@ -37,7 +37,15 @@ class Recorded:
         self.answers = {task: list(given) for task, given in answers.items()}
         self.prompts: list[str] = []
 
-    def generate(self, prompt: Any, *, max_new_tokens: int, temperature: float = 0.0, stop: Sequence[str] = ()):
+    def generate(
+        self,
+        prompt: Any,
+        *,
+        max_new_tokens: int,
+        temperature: float = 0.0,
+        stop: Sequence[str] = (),
+        schema: Any = None,
+    ):
         self.prompts.append(prompt[1]["content"])
         task = next(task for task in self.answers if task in prompt[1]["content"])
         given = self.answers[task]
