@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from memspan.core.errors import InputError, MissingExtraError, UnsupportedModelError
@@ -59,6 +59,7 @@ def babbler(tmp_path_factory):
     return load_language_model(folder, dtype="float32", seed=11)
 
 
+@example(prompt="0", limit=200, temperature=30.0, schema=LIST)
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     prompt=st.text(st.characters(codec="ascii", exclude_categories=["Cc"]), min_size=1, max_size=12),
@@ -70,6 +71,12 @@ def test_every_answer_parses_and_fits(babbler, prompt, limit, temperature, schem
     answer = babbler.generate(prompt, max_new_tokens=limit, temperature=temperature, schema=schema)
     assert violation(json.loads(answer.text), schema) == ""
     assert answer.new_tokens <= limit
+
+
+def test_numbers_without_a_range_get_one():
+    assert grammar.bounded({"type": "number", "maximum": 3}) == {"type": "number", "minimum": -(10**15), "maximum": 3}
+    inner = grammar.bounded({"anyOf": [{"type": ["integer", "null"]}], "properties": {"a": {"type": "string"}}})
+    assert inner["anyOf"][0]["maximum"] == 10**15 and inner["properties"] == {"a": {"type": "string"}}
 
 
 def test_the_least_room_that_is_said_is_enough(babbler):

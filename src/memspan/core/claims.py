@@ -93,7 +93,7 @@ class Result:
         expected: the verdict that the claim's file promises, None when it promises nothing.
         seconds: wall time of all seeds; seconds_by_seed: of each that finished.
         soft_seconds: the time a claim of this size should take; over it, it is reported.
-        peak_rss: the largest resident memory of the claim's process in bytes, None when it did not finish.
+        peak_rss: the largest resident memory of one of the claim's processes in bytes, None when it did not finish.
         machine: cpu, cores, ram (bytes), system, python, torch (None when it is not installed).
         commit: of the repository that holds the claims, "-dirty" when it has changes; None outside one.
         date: when it ended, ISO 8601, UTC.
@@ -414,7 +414,8 @@ def _child(job: dict[str, Any]) -> None:
     answer = {
         "evidence": evidence,
         "seconds": seconds,
-        "peak_rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
+        "peak_rss": max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+        * unit,
     }
     Path(job["answer"]).write_text(json.dumps(answer), encoding="utf-8")
 

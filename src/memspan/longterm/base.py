@@ -215,6 +215,21 @@ class Organizer(ABC):
     def on_add(self, tx: Transaction, episodes: Sequence[tuple[int, Episode, Any]]) -> None:
         """Build from `(record id, episode, prepared)` inside the transaction that adds them; an error undoes it all."""
 
+    def pending(self, tx: Transaction) -> Any:
+        """What is to be written before records of the organizer's kinds are recalled; None when all is up to date.
+
+        For what is written late and once, such as a day's summary: `recall` of these kinds and `maintain` call this,
+        then `compose` outside of any transaction, then `on_composed`.
+        """
+        return None
+
+    def compose(self, pending: Any) -> Any:
+        """The slow writing of what `pending` found, done while the store is not locked."""
+        return pending
+
+    def on_composed(self, tx: Transaction, composed: Any) -> None:  # noqa: B027
+        """Store what was composed. Episodes may have been forgotten since `pending`: what rests on them must not."""
+
     def recall(self, search: Search) -> list[Recollection]:
         """Records of the kinds that `search.query` wants, except episodes, best first."""
         return []

@@ -12,10 +12,10 @@ import numpy as np
 
 from memspan.core.errors import MissingExtraError, StoreError
 from memspan.core.footprint import Footprint
-from memspan.longterm.index import F32
 from memspan.longterm.passages import PASSAGE_CHARS, embedded_text
 from memspan.longterm.recall import Deadline
 from memspan.longterm.store import Store, Transaction
+from memspan.longterm.vectors import F32
 
 if TYPE_CHECKING:
     from memspan.models.base import Embedder
@@ -40,6 +40,8 @@ class EmbedderSlot:
         self._generation = ""
         self._queries: OrderedDict[str, F32] = OrderedDict()
         self._query_seconds = 0.0
+        self.words: dict[str, F32] = {}
+        """Vectors of single words that were compared; emptied when something is forgotten."""
 
     @property
     def name(self) -> str | None:
@@ -109,7 +111,8 @@ class EmbedderSlot:
         if embedder is None:
             return None
         started = time.perf_counter()
-        vector = np.asarray(embedder.embed([text])[0], np.float32)
+        embed = getattr(embedder, "embed_queries", embedder.embed)  # an embedder may read questions in its own way
+        vector = np.asarray(embed([text])[0], np.float32)
         self._query_seconds = time.perf_counter() - started
         self._queries[text] = vector
         if len(self._queries) > _QUERIES_KEPT:
@@ -175,11 +178,13 @@ class EmbedderSlot:
             tx.bump()
         self._checked = False
         self._queries.clear()
+        self.words.clear()
         return count
 
     def forget(self, texts: Sequence[str]) -> None:
         """Drop cached vectors of erased texts."""
         self._queries.clear()
+        self.words.clear()
         forget = getattr(self._embedder, "forget", None)
         if forget is not None:
             forget(texts)

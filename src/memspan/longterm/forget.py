@@ -43,8 +43,8 @@ def forget_episodes(
     session: str | None,
     speaker: str | None,
     before: int | None,
-) -> tuple[Forgotten, list[str]]:
-    """Remove the selected episodes and everything derived only from them; returns the report and the erased texts.
+) -> Forgotten:
+    """Remove the selected episodes and everything derived only from them; the texts are added to `tx.erased`.
 
     Raises:
         InputError: an id is not in the space.
@@ -68,7 +68,7 @@ def forget_episodes(
     episodes = [row["id"] for row in rows]
     texts = [row["text"] for row in rows]
     if not episodes:
-        return Forgotten(episodes=0, derived={}, kept=0, reopened=0), []
+        return Forgotten(episodes=0, derived={}, kept=0, reopened=0)
 
     touched = {row[0] for row in tx.select("SELECT record FROM source WHERE episode IN ({ids})", episodes)}
     reopened = _take_back(tx, episodes)
@@ -84,7 +84,8 @@ def forget_episodes(
     kept = sorted(touched & supported)
     organizer.on_forget(tx, sorted({*kept, *((reopened | unmade) - set(alone))}))
     tx.bump()
-    return Forgotten(episodes=len(episodes), derived=derived, kept=len(kept), reopened=len(reopened)), texts
+    tx.erased += texts
+    return Forgotten(episodes=len(episodes), derived=derived, kept=len(kept), reopened=len(reopened))
 
 
 def _delete(tx: Transaction, records: Sequence[int]) -> None:

@@ -16,13 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memspan.core.footprint import Footprint
-from memspan.longterm.passages import PASSAGE_CHARS
+from memspan.longterm.cues import STANDING_TERMS, is_standing
+from memspan.longterm.passages import PASSAGE_CHARS, ROLES, term_hashes
 from memspan.longterm.store import Transaction
+from memspan.longterm.vectors import F32, I64, Column, VectorTable
 
-F32 = NDArray[np.float32]
-I64 = NDArray[np.int64]
-
-K1, B = 1.2, 0.75  # BM25's usual constants (Robertson and Zaragoza 2009)
+K1, B = 1.2, 0.6
+"""BM25's constants (Robertson and Zaragoza 2009); b is below the usual 0.75, since neighbours even out the lengths."""
+_MOST_STALE = 0.2  # share of places of rewritten records from which on the index is read anew
 _MERGE_SHARE = 0.2  # a segment this much smaller than the one before it stays apart; else the two are merged
 
 
@@ -75,46 +76,21 @@ class _Segment:
         return self.terms.nbytes + self.starts.nbytes + self.passages.nbytes + self.counts.nbytes
 
 
-class _Column:
-    """An array that grows at its end."""
-
-    __slots__ = ("_data", "_size")
-
-    def __init__(self, dtype: type, width: int = 0) -> None:
-        self._data: NDArray[Any] = np.zeros((0, width) if width else 0, dtype)
-        self._size = 0
-
-    def extend(self, values: NDArray[Any]) -> None:
-        need = self._size + len(values)
-        if need > len(self._data):
-            grown = np.zeros((max(need, int(1.25 * len(self._data))), *self._data.shape[1:]), self._data.dtype)
-            grown[: self._size] = self.array
-            self._data = grown
-        self._data[self._size : need] = values
-        self._size = need
-
-    @property
-    def array(self) -> NDArray[Any]:
-        """The values, as a view."""
-        return self._data[: self._size]
-
-    @property
-    def nbytes(self) -> int:
-        return self._data.nbytes
-
-
 class PassageIndex:
     """Searchable passages of the records of one family ("episode", or everything derived) in one space.
 
     Attributes:
         record_ids: [R] ids of the records, in the order in which they were indexed: ascending for episodes; a derived
             record whose text was rewritten stands behind later ones (see `places`).
+        kind: [R] codes into `kinds`; -1 at the place that a rewritten record had before.
         owner: [P] position in `record_ids` of each passage's record; passages of a record are neighbours.
         first: [R] position of each record's first passage.
         speaker, session: [R] codes into `speakers` and `sessions`; -1 is none.
         role: [R] 1 for a user's turn, 2 for another role's, 0 where roles are not told.
         at: [R] microseconds; the smallest int64 where it is not known.
         is_question: [R] whether the text ends with a question mark.
+        standing: [R] whether it states a lasting rule or preference, in a turn that is no assistant's.
+        vectors: [P] rows, zero where a passage has no vector yet; None when no passage has one.
     """
 
     NO_TIME = int(np.iinfo(np.int64).min)
@@ -126,6 +102,7 @@ class PassageIndex:
     role: NDArray[np.int8]
     at: I64
     is_question: NDArray[np.bool_]
+    standing: NDArray[np.bool_]
     kind: NDArray[np.int16]
     owner: NDArray[np.int32]
     length: F32
@@ -140,27 +117,30 @@ class PassageIndex:
 
     def _reset(self, generation: str) -> None:
         self._generation = generation
+        self._stale = 0
         self._seen_passage = 0
         self._seen_vector = 0
         self._segments: list[_Segment] = []
-        self._columns: dict[str, _Column] = {
-            "record_ids": _Column(np.int64),
-            "first": _Column(np.int64),
-            "speaker": _Column(np.int32),
-            "session": _Column(np.int32),
-            "role": _Column(np.int8),
-            "at": _Column(np.int64),
-            "is_question": _Column(np.bool_),
-            "kind": _Column(np.int16),
-            "owner": _Column(np.int32),
-            "length": _Column(np.float32),
-            "passage_ids": _Column(np.int64),
-            "before": _Column(np.int32),
-            "after": _Column(np.int32),
+        self._columns: dict[str, Column] = {
+            "record_ids": Column(np.int64),
+            "first": Column(np.int64),
+            "speaker": Column(np.int32),
+            "session": Column(np.int32),
+            "role": Column(np.int8),
+            "at": Column(np.int64),
+            "is_question": Column(np.bool_),
+            "standing": Column(np.bool_),
+            "kind": Column(np.int16),
+            "owner": Column(np.int32),
+            "length": Column(np.float32),
+            "passage_ids": Column(np.int64),
+            "before": Column(np.int32),
+            "after": Column(np.int32),
         }
-        self._vectors: _Column | None = None
-        self._has_vector = _Column(np.bool_)
+        self.vectors: VectorTable | None = None
+        self._has_vector = Column(np.bool_)
         self.speakers: dict[str, int] = {}
+        self._speaker_words: list[frozenset[int]] = []
         self.sessions: dict[str, int] = {}
         self.kinds: dict[str, int] = {}
         self._kept_windows: dict[tuple[float, ...], tuple[list[tuple[float, NDArray[np.int32]]], F32]] = {}
@@ -181,7 +161,7 @@ class PassageIndex:
     def refresh(self, tx: Transaction) -> None:
         """Read the rows that were committed since the last call."""
         generation = tx.meta("generation" if self.episodes else "derived_generation") or ""
-        if generation != self._generation:
+        if generation != self._generation or self._stale > _MOST_STALE * len(self):
             self._reset(generation)
         newest = tx.execute("SELECT coalesce((SELECT max(id) FROM passage), 0)").fetchone()[0]
         if newest > self._seen_passage:
@@ -202,12 +182,16 @@ class PassageIndex:
             " ORDER BY p.id",
             (self._seen_passage, self.space),
         ).fetchall()
-        if rows:
-            self._append(rows)
+        if not rows:
+            return
+        known = len(self)
+        texts = tx.select("SELECT id, text FROM record WHERE id IN ({ids})", self._append(rows))
+        standing = sorted(record for record, text in texts if is_standing(text))
+        self.standing[known + np.searchsorted(self.record_ids[known:], standing)] = True
 
-    def _append(self, rows: list[tuple]) -> None:  # type: ignore[type-arg]
+    def _append(self, rows: list[tuple]) -> list[int]:  # type: ignore[type-arg]
+        """Add passages; returns the records whose text may state something lasting."""
         self._kept_windows.clear()
-        self._order = None
         base_passage, base_record = len(self.owner), len(self.record_ids)
         ids, records, blobs, sessions, speakers, ats, questions, roles, kinds = zip(*rows, strict=True)
         lengths = np.fromiter((len(blob) // 4 for blob in blobs), np.int64, len(blobs))
@@ -220,6 +204,11 @@ class PassageIndex:
 
         record_array = np.array(records, np.int64)
         starts = np.flatnonzero(np.r_[True, record_array[1:] != record_array[:-1]])
+        if not self.episodes:  # a derived record whose text was rewritten comes again: its old place is nobody's
+            before_it = self.places(record_array[starts])
+            self.kind[before_it[before_it >= 0]] = -1
+            self._stale += int(np.count_nonzero(before_it >= 0))
+        self._order = None
         session_codes = [-1 if s is None else self.sessions.setdefault(s, len(self.sessions)) for s in sessions]
         put = self._columns
         put["record_ids"].extend(record_array[starts])
@@ -256,9 +245,17 @@ class PassageIndex:
             if previous >= 0:
                 after[previous] = base_passage + offset
         put["before"].extend(before)
+        put["standing"].extend(np.zeros(len(starts), np.bool_))
         self._has_vector.extend(np.zeros(len(ids), np.bool_))
-        if self._vectors is not None:
-            self._vectors.extend(np.zeros((len(ids), self._vectors.array.shape[1]), np.float32))
+        if self.vectors is not None:
+            self.vectors.grow(len(ids))
+        if not self.episodes:
+            return []
+        people = record_array[starts][self.role[base_record:] != 2]
+        hinted: list[int] = np.intersect1d(
+            np.repeat(record_array, lengths)[np.isin(words, STANDING_TERMS)], people
+        ).tolist()
+        return hinted
 
     def _read_vectors(self, tx: Transaction) -> None:
         family = "r.kind = 'episode'" if self.episodes else "r.kind <> 'episode'"
@@ -271,30 +268,24 @@ class PassageIndex:
         if not rows:
             return
         dim = len(rows[0][2]) // 2
-        if self._vectors is None:
-            self._vectors = _Column(np.float32, dim)
-            self._vectors.extend(np.zeros((len(self.owner), dim), np.float32))
+        if self.vectors is None:
+            self.vectors = VectorTable(dim, len(self.owner))
         slots = np.searchsorted(self.passage_ids, np.array([row[1] for row in rows], np.int64))
         stacked = np.frombuffer(b"".join(row[2] for row in rows), np.float16).reshape(len(rows), dim)
-        self._vectors.array[slots] = stacked
+        self.vectors.put(slots, stacked)
         self._has_vector.array[slots] = True
 
     # --- searching ---
 
     def places(self, records: I64) -> I64:
-        """[n] positions of records in `record_ids`, -1 for one that is not indexed."""
+        """[n] positions of records in `record_ids`, the latest where there are several; -1 for one not indexed."""
         if not len(self):
             return np.full(len(records), -1, np.int64)
         if self._order is None:
             self._order = np.argsort(self.record_ids, kind="stable")
-        at = np.minimum(np.searchsorted(self.record_ids, records, sorter=self._order), len(self) - 1)
+        at = np.maximum(np.searchsorted(self.record_ids, records, side="right", sorter=self._order) - 1, 0)
         found = self._order[at]
         return np.where(self.record_ids[found] == records, found, -1)
-
-    @property
-    def vectors(self) -> F32 | None:
-        """[P, D] unit vectors, zero where a passage has none yet; None when no passage has one."""
-        return None if self._vectors is None else self._vectors.array.astype(np.float32, copy=False)
 
     @property
     def vectors_missing(self) -> int:
@@ -312,26 +303,41 @@ class PassageIndex:
             [P] scores. A neighbour's words count as `weight` of one's own in the term frequency and in the length.
         """
         size = len(self.owner)
-        score = np.zeros(size, np.float32)
+        score = np.zeros(size + 1, np.float32)  # the last slot takes what falls to neighbours that are not there
         if not size:
-            return score
+            return score[:size]
         reach, norm = self._windows(window)
+        frequency = np.zeros(size + 1, np.float32)
         for term in np.unique(terms):
             found = [segment.lookup(int(term)) for segment in self._segments]
             at = np.concatenate([passages for passages, _ in found])
             if not len(at):
                 continue
             counts = np.concatenate([counts for _, counts in found]).astype(np.float32)
-            idf = np.log1p((size - len(at) + 0.5) / (len(at) + 0.5))
-            places, weights = [at], [counts]
+            gain = np.float32((K1 + 1) * np.log1p((size - len(at) + 0.5) / (len(at) + 0.5)))
+            frequency[at] = counts
+            touched = [at]
             for weight, near in reach:
-                neighbours = near[at]
-                has = neighbours >= 0
-                places.append(neighbours[has])
-                weights.append(weight * counts[has])
-            frequency = np.bincount(np.concatenate(places), np.concatenate(weights), size).astype(np.float32)
-            score += idf * (K1 + 1) * frequency / (frequency + norm)
-        return score
+                neighbours = near[at]  # no passage stands in it twice: it has one neighbour at each step
+                frequency[neighbours] += weight * counts
+                touched.append(neighbours)
+            if len(at) * len(touched) > size // 4:
+                score += gain * frequency / (frequency + norm)
+                frequency[:] = 0
+            else:  # a rare term: only the passages that it reaches are read and written
+                places = np.concatenate(touched)
+                seen = frequency[places]
+                score[places] = score[places] + gain * seen / (seen + norm[places])  # twice the same where it repeats
+                frequency[places] = 0
+        return score[:size]
+
+    def named_speakers(self, terms: NDArray[np.uint32]) -> list[int]:
+        """Codes of the speakers of whose names a word is among the terms; what is only a role ("user") is no name."""
+        for name in list(self.speakers)[len(self._speaker_words) :]:
+            words = () if name.lower() in ROLES else term_hashes(name).tolist()
+            self._speaker_words.append(frozenset(words))
+        asked = set(terms.tolist())
+        return [code for code, words in enumerate(self._speaker_words) if not asked.isdisjoint(words)]
 
     def holding(self, terms: NDArray[np.uint32]) -> NDArray[np.bool_]:
         """[R] which records hold any of the terms."""
@@ -342,42 +348,50 @@ class PassageIndex:
         return mask
 
     def _windows(self, window: tuple[float, ...]) -> tuple[list[tuple[float, NDArray[np.int32]]], F32]:
-        """Neighbours with their weights, and BM25's length norm; kept until a passage is added."""
+        """Neighbours with their weights, and BM25's length norm; kept until a passage is added.
+
+        Both have a slot more than there are passages, and a neighbour that is not there is that slot.
+        """
         kept = self._kept_windows.get(window)
         if kept is None:
             reach = self._reach(window)
-            wide = self.length.copy()
-            for weight, near in reach:
-                has = near >= 0
-                wide[has] += weight * self.length[near[has]]
-            norm = (K1 * (1 - B + B * wide / max(float(wide.mean()), 1e-6))).astype(np.float32)
+            length = np.r_[self.length, np.float32(0)]
+            wide = length + sum((weight * length[near] for weight, near in reach), np.zeros_like(length))
+            norm = (K1 * (1 - B + B * wide / max(float(wide[:-1].mean()), 1e-6))).astype(np.float32)
             kept = self._kept_windows[window] = reach, norm
         return kept
 
     def _reach(self, window: tuple[float, ...]) -> list[tuple[float, NDArray[np.int32]]]:
+        size = len(self.owner)
+        steps = [np.r_[np.where(side < 0, size, side), size].astype(np.int32) for side in (self.before, self.after)]
         reach = []
-        before = after = np.arange(len(self.owner), dtype=np.int32)
+        near = [np.arange(size + 1, dtype=np.int32)] * 2
         for weight in window:
-            before = np.where(before >= 0, self.before[before], -1).astype(np.int32)
-            after = np.where(after >= 0, self.after[after], -1).astype(np.int32)
-            reach += [(weight, before), (weight, after)]
+            near = [step[place] for step, place in zip(steps, near, strict=True)]
+            reach += [(weight, place) for place in near]
         return reach
 
     def best_passage(self, scores: F32) -> F32:
         """[R] the best score among each record's passages."""
         return np.maximum.reduceat(scores, self.first) if len(self) else scores
 
-    @property
-    def passages_per_record(self) -> I64:
-        """[R] how many passages each record has."""
-        counts: I64 = np.diff(np.r_[self.first, len(self.owner)])
+    def passages_of(self, records: NDArray[np.integer[Any]]) -> tuple[I64, I64]:
+        """Positions of the records' passages one record after the other, and where each record's begin among them."""
+        counts = self.passages_in(records)
+        begin = np.cumsum(counts) - counts
+        return np.arange(int(counts.sum())) + np.repeat(self.first[records] - begin, counts), begin
+
+    def passages_in(self, records: NDArray[np.integer[Any]]) -> I64:
+        """[n] how many passages these records have."""
+        stop = np.where(records + 1 < len(self), self.first[np.minimum(records + 1, len(self) - 1)], len(self.owner))
+        counts: I64 = stop - self.first[records]
         return counts
 
     def footprint(self) -> Footprint:
         """RAM of all arrays, exact."""
         nbytes = sum(column.nbytes for column in self._columns.values()) + self._has_vector.nbytes
         nbytes += sum(segment.nbytes for segment in self._segments)
-        nbytes += self._vectors.nbytes if self._vectors is not None else 0
+        nbytes += self.vectors.nbytes if self.vectors is not None else 0
         nbytes += 0 if self._order is None else self._order.nbytes
         for reach, norm in self._kept_windows.values():
             nbytes += norm.nbytes + sum(near.nbytes for _, near in reach)
@@ -409,4 +423,4 @@ def expected_of_texts(lengths: Iterable[int], dim: int) -> int:
 
 
 def _bytes_of(words: int, passages: int, dim: int) -> int:
-    return 6 * words + (64 + 4 * dim) * passages
+    return 6 * words + (90 + dim + dim // 8) * passages  # vectors: a byte and a bit a dimension

@@ -7,12 +7,13 @@ first embeds what is still waiting.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from memspan.core.errors import InputError
+from memspan.core.errors import InputError, StoreBusyError
 from memspan.core.footprint import Footprint
 from memspan.longterm import clock
 from memspan.longterm.adding import insert_episodes
@@ -218,12 +219,14 @@ class Memory:
         """What the memory holds on a question, best first.
 
         Args:
-            query: the question. What stands between double quotes is looked for word for word.
+            query: the question. What stands between double quotes is looked for word for word; turns of a speaker
+                or a time that it names come up before others.
             k: how many results.
             kinds: "episode", or what the organizer builds ("fact", "entity", "community").
             session, speaker: only these; after, before: only episodes of that time (after inclusive).
             metadata: only episodes whose metadata has these values.
-            as_of: facts that were true at this moment, instead of those that are true now.
+            as_of: facts that were true at this moment, instead of those that are true now; "last week" in the
+                question is understood against it.
             believed_at: what the store believed at this moment.
             rerank: "rrf", "mmr", "mentions", "distance", "cross"; None is the organizer's own order.
             deadline_ms: leave stages out rather than take longer; `.skipped` and `why` say which.
@@ -250,6 +253,10 @@ class Memory:
             raise InputError("kinds is empty; name at least one, such as 'episode' or 'fact'")
         deadline = Deadline(deadline_ms)
         if not deadline.limited:
+            if asked.kinds != ("episode",):
+                # Another process that writes for long must not keep this one from reading.
+                with contextlib.suppress(StoreBusyError):
+                    self._compose(asked.space)
             self._embedding.embed_all()
         vector = self._embedding.embed_query(asked.text, deadline)
         with self.store.read(self._now(), asked.space) as tx:
@@ -261,6 +268,7 @@ class Memory:
                 derived=self._index(tx, episodes=False),
                 deadline=deadline,
                 embed=self._embedding.embed,
+                now=self._clock(),
             )
             found: list[Recollection] = []
             if "episode" in asked.kinds:
@@ -277,6 +285,19 @@ class Memory:
         results.skipped = tuple(deadline.skipped)
         results.seconds = deadline.seconds
         return results
+
+    def _compose(self, space: str) -> None:
+        """Let the organizer write what it writes late; the slow part is done while the store is not locked."""
+        with self.store.read(self._now(), space) as tx:
+            pending = self.organizer.pending(tx)
+        if pending is None:
+            return
+        composed = self.organizer.compose(pending)
+        with self.store.write(self._now(), space) as tx:
+            self.organizer.on_composed(tx, composed)
+            index_derived(tx)
+        if tx.erased:
+            self._embedding.forget(tx.erased)
 
     def _recall_episodes(self, search: Search) -> list[Recollection]:
         search.shown = self.organizer.shown(search)
@@ -427,9 +448,9 @@ class Memory:
         if not (wanted or session is not None or speaker is not None or limit is not None or whole):
             raise InputError("forget needs ids, session, speaker, before or space; everything=True erases this space")
         with self.store.write(self._now(), self.space if space is None else space) as tx:
-            report, texts = forget_episodes(tx, self.organizer, wanted, session=session, speaker=speaker, before=limit)
+            report = forget_episodes(tx, self.organizer, wanted, session=session, speaker=speaker, before=limit)
             index_derived(tx)
-        self._embedding.forget(texts)
+        self._embedding.forget(tx.erased)
         return report.with_purge(self.store.purge())
 
     def export(self, path: str | Path) -> int:
@@ -448,7 +469,7 @@ class Memory:
         """Housekeeping: the organizer's (communities, summaries), pending vectors, the file's statistics.
 
         Args:
-            prune: delete for good what the organizer lets fade, and give free pages back to the file system.
+            prune: delete for good what the organizer has let fade, and give free pages back to the file system.
             reembed: drop all vectors and make them anew, after a change of the embedder.
 
         Returns:
@@ -462,6 +483,9 @@ class Memory:
                 for what, count in self.organizer.maintain(tx, self._clock(), prune=prune).items():
                     done[what] = done.get(what, 0) + count
                 index_derived(tx)
+            if tx.erased:
+                self._embedding.forget(tx.erased)
+            self._compose(name)  # last, so that nothing is written that is about to go
         done["embedded"] = self._embedding.embed_all()
         with self.store.lock:
             self.store.connection.execute("PRAGMA optimize")

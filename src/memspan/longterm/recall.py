@@ -1,23 +1,27 @@
 """Ranking episodes for a question: windowed BM25 + vectors + a few small priors.
 
     match(e) = max(0, z(lexical(e))) + vector_weight * z(cosine(e))
-    score(e) = match(e) + user_prior [role is user] - length_penalty ln(passages of e)
-               - question_penalty [e is a question] + standing_bonus [e states a lasting rule or preference]
+    score(e) = match(e) + role_prior(e) - length_penalty ln(passages of e) - question_penalty [e is a question]
+               + standing_bonus [e states a lasting rule or preference] + speaker_bonus [the question names e's speaker]
+               + time_bonus * fit of e's moment to the time that the question names
                + session_lift * mean of the three best scores in e's session
 
 *lexical* is the best passage's BM25, where the words of neighbouring passages count with halved weight per step: on
 chat, what a turn means stands partly in the turns beside it. *cosine* is the mean of the first and the best passage's.
 Both are standardised over the candidates only (the best `pool` of either list), so that weights do not drift as a
-store grows. The constants were set on two public sets of conversations at once, with no switch between them; see
-benchmarks/recall.py for what each is worth.
+store grows. *role_prior* is user_prior for a user's turn; where the question asks what the assistant said ("What did
+you recommend?") it goes to the assistant's turns instead. *fit* is 1 inside the named time and falls off within days
+around it. The constants were set on public sets of conversations at once, with no switch between them; see
+benchmarks/README.md for what they reach.
 """
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -25,9 +29,11 @@ from numpy.typing import NDArray
 
 from memspan.longterm.base import Query, Recollection
 from memspan.longterm.clock import to_micros
-from memspan.longterm.index import F32, PassageIndex
+from memspan.longterm.cues import asks_for_answers, time_match
+from memspan.longterm.index import PassageIndex
 from memspan.longterm.passages import term_hashes
 from memspan.longterm.store import Transaction
+from memspan.longterm.vectors import F32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,12 +45,15 @@ class RankingConfig:
     user_prior: float = 1.0  # a user's turn, where roles are told; people's turns are all alike
     length_penalty: float = 0.5  # per ln(passages): the best of n passages grows with n by chance
     question_penalty: float = 0.5  # a turn that asks seldom is the evidence
-    standing_bonus: float = 0.75  # a person's "always", "never", "prefer": it bears on more than its own subject
+    standing_bonus: float = 1.25  # "Always ...", "I prefer ...": it bears on more than its own subject
+    speaker_bonus: float = 0.5  # a turn of the person that the question names
+    time_bonus: float = 1.5  # a turn of the time that the question names
     session_lift: float = 0.2  # share of the session's mean of its three best scores
-    pool: int = 150  # candidates taken from each list
+    pool: int = 300  # candidates taken from each list
 
 
-STANDING = term_hashes("always never prefer")
+NEAREST = 600
+"""Passages of a large index whose records' vectors are scored."""
 
 
 class Deadline:
@@ -100,6 +109,7 @@ class Search:
         episodes, derived: the two indexes of the space.
         deadline: the time budget.
         embed: embeds texts, None without an embedder.
+        now: the store's clock, against which "last week" in a question is understood unless it has an `as_of`.
         shown: [R] the episodes that the organizer shows by default; None is all of them.
     """
 
@@ -110,6 +120,7 @@ class Search:
     derived: PassageIndex
     deadline: Deadline
     embed: Callable[[Sequence[str]], F32] | None = None
+    now: datetime | None = None
     shown: NDArray[np.bool_] | None = None
     terms: NDArray[np.uint32] = field(init=False)
 
@@ -120,14 +131,39 @@ class Search:
         """[R] BM25 of each record's best passage."""
         return index.best_passage(index.bm25(self.terms, window))
 
-    def cosine(self, index: PassageIndex, vector: F32 | None = None) -> F32 | None:
-        """[R] mean of the cosines of each record's first and best passage; None without vectors."""
+    def cosine(
+        self,
+        index: PassageIndex,
+        vector: F32 | None = None,
+        *,
+        mask: NDArray[np.bool_] | None = None,
+        records: NDArray[np.intp] | None = None,
+    ) -> F32 | None:
+        """[R] mean of the cosines of each record's first and best passage; None without vectors.
+
+        In a large index only the records that own the nearest passages are scored, the others have -1.
+
+        Args:
+            index: R records.
+            vector: [D] unit vector; None is the question's.
+            mask: [R] records that matter; None is all.
+            records: positions of records that are scored in any case.
+        """
         vector = self.vector if vector is None else vector
         if vector is None or index.vectors is None or not len(index):
             return None
-        every = index.vectors @ vector
-        mean: F32 = ((every[index.first] + index.best_passage(every)) / 2).astype(np.float32)
-        return mean
+        among = None if mask is None else mask[index.owner]
+        likely = index.vectors.likely(vector, NEAREST, among)
+        if len(likely) < len(index.owner):
+            likely = likely[best(index.vectors.cosines(vector, likely), NEAREST)]
+        chosen = np.unique(index.owner[likely])
+        if records is not None:
+            chosen = np.union1d(chosen, records)
+        passages, begin = index.passages_of(chosen)
+        every = index.vectors.cosines(vector, passages)
+        found = np.full(len(index), -1, np.float32)
+        found[chosen] = (every[begin] + np.maximum.reduceat(every, begin)) / 2
+        return found
 
 
 def standardized(values: F32) -> F32:
@@ -164,6 +200,18 @@ def allowed(search: Search, index: PassageIndex) -> NDArray[np.bool_] | None:
     if query.metadata:
         narrow(np.isin(index.record_ids, matching_metadata(search.tx, query.metadata)))
     return mask
+
+
+def resting_on_allowed(search: Search, records: set[int]) -> set[int]:
+    """Derived records with at least one source episode that passes the query's filters; all when there are none."""
+    query = search.query
+    if not (query.sessions or query.speakers or query.after or query.before or query.metadata):
+        return records
+    mask = allowed(search, search.episodes)
+    assert mask is not None
+    wanted = set(search.episodes.record_ids[mask].tolist())
+    rows = search.tx.select("SELECT record, episode FROM source WHERE record IN ({ids})", sorted(records))
+    return {record for record, episode in rows if episode in wanted}
 
 
 def matching_metadata(tx: Transaction, wanted: Mapping[str, Any]) -> list[int]:
@@ -213,19 +261,20 @@ def rank_episodes(
     mask = allowed(search, index)
     if mask is not None and not mask.any():
         return []
-    lexical = search.lexical(index, config.window)
-    cosine = search.cosine(index) if search.vector is not None and search.deadline.allows("vectors") else None
-    shown = lexical if mask is None else np.where(mask, lexical, -np.inf)
     pool = max(config.pool, 3 * search.query.k)
-    candidates = best(shown, pool)
-    if cosine is not None:
-        near = best(cosine if mask is None else np.where(mask, cosine, -np.inf), pool)
-        candidates = np.union1d(candidates, near)
+    lexical = search.lexical(index, config.window)
+    candidates = best(lexical if mask is None else np.where(mask, lexical, -np.inf), pool)
     positions_of_extra = {}
     if extra:
         at = np.searchsorted(index.record_ids, np.fromiter(extra, np.int64, len(extra)))
         positions_of_extra = dict(zip(at.tolist(), extra.values(), strict=True))
         candidates = np.union1d(candidates, np.fromiter(positions_of_extra, np.int64, len(positions_of_extra)))
+    cosine = None
+    if search.vector is not None and search.deadline.allows("vectors"):
+        cosine = search.cosine(index, mask=mask, records=candidates)
+    if cosine is not None:
+        near = best(cosine if mask is None else np.where(mask, cosine, -1), pool)
+        candidates = np.union1d(candidates, near[cosine[near] > -1])
     if mask is not None:
         candidates = candidates[mask[candidates]]
 
@@ -235,12 +284,10 @@ def rank_episodes(
     if cosine is not None:
         meaning = standardized(cosine[candidates])
         score += config.vector_weight * meaning
-    user = index.role[candidates] == 1
-    score += config.user_prior * user.astype(np.float32)
-    score -= config.length_penalty * np.log(index.passages_per_record[candidates]).astype(np.float32)
-    score -= config.question_penalty * index.is_question[candidates].astype(np.float32)
-    standing = index.holding(STANDING)[candidates] & (index.role[candidates] != 2)
-    score += config.standing_bonus * standing.astype(np.float32)
+    reasons: list[tuple[NDArray[np.bool_], str]] = []
+    for part, told, said in _priors(search, config, candidates):
+        score += part
+        reasons.append((told, said))
     bonus = np.zeros(len(candidates), np.float32)
     for place, position in enumerate(candidates.tolist()):
         if position in positions_of_extra:
@@ -251,26 +298,57 @@ def rank_episodes(
     order = np.argsort(-score, kind="stable")[: search.query.k]
     ranked = []
     for place in order.tolist():
-        reasons = [f"full text {words[place]:+.1f}"] if words[place] > 0 else []
+        why = [f"full text {words[place]:+.1f}"] if words[place] > 0 else []
         if meaning is not None:
-            reasons.append(f"vectors {meaning[place]:+.1f}")
-        if user[place]:
-            reasons.append("a user's turn")
+            why.append(f"vectors {meaning[place]:+.1f}")
+        why += [text for told, text in reasons if told[place]]
         position = int(candidates[place])
         if position in positions_of_extra:
-            reasons.append(positions_of_extra[position][1])
-        ranked.append(Ranked(position, float(score[place]), ", ".join(reasons) or "nothing better in the store"))
+            why.append(positions_of_extra[position][1])
+        ranked.append(Ranked(position, float(score[place]), ", ".join(why) or "nothing better in the store"))
     return ranked
+
+
+def _priors(
+    search: Search, config: RankingConfig, candidates: NDArray[np.intp]
+) -> Iterator[tuple[F32, NDArray[np.bool_], str]]:
+    """What does not depend on the match, each as (what it adds, where `why` tells of it, in which words)."""
+    index = search.episodes
+    untold = np.zeros(len(candidates), np.bool_)
+
+    def part(weight: float, where: NDArray[np.bool_] | F32, why: str = "") -> tuple[F32, NDArray[np.bool_], str]:
+        return (weight * where).astype(np.float32), where > 0.5 if why else untold, why
+
+    role = index.role[candidates]
+    if asks_for_answers(search.query.text):
+        yield part(config.user_prior, role == 2, "the assistant's turn")
+    else:
+        yield part(config.user_prior, role == 1, "a user's turn")
+    yield part(-config.length_penalty, np.log(index.passages_in(candidates)).astype(np.float32))
+    yield part(-config.question_penalty, index.is_question[candidates])
+    yield part(config.standing_bonus, index.standing[candidates], "a lasting rule or preference")
+    if named := index.named_speakers(search.terms):
+        yield part(config.speaker_bonus, np.isin(index.speaker[candidates], named), "the named speaker's turn")
+    moment = search.query.as_of or search.now
+    if moment is not None and search.deadline.allows("time words"):
+        from memspan.longterm.scribe.dates import question_time
+
+        span = question_time(search.query.text, moment)
+        if span is not None:
+            fit = time_match(span, index.at[candidates], index.NO_TIME)
+            yield part(config.time_bonus, fit, f'at or near the time asked about ("{span.text}")')
 
 
 def _session_means(score: F32, session: NDArray[np.int32], count: int = 3) -> F32:
     """For every candidate the mean of the best `count` scores in its session; its own score outside sessions."""
+    if not len(score):
+        return score
     order = np.lexsort((-score, session))
-    _, start, inverse, sizes = np.unique(session[order], return_index=True, return_inverse=True, return_counts=True)
-    sums = np.add.reduceat(score[order], start) if len(start) else score
-    for place, (begin, size) in enumerate(zip(start.tolist(), sizes.tolist(), strict=True)):
-        sums[place] = score[order[begin : begin + min(size, count)]].sum()
-    means = sums / np.minimum(sizes, count)
+    sorted_scores, group = score[order], session[order]
+    start = np.flatnonzero(np.r_[True, group[1:] != group[:-1]])
+    sizes = np.diff(np.r_[start, len(score)])
+    place = np.arange(len(score)) - np.repeat(start, sizes)  # from 0 in each session, the best first
+    sums = np.add.reduceat(np.where(place < count, sorted_scores, 0), start)
     lifted = np.empty_like(score)
-    lifted[order] = means[inverse]
+    lifted[order] = np.repeat(sums / np.minimum(sizes, count), sizes)
     return np.where(session < 0, score, lifted)

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from memspan.longterm.index import F32
+from memspan.longterm.vectors import F32
 
 Item = TypeVar("Item", bound=Hashable)
 RERANKERS = ("rrf", "mmr", "mentions", "distance", "cross")

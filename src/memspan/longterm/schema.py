@@ -105,8 +105,13 @@ MIGRATIONS: tuple[str, ...] = (
         SELECT RAISE(ABORT, 'episodes are immutable');
     END;
     """,
-    # Use (what strength grows by), and the log of attribute changes that can be seen and undone.
+    # Use (what strength grows by), the log of attribute changes that can be seen and undone, and indexes whose entries
+    # stand in the order of the records, so that the latest facts of an end are found without reading the others.
     """
+    DROP INDEX fact_object;
+    CREATE INDEX fact_object ON fact (object, relation);
+    CREATE INDEX fact_latest ON fact (subject);
+    CREATE INDEX fact_ends ON fact (subject, object);
     ALTER TABLE record ADD COLUMN used_at INTEGER;
     CREATE INDEX record_used ON record (space) WHERE used_at IS NOT NULL;
     CREATE TABLE change (

@@ -249,12 +249,14 @@ class Transaction:
     Attributes:
         now: the store's time of this transaction, in microseconds.
         space: the tenant's name; every method sees only its rows.
+        erased: texts of the records that were erased or rewritten, so that what is cached of them can go too.
     """
 
     def __init__(self, store: Store, now: int, space: str, *, writable: bool) -> None:
         self.store = store
         self.now = now
         self.space = space
+        self.erased: list[str] = []
         self.execute: Callable[..., sqlite3.Cursor] = store.connection.execute
         self.executemany: Callable[..., sqlite3.Cursor] = store.connection.executemany
         row = self.execute("SELECT id FROM space WHERE name = ?", (space,)).fetchone()
@@ -330,9 +332,9 @@ class Transaction:
 
     def set_text(self, record: int, text: str) -> None:
         """Replace a derived record's text (episodes are immutable) and drop its passages, which are made anew."""
-        self.execute("UPDATE record SET text = ? WHERE id = ? AND text <> ?", (text, record, text))
-        self.execute("DELETE FROM passage WHERE record = ?", (record,))
-        self.bump_derived()
+        changed = self.execute("UPDATE record SET text = ? WHERE id = ? AND text <> ?", (text, record, text)).rowcount
+        if changed:
+            self.execute("DELETE FROM passage WHERE record = ?", (record,))
 
     def set_validity(
         self,

@@ -19,6 +19,7 @@ from memspan.core.errors import InputError, MissingExtraError, ModelError, Unsup
 from memspan.models.schema import checked_schema, violation
 from memspan.models.spec import LOCAL_EXTRA
 
+_LARGEST = 10**15  # of numbers without a range of their own; all integers up to it are exact as floats
 _LONGEST_CLOSING = 4096  # tokens; a schema whose shortest answer is longer is refused
 # White space between tokens is fixed, since small models can go on with it for ever; \u escapes are left out, since
 # they can write half a surrogate pair, which is no text.
@@ -69,7 +70,9 @@ class GrammarTokenizer:
         from llguidance import LLMatcher
 
         try:
-            matcher = LLMatcher(self.tokens, LLMatcher.grammar_from_json_schema(schema_text(schema), defaults=_FORM))
+            matcher = LLMatcher(
+                self.tokens, LLMatcher.grammar_from_json_schema(schema_text(bounded(schema)), defaults=_FORM)
+            )
         except ValueError as error:
             raise InputError(f"no grammar can be made of the schema: {error}") from error
         if matcher.is_error():
@@ -203,6 +206,22 @@ def mask_of(matcher: Any) -> NDArray[np.bool_]:
     if matcher.is_error():
         raise ModelError(f"the grammar of the answer failed: {matcher.get_error()}")
     return np.unpackbits(np.frombuffer(mask, np.uint8), bitorder="little").astype(bool)
+
+
+def bounded(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """The schema with a range for every number that has none: JSON allows 1e999, which no float can hold."""
+    made = dict(schema)
+    named = made.get("type", [])
+    if not {"number", "integer"}.isdisjoint([named] if isinstance(named, str) else named):
+        made = {"minimum": -_LARGEST, "maximum": _LARGEST} | made
+    for key in ("items", "additionalProperties"):
+        if isinstance(made.get(key), Mapping):
+            made[key] = bounded(made[key])
+    if "properties" in made:
+        made["properties"] = {name: bounded(part) for name, part in made["properties"].items()}
+    if "anyOf" in made:
+        made["anyOf"] = [bounded(part) for part in made["anyOf"]]
+    return made
 
 
 def schema_text(schema: Mapping[str, Any]) -> str:

@@ -30,9 +30,10 @@ def test_unanswerable_questions_are_not_among_the_answered() -> None:
 def test_conversations_hold_their_answers() -> None:
     for seed in range(5):
         made = conversation(seed)
-        texts = {episode.id: episode.text for episode in made.episodes}
+        texts = {e.id: f"{e.text} {e.metadata.get('caption', '')}" for e in made.episodes}
         assert len(texts) == len(made.episodes)
         for item in made.answerable:
+            assert item.answer
             assert item.answer.lower() in texts[item.evidence[0]].lower()
         assert not {i.question for i in made.answerable} & {i.question for i in made.unanswerable}
         assert [e.at for e in made.episodes] == sorted(e.at for e in made.episodes)  # type: ignore[type-var]

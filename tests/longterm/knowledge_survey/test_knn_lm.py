@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -116,6 +117,62 @@ def test_blocks_of_the_search_agree(store: KNNDatastore, monkeypatch: pytest.Mon
     assert torch.equal(again[1], places)
 
 
+def test_many_queries_are_searched_in_parts(store: KNNDatastore, monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden = torch.from_numpy(store.keys).float()
+    distances, places = store.nearest(hidden)
+    monkeypatch.setattr(knn_lm, "_ROWS", 2)
+    again = store.nearest(hidden)
+    torch.testing.assert_close(again[0], distances)
+    assert torch.equal(again[1], places)
+
+
+def test_the_loss_is_that_of_the_mixture(model: Any, store: KNNDatastore) -> None:
+    logits, hidden = states(model, [1, 2, 3, 4])
+    targets = torch.tensor([2, 3, 4, 5])
+    for lam in (0.0, 0.3, 1.0):
+        mixed = torch.log_softmax(store.interpolate(logits, hidden, lam).float(), -1)
+        expected = -float(mixed.gather(1, targets[:, None]).mean())
+        assert store.loss(logits, hidden, targets, lam) == pytest.approx(expected, rel=1e-5)
+    empty = KNNDatastore.build(model, Words(), [])
+    assert empty.loss(logits, hidden, targets, 0.5) == store.loss(logits, hidden, targets, 0.0)
+
+
+def test_tuning_takes_the_best_of_what_it_tries(model: Any) -> None:
+    store = KNNDatastore.build(model, Words(), TEXTS, k=5)
+    tokenizer = Words()
+    ids = [tokenizer(text)["input_ids"] for text in TEXTS][1]
+    logits, hidden = states(model, ids)
+    text = logits[:-1], hidden[:-1], torch.tensor(ids[1:])
+    first = store.temperature
+    tried = {}
+    for store.k in (1, 4):
+        for scale in (0.01, 1.0):
+            store.temperature = first * scale
+            tried |= {(store.k, scale, lam): store.loss(*text, lam) for lam in (0.1, 0.9)}
+    store.temperature = first
+    lam = store.tune(*text, scales=(0.01, 1.0), lams=(0.1, 0.9), ks=(1, 4))
+    assert store.loss(*text, lam) == pytest.approx(min(tried.values()))
+    assert tried[store.k, store.temperature / first, lam] == pytest.approx(min(tried.values()))
+    wrong = text[0], text[1], torch.full((len(ids) - 1,), 31)  # what never followed in the datastore
+    assert store.tune(*wrong) == 0.0
+
+
+def test_a_saved_datastore_comes_back_for_its_own_model_only(model: Any, store: KNNDatastore, tmp_path: Path) -> None:
+    store.temperature = 0.7
+    store.save(tmp_path / "store.npz")
+    back = KNNDatastore.load(tmp_path / "store.npz", model)
+    assert (back.k, back.temperature, back.fingerprint) == (5, 0.7, store.fingerprint)
+    logits, hidden = states(model, [1, 2, 3])
+    assert torch.equal(back.interpolate(logits, hidden), store.interpolate(logits, hidden))
+    store.fingerprint = "another"
+    store.save(tmp_path / "other.npz")
+    with pytest.raises(ModelError, match="another model"):
+        KNNDatastore.load(tmp_path / "other.npz", model)
+    (tmp_path / "text.npz").write_text("no archive")
+    with pytest.raises(InputError, match="no datastore"):
+        KNNDatastore.load(tmp_path / "text.npz", model)
+
+
 def test_another_model_is_refused(model: Any, store: KNNDatastore) -> None:
     store.check(model)
     before = model_fingerprint(model)
@@ -149,6 +206,14 @@ def test_bad_input(model: Any, store: KNNDatastore) -> None:
         KNNDatastore.build(model, Words(), TEXTS, k=0)
     with pytest.raises(InputError, match="temperature"):
         KNNDatastore.build(model, Words(), TEXTS, temperature=0)
+    with pytest.raises(InputError, match="scales"):
+        store.tune(logits, hidden, torch.tensor([1, 2]), scales=(0.0,))
+    with pytest.raises(InputError, match="ks"):
+        store.tune(logits, hidden, torch.tensor([1, 2]), ks=(0,))
+    with pytest.raises(InputError, match="targets"):
+        store.loss(logits, hidden, torch.tensor([1]))
+    with pytest.raises(InputError, match="lam"):
+        store.loss(logits, hidden, torch.tensor([1, 2]), 2.0)
     with pytest.raises(InputError, match="one string"):
         KNNDatastore.build(model, Words(), "text")
     with pytest.raises(InputError, match="stride"):

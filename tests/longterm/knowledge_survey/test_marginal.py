@@ -8,13 +8,19 @@ import numpy as np
 import pytest
 
 from memspan.core.errors import InputError
+from memspan.longterm.base import Episode
 from memspan.longterm.knowledge_survey.marginal import (
+    AdaptedEmbedder,
     QueryAdapter,
+    adapter_from_pairs,
+    extractive_log_likelihoods,
     marginal_answer,
     marginal_log_likelihood,
     retrieval_log_probs,
     train_query_adapter,
 )
+from memspan.longterm.memory import Memory
+from tests.longterm.doubles import HashEmbedder
 
 torch = pytest.importorskip("torch")
 
@@ -99,6 +105,32 @@ def test_training_raises_the_right_documents() -> None:
     assert adapter.losses[-1] < adapter.losses[0]
 
 
+def test_an_adapter_is_learnt_from_answers_and_asks_a_store_in_its_way() -> None:
+    colours = ("red", "blue", "green", "white", "black", "brown")
+    documents = [f"tower {colour} holds the treasure of {colour}" for colour in colours]
+    secret = dict(zip(colours, ("ruber", "azul", "viridis", "albus", "niger", "fuscus"), strict=True))
+    pairs = [(f"where is {word}", f"treasure of {colour}") for colour, word in secret.items()]
+    embedder = HashEmbedder()
+    adapter = adapter_from_pairs(embedder, documents, pairs, k=6, learning_rate=0.03, epochs=80, temperature=0.1)
+    adapted = AdaptedEmbedder(embedder, adapter)
+    vectors = embedder.embed(documents)
+    questions = [question for question, _ in pairs]
+    assert np.array_equal(adapted.embed(documents), vectors)
+    assert (np.argmax(embedder.embed(questions) @ vectors.T, 1) == np.arange(6)).mean() < 0.5
+    assert (np.argmax(adapted.embed_queries(questions) @ vectors.T, 1) == np.arange(6)).mean() > 0.8
+    assert adapted.footprint().total == embedder.footprint().total + 64 * 64 * 4
+    with Memory.open(":memory:", embedder=adapted) as memory:
+        memory.add([Episode(text=text, id=f"d{number}") for number, text in enumerate(documents)])
+        memory.embed_pending()
+        first = [memory.recall(question, k=1)[0].id for question in questions]
+    assert sum(uid == f"d{number}" for number, uid in enumerate(first)) >= 5
+
+
+def test_a_reader_that_copies_wants_whole_words() -> None:
+    got = extractive_log_likelihoods(["art", "3 cats"], [["An Art.", "A cart."], ["13 cats", "the 3 cats"]])
+    assert got.tolist() == [[-1, -8], [-8, -1]]
+
+
 def test_the_likeliest_answer_over_all_documents() -> None:
     log_p_z = [math.log(0.6), math.log(0.4)]
     assert marginal_answer(log_p_z, [[math.log(0.5), math.log(0.1)], [math.log(0.3), math.log(0.9)]]) == 1
@@ -113,6 +145,10 @@ def test_bad_input() -> None:
     ones = np.ones((2, 4), np.float32)
     with pytest.raises(InputError, match="candidates"):
         train_query_adapter(ones, ones, ones, np.zeros((2, 3), np.int64))
+    with pytest.raises(InputError, match="at least 1"):
+        adapter_from_pairs(HashEmbedder(), [], [("a", "b")])
+    with pytest.raises(InputError, match="dimensions"):
+        AdaptedEmbedder(HashEmbedder(), QueryAdapter(np.eye(3, dtype=np.float32)))
     with pytest.raises(InputError, match="rows"):
         train_query_adapter(ones, ones, np.zeros((2, 1), np.float32), np.full((2, 1), 9))
     with pytest.raises(InputError, match="finite"):

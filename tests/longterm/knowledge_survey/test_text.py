@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memspan.longterm.knowledge_survey.text import (
-    fits_kind,
     kind_of,
     names,
     negations,
     numbers,
     read_question,
     sentence_spans,
+    wanted_noun,
 )
 
 
@@ -82,18 +82,24 @@ def test_a_question_is_read_against_the_speakers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "sentence", "expected"),
+    ("question", "noun"),
     [
-        ("when", "I left last Tuesday.", 1),
-        ("when", "I left.", 0),
-        ("number", "Three of them.", 1),
-        ("number", "Some.", 0),
-        ("where", "We met in Lisbon.", 1),
-        ("where", "We met.", 0),
-        ("who", "It was Cleo.", 1),
-        ("who", "It was me.", 0),
-        ("open", "Anything.", 0.5),
+        ("Which dish does Ann like?", "dish"),
+        ("What kind of boat does Ann own?", "boat"),
+        ("What wind instrument did Bob buy?", "instrument"),
+        ("Which stall closes first?", "stall"),
+        ("What does Ann like?", None),
+        ("What is Bob's dog called?", None),
+        ("Where does Ann live?", None),
     ],
 )
-def test_the_kind_of_answer_a_sentence_holds(kind: str, sentence: str, expected: float) -> None:
-    assert fits_kind(kind, sentence) == expected  # type: ignore[arg-type]
+def test_the_class_of_thing_that_is_asked_for(question: str, noun: str | None) -> None:
+    assert wanted_noun(question) == noun
+    assert read_question(question, ["Ann", "Bob"]).wanted == noun
+
+
+def test_how_it_turned_out_and_what_came_first() -> None:
+    assert read_question("What did Ann finally pay?").last
+    assert read_question("When was the party originally planned?").past
+    assert read_question("When was the party?").happened
+    assert not read_question("When is the party?").happened

@@ -8,7 +8,8 @@ trains nothing itself; what is here is the smallest system that covers its ways 
 - marginal (`marginal`): p(y|x) = sum over documents of p(z|x) p(y|x,z), differentiable in the query encoder
   (RAG-Sequence, Lewis et al. 2020; REALM, Guu et al. 2020);
 - by nearest hidden states (`knn_lm`): kNN-LM (Khandelwal et al. 2020), provenance for every token;
-- documents with versions (`documents`): what the memory said at a date stays addressable.
+- documents with versions (`documents`): what the memory said at a date stays addressable; from files, from facts of
+  an organizer, or from the caller's search engine (`sources`).
 
 Changed from the literature: citations are not trusted to the model but checked by an extractive judge, and the best
 evidence sentence answers when there is no model, or when the model's text is not supported.
@@ -17,16 +18,18 @@ evidence sentence answers when there is no model, or when the model's text is no
 from memspan.longterm.knowledge_survey.answer import Answer, Citation, Claim
 from memspan.longterm.knowledge_survey.answerer import GroundedAnswerer, calibrate
 from memspan.longterm.knowledge_survey.config import KnowledgeSurveyConfig
-from memspan.longterm.knowledge_survey.judge import ExtractiveJudge, Judge, Support
+from memspan.longterm.knowledge_survey.judge import CallableJudge, ExtractiveJudge, Judge, NLIJudge, Support
 
 __all__ = [
     "Answer",
+    "CallableJudge",
     "Citation",
     "Claim",
     "ExtractiveJudge",
     "GroundedAnswerer",
     "Judge",
     "KnowledgeSurveyConfig",
+    "NLIJudge",
     "Support",
     "calibrate",
 ]

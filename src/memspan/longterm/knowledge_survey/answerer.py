@@ -9,8 +9,10 @@ from memspan.core.errors import InputError
 from memspan.core.footprint import Footprint
 from memspan.longterm.knowledge_survey.answer import Answer, Claim
 from memspan.longterm.knowledge_survey.config import KnowledgeSurveyConfig, Policy
-from memspan.longterm.knowledge_survey.evidence import Evidence, Sentence, gather
+from memspan.longterm.knowledge_survey.evidence import Evidence, fact_match, gather
+from memspan.longterm.knowledge_survey.features import Sentence
 from memspan.longterm.knowledge_survey.judge import ExtractiveJudge, Judge
+from memspan.longterm.knowledge_survey.kinds import form_of, holds_form
 from memspan.longterm.knowledge_survey.text import stems
 from memspan.longterm.knowledge_survey.wording import cited, evidence_text
 
@@ -100,7 +102,7 @@ class GroundedAnswerer:
         evidence = self._gather(question, recall_options)
         if not evidence.sentences:
             return self._declined(evidence, "I do not know: nothing in memory bears on this.")
-        if (stated := stated_fact(evidence)) is not None:
+        if (stated := stated_fact(evidence, self.config.fact_match)) is not None:
             return self._fact(evidence, *stated)
         if evidence.confidence < self.config.abstain_below:
             return self._declined(evidence, "I do not know: what is in memory is too weak to answer this.")
@@ -139,7 +141,7 @@ class GroundedAnswerer:
         return Answer(
             text=f"{fact.text} [1]",
             citations=[cited(1, source, 1.0)],
-            confidence=evidence.confidence,
+            confidence=max(evidence.confidence, fact_match(fact)),
             reader=STATED_FACT,
             claims=[Claim(text=fact.text, support=1.0, citations=(1,))],
             recollections=[fact, *evidence.hits],
@@ -176,22 +178,29 @@ class GroundedAnswerer:
         return total if context is None else total + context
 
 
-def stated_fact(evidence: Evidence) -> tuple[Recollection, Sentence] | None:
+def stated_fact(evidence: Evidence, least: float) -> tuple[Recollection, Sentence] | None:
     """The best fact that holds and says what was asked, with the sentence that states it.
 
-    Its subject and its relation must both be named in the question ("Where does *Ann* *live*": LIVES_IN); questions
-    for a time are left to the sentences, which carry their dates.
+    Its match must be at least `least`; where an organizer tells none, its subject and its relation must both be named
+    in the question ("Where does *Ann* *live*": LIVES_IN). Questions for a time are left to the sentences, which carry
+    their dates.
     """
     question = evidence.question
     if question.kind == "when":
         return None
-    asked = stems(question.text)
+    asked, form = stems(question.text), form_of(question.text)
     for fact in evidence.facts:
-        subject, relation = (str(fact.metadata.get(key, "")) for key in ("subject", "relation"))
-        named = stems(subject)
-        if not named or not named <= asked or not (stems(relation.replace("_", " ")) - named) & asked:
+        if "match" in fact.metadata:
+            if fact_match(fact) < least:
+                continue
+        else:
+            subject, relation = (str(fact.metadata.get(key, "")) for key in ("subject", "relation"))
+            named = stems(subject)
+            if not named or not named <= asked or not (stems(relation.replace("_", " ")) - named) & asked:
+                continue
+        if form not in ("open", "yes or no") and holds_form(form, question, fact.text, question.subject) < 0.4:
             continue
-        source = next((s for s in evidence.sentences if fact.episodes and s.episode == fact.episodes[0]), None)
+        source = next((s for s in evidence.sentences if s.episode in fact.episodes[:1]), None)
         if source is not None:
             return fact, source
     return None

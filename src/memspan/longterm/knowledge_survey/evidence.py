@@ -1,9 +1,9 @@
 """From a question to the sentences that may answer it, best first, and how likely the best one does.
 
-The retriever's episodes are split into sentences. A sentence scores by the weighted words of the question that it, its
-turn and the turns beside it hold, by its vector, by its episode's rank, by whether it holds the kind of answer wanted
-(a time, a number, a place, a name), by who said it, and by what the organizer's facts say of it: the sentence behind a
-fact that holds gains, the sentence behind one that has ceased to hold loses.
+The retriever's episodes, and the replies to them, are split into sentences; a photo's caption is one more. A sentence
+scores by what `features` finds in its words and in the turns before it, by its vector with and without the turn that it
+follows, by its episode's rank, by its time, and by what the organizer's facts say of it: the sentence behind a fact
+that holds gains, the sentence behind one that has ceased to hold loses.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,46 +21,32 @@ from memspan.longterm import clock
 from memspan.longterm.base import Recollection
 from memspan.longterm.knowledge_survey.config import KnowledgeSurveyConfig, logistic, weighted
 from memspan.longterm.knowledge_survey.documents import current, newest_versions
-from memspan.longterm.knowledge_survey.text import (
-    Question,
-    first_person,
-    fits_kind,
-    read_question,
-    second_person,
-    sentence_spans,
-    stems,
-    words,
+from memspan.longterm.knowledge_survey.features import (
+    LEANING,
+    THREAD,
+    Lexicon,
+    Said,
+    Sentence,
+    judge_fit,
+    judge_form,
+    judge_persons,
+    judge_words,
+    last_question,
 )
-from memspan.longterm.scribe.dates import find_times
+from memspan.longterm.knowledge_survey.kinds import form_of
+from memspan.longterm.knowledge_survey.likeness import Likeness
+from memspan.longterm.knowledge_survey.text import Question, read_question, sentence_spans, stems
+from memspan.longterm.scribe.dates import TimeSpan, find_times, question_time
 
 if TYPE_CHECKING:
     from memspan.longterm.index import PassageIndex
     from memspan.longterm.memory import Memory
     from memspan.longterm.store import Transaction
 
-_SHORT = 4  # words
 _BEARING = 0.8  # share of the best coverage from which on a sentence bears on the question
+_BEARING_FIRST = 0.4  # the first of several plans is seldom worded like the last
 _FAR_BEHIND = 3.0  # standard deviations behind the best episode from which on the distance no longer counts
-
-
-@dataclass(slots=True)
-class Sentence:
-    """A sentence of a retrieved episode, and what speaks for it."""
-
-    episode: str
-    span: tuple[int, int]
-    text: str
-    whole: str
-    speaker: str | None
-    at: datetime | None
-    rank: int
-    features: dict[str, float] = field(default_factory=dict)
-    score: float = 0.0
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-    terms: frozenset[int] = frozenset()
-    """Stems of the sentence, its turn and its neighbours."""
-    around: str = ""
-    """The turn and its neighbours as text."""
+_FOLLOWED = 2  # turns after a retrieved one that may hold the answer
 
 
 @dataclass(slots=True)
@@ -89,7 +75,7 @@ class Evidence:
 @dataclass(slots=True)
 class _Turn:
     row: Any
-    before: str = ""
+    before: tuple[Said, ...] = ()
     after: str = ""
 
 
@@ -107,11 +93,12 @@ def gather(memory: Memory, question: str, config: KnowledgeSurveyConfig, options
     kinds = [kinds] if isinstance(kinds, str) else list(kinds)
     found = _recall(memory, question, config.k * config.depth, options)
     as_of = clock.as_moment(options.get("as_of"), "as_of")
+    period = _named_time(question, as_of or clock.from_micros(memory._now()) or clock.now())
     facts: list[Recollection] = []
     if "fact" in memory.organizer.kinds:
         asked = dict(options)
-        if as_of is None and (named := _named_time(question)) is not None:
-            asked["as_of"] = named
+        if as_of is None and period is not None:
+            asked["as_of"] = _inside(period)
         facts = list(memory.recall(question, config.k, kinds=["fact"], **asked))
     others = [kind for kind in kinds if kind != "episode" and not (kind == "fact" and facts)]
     derived = list(memory.recall(question, config.k, kinds=others, **options)) if others else []
@@ -124,16 +111,23 @@ def gather(memory: Memory, question: str, config: KnowledgeSurveyConfig, options
         wanted = [hit.episodes[0] for hit in [*found, *facts] if hit.episodes]
         turns = _turns(tx, list(dict.fromkeys(wanted)))
         closed = (
-            _closed_facts(tx, list(turns), clock.to_micros(as_of) or tx.now)
+            _closed_facts(tx, list(turns), clock.to_micros(as_of or (_inside(period) if period else None)) or tx.now)
             if facts or "fact" in memory.organizer.kinds
             else {}
         )
-    sentences = _sentences(read, idf, found, turns)
-    _who(read, sentences)
-    _factual(read, idf, sentences, facts, closed)
-    _temporal(read, sentences, as_of)
+    sentences = _sentences(found, turns)
+    form = form_of(question)
+    lexicon = Lexicon(read, idf)
+    for sentence in sentences:
+        judge_words(read, lexicon, sentence, alike=False)
+        judge_form(read, form, sentence)
+        judge_persons(read, sentence)
+    _factual(read, idf, sentences, facts, closed, as_of is not None or period is not None)
     if options.get("deadline_ms") is None:
-        _cosines(memory, read, sentences, config)
+        _meanings(memory, read, idf, sentences, config)
+    for sentence in sentences:
+        judge_fit(form, sentence)
+    _temporal(read, sentences, as_of, period)
     for sentence in sentences:
         sentence.score = weighted(config.selection, sentence.features)
     sentences.sort(key=lambda s: -s.score)
@@ -158,12 +152,16 @@ def _recall(memory: Memory, question: str, count: int, options: Mapping[str, Any
         wanted *= 4
 
 
-def _named_time(question: str) -> datetime | None:
-    """The end of the time that a question names with its year ("in 2021"), which needs no clock to be understood."""
-    for span in find_times(question, None):
-        if span.role == "at" and span.start is not None:
-            return span.start
-    return None
+def _named_time(question: str, now: datetime) -> TimeSpan | None:
+    """The time that a question names ("in 2021", "last spring"), counted from `now`."""
+    span = question_time(question, now)
+    return span if span is not None and span.role == "at" and span.start is not None else None
+
+
+def _inside(period: TimeSpan) -> datetime:
+    """The last moment of a period but one."""
+    start = period.start or period.end or clock.EPOCH
+    return max(start, (period.end or start) - timedelta(microseconds=1))
 
 
 def _idf(index: PassageIndex, terms: Sequence[int]) -> dict[int, float]:
@@ -176,19 +174,29 @@ def _idf(index: PassageIndex, terms: Sequence[int]) -> dict[int, float]:
 
 
 def _turns(tx: Transaction, uids: Sequence[str]) -> dict[str, _Turn]:
-    """Episodes by id, with the texts just before and after them in their session."""
+    """Episodes by id, and those that follow them, each with the turns around it in its session."""
     rows = tx.select("SELECT * FROM record WHERE uid IN ({ids}) AND kind = 'episode' AND space = ?", uids, tx.space_id)
-    turns = {row["uid"]: _Turn(row) for row in rows}
-    for turn in turns.values():
-        if turn.row["session"] is None:
+    found = {row["uid"]: row for row in rows}
+    turns: dict[str, _Turn] = {}
+    waiting = [(found[uid], 0) for uid in uids if uid in found]
+    near = (
+        "SELECT * FROM record WHERE space = ? AND session = ? AND kind = 'episode' AND status = 'live'"
+        " AND id {} ? ORDER BY id {} LIMIT ?"
+    )
+    for row, distance in waiting:
+        if row["uid"] in turns:
             continue
-        here = (tx.space_id, turn.row["session"], turn.row["id"])
-        where = "SELECT text, speaker FROM record WHERE space = ? AND session = ? AND kind = 'episode' AND id"
-        if row := tx.execute(f"{where} < ? ORDER BY id DESC LIMIT 1", here).fetchone():
-            turn.before = row[0]
-        if row := tx.execute(f"{where} > ? ORDER BY id LIMIT 1", here).fetchone():
-            turn.after = row[0]
-    return {uid: turns[uid] for uid in uids if uid in turns}
+        turn = turns[row["uid"]] = _Turn(row)
+        if row["session"] is None:
+            continue
+        here = (tx.space_id, row["session"], row["id"])
+        earlier = tx.execute(near.format("<", "DESC"), (*here, THREAD)).fetchall()
+        turn.before = tuple(Said(r["text"], r["speaker"], _metadata(r).get("caption")) for r in earlier)
+        later = tx.execute(near.format(">", "ASC"), (*here, _FOLLOWED)).fetchall()
+        turn.after = later[0]["text"] if later else ""
+        if distance == 0:
+            waiting += [(r, 1) for r in later]
+    return turns
 
 
 def _closed_facts(tx: Transaction, uids: Sequence[str], moment: int) -> dict[str, list[str]]:
@@ -211,15 +219,11 @@ def _closed_facts(tx: Transaction, uids: Sequence[str], moment: int) -> dict[str
 
 def coverage(question: Question, idf: Mapping[int, float], terms: frozenset[int]) -> float:
     """The share of the question's weighted words that are among the terms."""
-    total = sum(weight * idf[term] for term, weight in question.weights.items())
-    if not total:
-        return 0.0
-    return sum(weight * idf[term] for term, weight in question.weights.items() if term in terms) / total
+    lexicon = Lexicon(question, idf)
+    return lexicon.coverage(dict.fromkeys(terms & lexicon.weights.keys(), 1.0))
 
 
-def _sentences(
-    question: Question, idf: Mapping[int, float], hits: Sequence[Recollection], turns: Mapping[str, _Turn]
-) -> list[Sentence]:
+def _sentences(hits: Sequence[Recollection], turns: Mapping[str, _Turn]) -> list[Sentence]:
     first: dict[str, tuple[int, float]] = {}
     for rank, hit in enumerate(hits):
         for uid in hit.episodes[:1]:
@@ -228,41 +232,35 @@ def _sentences(
     found = []
     for uid, turn in turns.items():
         text, speaker = turn.row["text"], turn.row["speaker"]
-        caption = _metadata(turn.row).get("caption")
+        metadata = _metadata(turn.row)
         rank, score = first.get(uid, (len(hits), top - _FAR_BEHIND))
-        behind = min(max(top - score, 0.0), _FAR_BEHIND) / _FAR_BEHIND
-        whole = stems(f"{text} {caption or ''}")
-        near = whole | stems(turn.before) | stems(turn.after)
-        in_turn, in_near = coverage(question, idf, whole), coverage(question, idf, near)
+        retrieved = {
+            "rank": 1 / (1 + rank),
+            "behind": min(max(top - score, 0.0), _FAR_BEHIND) / _FAR_BEHIND,
+        }
         spans = sentence_spans(text) or [(0, len(text))]
-        for span in spans:
-            piece = text[span[0] : span[1]]
-            own = coverage(question, idf, stems(piece))
-            features = {
-                "own": own,
-                "turn": in_turn - own,
-                "near": in_near - in_turn,
-                "rank": 1 / (1 + rank),
-                "behind": behind,
-                "kind": fits_kind(question.kind, piece, speaker),
-                "question": float(piece.endswith("?")),
-                "short": float(len(words(piece)) < _SHORT),
-            }
-            found.append(
-                Sentence(
-                    uid,
-                    span,
-                    piece,
-                    text,
-                    speaker,
-                    clock.from_micros(turn.row["at"]),
-                    rank,
-                    features,
-                    metadata=_metadata(turn.row),
-                    terms=near,
-                    around=f"{turn.before}\n{speaker or ''}: {text}\n{turn.after}",
-                )
+        pieces = [(span, text[span[0] : span[1]]) for span in spans]
+        caption = metadata.get("caption")
+        if isinstance(caption, str) and caption:
+            pieces.append(((0, len(text)), caption))
+        for place, (span, piece) in enumerate(pieces):
+            sentence = Sentence(
+                uid,
+                span,
+                piece,
+                text,
+                speaker,
+                clock.from_micros(turn.row["at"]),
+                rank,
+                dict(retrieved),
+                metadata=metadata,
+                before=turn.before,
+                after=turn.after,
+                place=place,
             )
+            sentence.features["caption"] = float(piece is caption)
+            sentence.terms = stems(sentence.around)
+            found.append(sentence)
     return found
 
 
@@ -270,32 +268,18 @@ def _metadata(row: Any) -> dict[str, Any]:
     return json.loads(row["data"]) if row["data"] else {}
 
 
-def _who(question: Question, sentences: Sequence[Sentence]) -> None:
-    """Whether the sentence is said by, or about, the one whom the question is about."""
-    subject = question.subject
-    for sentence in sentences:
-        right = wrong = 0.0
-        if subject is not None and sentence.speaker is not None:
-            if sentence.speaker == subject:
-                right = 1.0
-            elif set(words(subject)) & set(words(sentence.text)):
-                right = 0.7
-            elif first_person(sentence.text) or not second_person(sentence.text):
-                wrong = 1.0
-            else:
-                wrong = 0.3
-        elif question.first_person and sentence.metadata.get("role") in ("user", "assistant"):
-            right = float(sentence.metadata["role"] == "user")
-            wrong = 1 - right
-        sentence.features["right"] = right
-        sentence.features["wrong"] = wrong
+def _temporal(
+    question: Question, sentences: Sequence[Sentence], as_of: datetime | None, period: TimeSpan | None
+) -> None:
+    """Of what bears on the question the newest wins, or the oldest when the first is asked for.
 
-
-def _temporal(question: Question, sentences: Sequence[Sentence], as_of: datetime | None) -> None:
-    """The newest of what bears on a question about the present wins; nothing said after `as_of` counts."""
-    told = {id(s): max(s.features["own"], s.features["fact"]) for s in sentences}
+    That holds for questions about a state ("does", "now", "finally"), not about what once happened. Nothing said after
+    `as_of` counts. Where the question names a period, a sentence about that period or said in it is "timely".
+    """
+    told = {id(s): max(s.features["like_own"], s.features["match"]) for s in sentences if s.features["wrong"] < 0.5}
     most = max(told.values(), default=0.0)
-    bearing = [s for s in sentences if told[id(s)] >= most * _BEARING and not s.features["wrong"]] if most else []
+    least = most * (_BEARING_FIRST if question.past else _BEARING)
+    bearing = [s for s in sentences if most and told.get(id(s), 0.0) >= least and not s.features["question"]]
     times = sorted({s.at for s in bearing if s.at is not None and (as_of is None or s.at <= as_of)})
     place = {at: number / max(1, len(times) - 1) for number, at in enumerate(times)}
     bears = {id(sentence) for sentence in bearing}
@@ -303,9 +287,23 @@ def _temporal(question: Question, sentences: Sequence[Sentence], as_of: datetime
         late = as_of is not None and sentence.at is not None and sentence.at > as_of
         sentence.features["late"] = float(late)
         newest = place.get(sentence.at, 0.0) if sentence.at is not None and id(sentence) in bears else 0.0
-        asked = question.present and not question.past
-        sentence.features["recency"] = newest if asked else 0.0
-        sentence.features["now"] = newest if asked and question.now else 0.0
+        oldest = 1 - newest if sentence.at is not None and id(sentence) in bears else 0.0
+        latest = (question.present or question.last or as_of is not None) and not question.past
+        sentence.features["recency"] = (
+            told.get(id(sentence), 0.0) * newest if latest else oldest if question.past else 0.0
+        )
+        sentence.features["timely"] = 0.0 if period is None else _timely(sentence, period)
+
+
+def _timely(sentence: Sentence, period: TimeSpan) -> float:
+    start, stop = period.start or clock.EPOCH, _inside(period)
+    for span in find_times(sentence.text, sentence.at):
+        since = span.start or span.end
+        if since is not None and since <= stop and (span.end or since) > start:
+            return 1.0
+    if sentence.at is None:
+        return 0.0
+    return 0.7 if start <= sentence.at <= stop else 0.3 * (sentence.at <= stop)
 
 
 def _factual(
@@ -314,24 +312,44 @@ def _factual(
     sentences: Sequence[Sentence],
     facts: Sequence[Recollection],
     closed: Mapping[str, Sequence[str]],
+    asked_then: bool,
 ) -> None:
-    """A fact that holds lends its source its own words; the source of one that ceased to hold is marked."""
+    """A fact that holds lends its source its words and its match; the source of one that ceased to hold is marked.
+
+    Args:
+        asked_then: the question is about a given time; else only one about the present is spoilt by what is over.
+    """
     named = stems(question.subject or "")
+    told = [(fact, stems(fact.text)) for fact in facts]
     for sentence in sentences:
-        mine = stems(sentence.text)
-        lent = 0.0
-        for fact in facts:
-            told = stems(fact.text)
-            if sentence.episode in fact.episodes and 2 * len((told - named) & mine) >= max(1, len(told - named)):
-                lent = max(lent, coverage(question, idf, told))
+        mine = stems(f"{sentence.text} {sentence.speaker or ''}")
+        lent = match = 0.0
+        for fact, words_ in told:
+            if sentence.episode in fact.episodes and 2 * len((words_ - named) & mine) >= max(1, len(words_ - named)):
+                lent = max(lent, coverage(question, idf, words_))
+                match = max(match, fact_match(fact))
         sentence.features["fact"] = lent
+        sentence.features["match"] = match
         over = [stems(name) for name in closed.get(sentence.episode, ())]
         gone = any(terms and terms <= mine for terms in over)
-        sentence.features["closed"] = float(gone and not question.past and question.kind != "when")
+        now = (question.present or asked_then) and not question.past and question.kind != "when"
+        sentence.features["closed"] = float(gone and now)
 
 
-def _cosines(memory: Memory, question: Question, sentences: list[Sentence], config: KnowledgeSurveyConfig) -> None:
-    """The cosine of the likeliest sentences with the question; the others get the least of them.
+def fact_match(fact: Recollection) -> float:
+    """How well a fact fits the question by subject, attribute and sort of value, 0 to 1; 0 where nobody says."""
+    value = fact.metadata.get("match", 0.0)
+    return float(value) if isinstance(value, int | float) else 0.0
+
+
+def _meanings(
+    memory: Memory,
+    question: Question,
+    idf: Mapping[int, float],
+    sentences: list[Sentence],
+    config: KnowledgeSurveyConfig,
+) -> None:
+    """The likeness in meaning of the likeliest sentences to the question; the others get the least of them.
 
     Speakers' names are left out on both sides: they make everything that a speaker says alike.
     """
@@ -339,40 +357,59 @@ def _cosines(memory: Memory, question: Question, sentences: list[Sentence], conf
         return
     likely = sorted(sentences, key=lambda s: -weighted(config.selection, s.features))[: config.read_cosines]
     asked = question.text
-    if question.subject is not None:
-        asked = re.sub(rf"\b{re.escape(question.subject)}\b(?:['’]s)?", "", asked).strip() or asked
-    vectors = memory._embedding.embed([asked, *(s.text for s in likely)])
-    cosines = vectors[1:] @ vectors[0]
+    for name in (question.subject, *(question.subject or "").split()[:1]):
+        if name:
+            asked = re.sub(rf"\b{re.escape(name)}\b(?:['’]s)?", "", asked).strip() or question.text
+    exchanges = [f"{s.before[0].text} {s.text}" if s.before else s.text for s in likely]
+    questions = list(dict.fromkeys(last_question(s.asked.text) for s in likely if s.asked is not None))
+    vectors = memory._embedding.embed([asked, *(s.text for s in likely), *exchanges, *questions])
+    cosines = (vectors[1:] @ vectors[0]).tolist()
+    own, exchange = cosines[: len(likely)], cosines[len(likely) : 2 * len(likely)]
+    to_question = dict(zip(questions, cosines[2 * len(likely) :], strict=True))
+    least = {"cosine": min(own), "exchange": min(exchange)}
+    texts = [t for s in likely for t in (s.whole, s.caption or "", *(said.whole for said in s.before), s.after)]
+    names = frozenset().union(*(stems(name) for name in question.names))
+    compared = [word for term, word in question.spelled.items() if term not in names]
+    likeness = Likeness(compared, dict.fromkeys(texts), memory._embedding.embed, memory._embedding.words)
+    lexicon = Lexicon(question, idf, likeness)
     for sentence in sentences:
-        sentence.features["cosine"] = float(cosines.min())
-    for sentence, cosine in zip(likely, cosines.tolist(), strict=True):
-        sentence.features["cosine"] = cosine
+        sentence.features |= least
+    for number, sentence in enumerate(likely):
+        sentence.features["cosine"], sentence.features["exchange"] = own[number], exchange[number]
+        if sentence.asked is not None:
+            sentence.features["asked_cosine"] = max(0.0, to_question[last_question(sentence.asked.text)])
+        judge_words(question, lexicon, sentence, alike=True)
 
 
 def confidence_features(
     question: Question, idf: Mapping[int, float], sentences: Sequence[Sentence]
 ) -> dict[str, float]:
-    """What the confidence in the best sentence is estimated from."""
+    """What the confidence in the best sentence is estimated from: its own features, and how it stands out.
+
+    "share" is how much of all sentences' likelihood falls to its episode, "like_coverage" how much of the question is
+    said there or in what it stands in, "said_share" the product of both: that one sentence is likelier than all others
+    does not mean that it says what was asked. "lacking" is the mean absence of the question's content words, "empty"
+    that none is there.
+    """
     if not sentences:
         return {}
     best = sentences[0]
+    top = max(s.score for s in sentences)
+    shares: dict[str, float] = {}
+    for sentence in sentences:
+        shares[sentence.episode] = shares.get(sentence.episode, 0.0) + float(np.exp(sentence.score - top))
     rival = next((s.score for s in sentences if s.episode != best.episode), best.score - 1)
-    content = {term: weight * idf[term] for term, weight in question.weights.items() if weight == 1}
-    rarest = max(content, key=lambda term: content[term]) if content else None
-    around = stems(best.around)
     named = [stems(name) for name in question.names]
-    own = best.features["own"]
-    return {
-        "own": own,
-        "coverage": own + best.features["turn"] + best.features["near"],
-        "rarest": 1.0 if rarest is None or rarest in best.terms else 0.0,
-        "names": sum(bool(terms & around) for terms in named) / len(named) if named else 1.0,
-        "right": best.features["right"],
-        "wrong": best.features["wrong"],
-        "cosine": best.features.get("cosine", 0.0),
+    plain = [term for term, weight in question.weights.items() if weight == 1 and not any(term in n for n in named)]
+    lacking = [1 - best.found.get(term, 0.0) for term in plain]
+    share = shares[best.episode] / sum(shares.values())
+    said = sum(best.features[f"like_{name}"] for name in LEANING)
+    return best.features | {
+        "share": share,
+        "said_share": share * said,
+        "like_coverage": said,
+        "empty": float(bool(plain) and min(lacking) == 1),
+        "lacking": sum(lacking) / len(lacking) if lacking else 0.0,
         "margin": min(2.0, best.score - rival),
-        "kind": best.features["kind"],
-        "fact": best.features["fact"],
-        "closed": best.features["closed"],
-        "late": best.features["late"],
+        "vectors": float("cosine" in best.features),
     }

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from memspan.longterm.base import Episode
+from memspan.longterm.knowledge_survey.generated_scenes import scenes
 
 _SYLLABLES = ("bar", "bel", "cor", "dal", "den", "fen", "gar", "hal", "kel", "lan", "mar", "nor", "or", "pel", "quin")
 _ENDINGS = (
@@ -44,7 +45,8 @@ class Item:
     Attributes:
         answer: words that a right answer holds.
         evidence: ids of the paragraphs or episodes that hold them.
-        kind: "fact", "changed", "time"; of unanswerable ones "wrong person", "unknown thing", "no such attribute".
+        kind: "fact", "changed", "time", "exchange"; of unanswerable ones "wrong person", "unknown thing",
+            "no such attribute", "never told".
     """
 
     question: str
@@ -284,7 +286,13 @@ def _spoken(kind: str, random_: random.Random, name: _Names) -> str:
 
 
 def conversation(seed: int, sessions: int = 6) -> Conversation:
-    """A conversation of two people over some months: facts, facts that change, small talk, and questions."""
+    """A conversation of two people over some months, with questions.
+
+    Each session mixes facts, facts that change and small talk, and ends in a scene (see `generated_scenes`).
+
+    Args:
+        sessions: at most 12, one scene for each.
+    """
     random_ = random.Random(f"conversation {seed}")
     name = _Names(random_)
     people = random_.sample(_PEOPLE, 2)
@@ -313,6 +321,8 @@ def conversation(seed: int, sessions: int = 6) -> Conversation:
             last = number == len(lines) - 1
             changed = Item(question.format(who=who), values[number], kind="changed") if last else None
             said[place].append((who, lines[number].format(value=values[number]), changed))
+    played = scenes(random_, name, people, sessions)
+    made.unanswerable += [Item(question, kind="never told") for scene in played for question in scene.never]
     at = datetime(2023, 1, 1, 18, tzinfo=UTC) + timedelta(days=random_.randint(0, 300))
     for number, told in enumerate(said):
         lines_: list[tuple[str, str, Item | None]] = []
@@ -321,11 +331,20 @@ def conversation(seed: int, sessions: int = 6) -> Conversation:
             listener = people[turn[0] == people[0]]
             lines_ += [(listener, opening, None), (turn[0], reply, None)] if random_.random() < 0.6 else []
             lines_ += [turn, (listener, random_.choice(("Oh, really?", "Nice!", "I did not know that.")), None)]
+        scene = played[number]
         for place, (speaker, text, asked) in enumerate(lines_):
             uid = f"c{seed}s{number}:{place}"
             made.episodes.append(Episode(text=text, speaker=speaker, at=at, session=f"c{seed}s{number}", id=uid))
             if asked is not None:
                 made.answerable.append(Item(asked.question, asked.answer, (uid,), asked.kind))
+            at += timedelta(minutes=1)
+        for place, line in enumerate(scene.lines, start=len(lines_)):
+            uid = f"c{seed}s{number}:{place}"
+            about = {"caption": line.caption} if line.caption else {}
+            made.episodes.append(
+                Episode(text=line.text, speaker=line.who, at=at, session=f"c{seed}s{number}", id=uid, metadata=about)
+            )
+            made.answerable += [Item(question, value, (uid,), "exchange") for question, value in line.asked]
             at += timedelta(minutes=1)
         at += timedelta(days=random_.randint(5, 40))
     return made

@@ -11,9 +11,12 @@ Shapes: N stored positions, D hidden size, V vocabulary, T positions that are pr
 from __future__ import annotations
 
 import hashlib
+import os
 import warnings
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
@@ -25,7 +28,8 @@ from memspan.core.footprint import Footprint
 if TYPE_CHECKING:
     import torch
 
-_BLOCK = 16_384  # stored positions that are compared at a time: bounds the distances' memory
+_BLOCK = 16_384  # stored positions, and queries, that are compared at a time: bounds the distances' memory
+_ROWS = 1_024
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +157,9 @@ class KNNDatastore:
         count = min(self.k, len(self))
         distances = th.full((len(query), 0), 0.0)
         places = th.zeros((len(query), 0), dtype=th.long)
+        if len(query) > _ROWS:
+            parts = [self.nearest(part) for part in th.split(query, _ROWS)]
+            return th.cat([part[0] for part in parts]), th.cat([part[1] for part in parts])
         for first in range(0, len(self), _BLOCK):
             keys = th.from_numpy(self.keys[first : first + _BLOCK]).float()
             block = th.cdist(query, keys).square()
@@ -189,6 +196,83 @@ class KNNDatastore:
         mixed: torch.Tensor = th.logaddexp(known + float(np.log1p(-lam)), votes.log() + float(np.log(lam)))
         return mixed
 
+    def loss(self, logits: torch.Tensor, hidden: torch.Tensor, targets: torch.Tensor, lam: float = 0.25) -> float:
+        """Mean −log p(target) in nats under the mixture; e to this is the perplexity.
+
+        Args:
+            logits: `[T, V]`; hidden: `[T, D]`; targets: `[T]`, the tokens that did follow.
+            lam: λ, the share of the neighbours.
+
+        Raises:
+            InputError: λ outside [0, 1], or shapes that do not fit.
+        """
+        known, distances, tokens = self._scored(logits, hidden, targets)
+        return self._mixed_loss(known, distances, tokens == targets[:, None].cpu(), self.temperature, lam)
+
+    def tune(
+        self,
+        logits: torch.Tensor,
+        hidden: torch.Tensor,
+        targets: torch.Tensor,
+        *,
+        scales: Sequence[float] = (0.01, 0.03, 0.1, 0.3, 1.0),
+        lams: Sequence[float] = (0.05, 0.1, 0.15, 0.25, 0.4),
+        ks: Sequence[int] = (),
+    ) -> float:
+        """Choose k, T and λ by the loss on a text that is neither stored nor tested; sets the first two, returns λ.
+
+        Args:
+            logits: `[T, V]`; hidden: `[T, D]`; targets: `[T]`.
+            scales: candidates for T, in units of the present temperature.
+            lams: candidates for λ; 0 is returned when none of them lowers the loss.
+            ks: candidates for k; none keeps the present one.
+
+        Raises:
+            InputError: a candidate that cannot be, or shapes that do not fit.
+        """
+        if not scales or not all(scale > 0 for scale in scales) or not all(0 <= lam <= 1 for lam in lams):
+            raise InputError(f"scales {scales} must be above 0, and lams {lams} lie between 0 and 1")
+        if not all(isinstance(k, int) and k >= 1 for k in ks):
+            raise InputError(f"ks {ks} must be whole numbers of at least 1")
+        tried, first = ks or (self.k,), self.temperature
+        self.k = max(tried)
+        known, distances, tokens = self._scored(logits, hidden, targets)
+        hits = tokens == targets[:, None].cpu()
+        best = self._mixed_loss(known, distances, hits, first, 0.0), tried[0], first, 0.0
+        for k in tried:
+            near = distances[:, :k], hits[:, :k]  # sorted, so that the first k are the k nearest
+            for temperature in (first * scale for scale in scales):
+                for lam in lams:
+                    best = min(best, (self._mixed_loss(known, *near, temperature, lam), k, temperature, lam))
+        _, self.k, self.temperature, lam = best
+        return lam
+
+    def _scored(self, logits: torch.Tensor, hidden: torch.Tensor, targets: torch.Tensor) -> tuple[Any, Any, Any]:
+        """log p_LM(target), `[T]`, and distances and tokens of the neighbours, `[T, k]`."""
+        th = _torch()
+        if logits.ndim != 2 or not len(logits) == len(hidden) == len(targets) or not len(targets):
+            raise InputError(
+                f"logits {tuple(logits.shape)}, hidden {tuple(hidden.shape)} and targets {tuple(targets.shape)} must be"
+                " [T, V], [T, D] and [T], T at least 1"
+            )
+        rows = zip(
+            th.split(logits, 256), th.split(targets, 256), strict=True
+        )  # a row of float32 is as long as the vocabulary
+        known = [th.log_softmax(row.float(), -1).gather(1, wanted[:, None])[:, 0] for row, wanted in rows]
+        distances, places = self.nearest(hidden)
+        return th.cat(known).cpu(), distances, th.from_numpy(self.values)[places]
+
+    @staticmethod
+    def _mixed_loss(known: Any, distances: Any, hits: Any, temperature: float, lam: float) -> float:
+        """Mean −log of λ times the hits' share plus (1 − λ) times what the model knew, or of the latter alone."""
+        th = _torch()
+        if not 0 <= lam <= 1:
+            raise InputError(f"lam must lie between 0 and 1, not {lam!r}")
+        if lam == 0 or not distances.shape[1]:
+            return -float(known.double().mean())
+        voted = (th.softmax(-distances.double() / temperature, -1) * hits).sum(-1)
+        return -float((lam * voted + (1 - lam) * known.double().exp()).log().mean())
+
     def _weights(self, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Shares of p_kNN and the tokens that they are for, `[T, k]` each."""
         th = _torch()
@@ -205,6 +289,42 @@ class KNNDatastore:
             Vote(int(self.values[place]), float(share), *map(int, self.origin[place]))
             for place, share in zip(places[0].tolist(), shares.tolist(), strict=True)
         ]
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the datastore to an `.npz` file, with the model's fingerprint."""
+        with Path(path).open("wb") as file:
+            np.savez(
+                file,
+                keys=self.keys,
+                values=self.values,
+                origin=self.origin,
+                fingerprint=np.array(self.fingerprint),
+                settings=np.array([self.k, self.temperature]),
+            )
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], model: Any) -> Self:
+        """Read a datastore for the model that made it.
+
+        Raises:
+            ModelError: another model made it.
+            InputError: the file is no datastore.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                k, temperature = file["settings"].tolist()
+                store = cls(
+                    file["keys"],
+                    file["values"],
+                    file["origin"],
+                    str(file["fingerprint"]),
+                    k=int(k),
+                    temperature=temperature,
+                )
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise InputError(f"{path} is no datastore of kNN-LM: {error}") from error
+        store.check(model)
+        return store
 
     def footprint(self) -> Footprint:
         """RAM of keys, values and origins."""
@@ -241,8 +361,6 @@ def _scale(keys: NDArray[np.float16]) -> float:
 
 
 def _warn_of_ram(needed: int) -> None:
-    import os
-
     try:
         ram = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):

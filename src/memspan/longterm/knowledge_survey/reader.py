@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any
 from memspan.core.footprint import Footprint
 from memspan.longterm.knowledge_survey.answer import Citation, Claim
 from memspan.longterm.knowledge_survey.config import KnowledgeSurveyConfig
-from memspan.longterm.knowledge_survey.evidence import Evidence, Sentence
+from memspan.longterm.knowledge_survey.evidence import Evidence
+from memspan.longterm.knowledge_survey.features import Sentence, last_question
 from memspan.longterm.knowledge_survey.judge import Judge
-from memspan.longterm.knowledge_survey.text import Question, fits_kind, numbers, sentence_spans, stems
+from memspan.longterm.knowledge_survey.kinds import form_of, holds_form
+from memspan.longterm.knowledge_survey.text import Question, numbers, sentence_spans, stems
 from memspan.longterm.knowledge_survey.wording import cited, time_answer, written_time
 from memspan.longterm.scribe.dates import find_times
 from memspan.models.plan import kv_bytes
@@ -80,14 +82,20 @@ def passages(evidence: Evidence, model: LanguageModel, config: KnowledgeSurveyCo
         if config.token_budget is None:
             budget = min(budget, model.context_window // 2)
     grouped: dict[str, list[Sentence]] = {}
+    wordings: dict[tuple[str | None, str], str] = {}  # what was said twice in the same words is shown once
     for sentence in evidence.sentences:
-        grouped.setdefault(sentence.episode, []).append(sentence)
+        wording = (sentence.speaker, " ".join(sentence.whole.casefold().split()))
+        if wordings.setdefault(wording, sentence.episode) == sentence.episode:
+            grouped.setdefault(sentence.episode, []).append(sentence)
     fitting: list[_Passage] = []
     for sentences in grouped.values():
         first = sentences[0]
         when = "" if first.at is None else f" ({first.at:%Y-%m-%d})"
-        who = f" {as_data(first.speaker)}:" if first.speaker else ""
-        line = f"[{len(fitting) + 1}]{when}{who} {as_data(with_times(first, first.whole))}"
+        asked = next((s.asked for s in sentences if s.asked is not None), None)
+        reply = f", asked “{as_data(last_question(asked.text))}”" if asked is not None else ""
+        who = f" {as_data(first.speaker)}{reply}:" if first.speaker else ""
+        photo = f" (photo: {as_data(first.caption)})" if first.caption else ""
+        line = f"[{len(fitting) + 1}]{when}{who} {as_data(with_times(first, first.whole))}{photo}"
         cost = model.count_tokens(line) + 1
         if cost <= budget:
             budget -= cost
@@ -201,7 +209,9 @@ def answers_question(statement: str, sentence: Sentence, evidence: Evidence) -> 
     if not fresh and not numbers(statement):
         return False
     if question.kind in ("where", "who", "number"):
-        return fits_kind(question.kind, statement, question.subject) >= evidence.sentences[0].features["kind"]
+        form = form_of(question.text)
+        held = holds_form(form, question, statement, question.subject)
+        return held >= evidence.sentences[0].features["kind"]
     return True
 
 

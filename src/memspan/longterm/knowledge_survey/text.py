@@ -9,7 +9,6 @@ from functools import lru_cache
 from typing import Literal
 
 from memspan.longterm.passages import STOP_WORDS, term_hashes
-from memspan.longterm.scribe.dates import find_times
 
 Kind = Literal["when", "where", "who", "number", "yes or no", "open"]
 """What kind of answer a question wants."""
@@ -34,9 +33,11 @@ _NUMBER_WORDS = {word: str(value) for value, word in enumerate(_SMALL_NUMBERS)}
 _NUMBER_WORDS |= {"twenty": "20", "thirty": "30", "forty": "40", "fifty": "50", "sixty": "60", "seventy": "70"}
 _NUMBER_WORDS |= {"eighty": "80", "ninety": "90", "hundred": "100", "thousand": "1000", "million": "1000000"}
 _NUMBER_WORDS |= {"dozen": "12", "twice": "2", "once": "1"}
-_AMOUNT = frozenset(
+QUANTITY = frozenset(_NUMBER_WORDS) | frozenset(
     ("couple", "few", "several", "half", "both", "every", "daily", "weekly", "monthly", "yearly", "lot")
 )
+"""Words that say how many."""
+
 _NEGATION = _words(
     "no not never none nobody nothing neither nor without cannot cant dont doesnt didnt wont isnt arent wasnt"
     " werent hasnt havent hadnt wouldnt couldnt shouldnt longer stopped quit refused"
@@ -55,17 +56,32 @@ _QUESTION_WORDS = _words("what which who whom whose when where why how")
 # "What kind of car", "the name of": nouns that say which answer is wanted and seldom stand beside it.
 _GENERIC = _words(
     "kind type sort name many much long often old time date day month year week number amount thing things ago"
-    " recently exactly first last"
+    " recently exactly first last called named"
 )
 _NOW = _words("now currently current still today nowadays latest newest moment")  # they choose by time, not by words
+KINSHIP = _words(
+    "mother mom mum father dad parents sister brother siblings cousin aunt uncle grandmother grandma granny grandfather"
+    " grandpa son daughter kids children wife husband partner girlfriend boyfriend fiance niece nephew friend friends"
+    " neighbor neighbour colleague coworker boss teacher coach roommate flatmate"
+)
+"""Words for people by what they are to someone."""
+_POSSESSIVE = re.compile(r"['’]s\b")
 _SMALL = re.compile(r"[^\w]")
 _PRESENT = re.compile(r"\b(now|currently|today|these days|at the moment|nowadays|still|latest|newest|current)\b", re.I)
 _PRESENT_VERB = re.compile(r"\b(is|are|am|does|do|has|have)\b|['’](?:s|re)\b(?=\s+\w+ing)", re.I)
+_HAPPENED = re.compile(r"\b(did|was|were|had)\b", re.I)
+_LAST = re.compile(r"\b(finally|eventually|in the end|at last|ultimately|turn(?:ed)? out|end(?:ed)? up)\b", re.I)
+_WANTED = re.compile(
+    r"\b(?:what|which)\s+(?:(?:kind|type|sort|brand|make|style|form|piece)s?\s+of\s+)?((?:[\w-]+\s+){0,3}?[\w-]+)\s+"
+    r"(?:do|does|did|is|are|was|were|has|have|had|can|could|will|would|should|to|in|of|for|on|at)\b",
+    re.I,
+)
+_WANTED_FIRST = re.compile(r"\b(?:what|which)\s+(?:(?:kind|type|sort|brand|make|style)s?\s+of\s+)?([\w-]+)", re.I)
 _PAST = re.compile(
     r"\b(before|used to|previous|previously|former|formerly|originally|initially|at first|earlier|once|ago|first)\b",
     re.I,
 )
-_PLACE = re.compile(
+PLACE = re.compile(
     r"\b(?:in|at|to|from|near|around|outside|inside|into|by|through|across|off|on)\s+(?:the\s+|a\s+|an\s+|my\s+|our\s+|this\s+)?"
     r"(?:[A-Z]\w+|(?:\w+\s+){0,2}(?:home|house|park|beach|school|office|city|town|village|store|shop|cafe|café|museum|"
     r"library|gym|church|center|centre|hospital|university|college|studio|restaurant|market|lake|river|mountains?|"
@@ -96,6 +112,11 @@ def sentence_spans(text: str) -> list[tuple[int, int]]:
 def words(text: str) -> list[str]:
     """Lower-case words, apostrophes removed ("don't" is "dont")."""
     return [_SMALL.sub("", word) for word in _WORD.findall(text.lower())]
+
+
+def plain_words(text: str) -> frozenset[str]:
+    """The set of its words, possessive endings removed."""
+    return frozenset(words(_POSSESSIVE.sub("", text)))
 
 
 @lru_cache(maxsize=20_000)
@@ -176,10 +197,13 @@ class Question:
         kind: the kind of answer that it wants.
         weights: term hash -> how much of a content word it is: 1, or less for words that only say what is wanted.
         spelled: term hash -> the word, for messages.
+        wanted: the noun that says which class of thing the answer is of ("Which *dish* does …"), or None.
         subject: the speaker whom it is about, as the store writes them; None when it names none or several.
         names: names in it that are no speakers.
         first_person: it asks about the asker ("my", "I").
-        present, past: it asks what is true now, or what was before; now: it says so ("now", "current").
+        present, past: it asks what is true now, or what was before.
+        happened: it asks about something that is over ("did", "was").
+        last: it asks how something turned out ("finally", "in the end").
     """
 
     text: str
@@ -191,7 +215,9 @@ class Question:
     first_person: bool
     present: bool
     past: bool
-    now: bool
+    wanted: str | None = None
+    happened: bool = False
+    last: bool = False
 
 
 def kind_of(question: str) -> Kind:
@@ -218,6 +244,17 @@ def kind_of(question: str) -> Kind:
     return "open"
 
 
+def wanted_noun(question: str) -> str | None:
+    """The noun after "what" or "which" that says which class of thing is asked for, lower-case; None without one."""
+    match = _WANTED.search(question) or _WANTED_FIRST.search(question)
+    if match is None:
+        return None
+    found = [word for word in words(match.group(1)) if stem(word) and word not in _GENERIC]
+    first = words(match.group(1))[:1]
+    opens = first and not stem(first[0])  # "What is", "What does": a verb stands where the noun would
+    return None if opens or not found else found[-1]
+
+
 def read_question(text: str, speakers: Iterable[str] = ()) -> Question:
     """Read a question against the speakers that the store knows."""
     by_word: dict[str, str] = {}
@@ -232,6 +269,7 @@ def read_question(text: str, speakers: Iterable[str] = ()) -> Question:
     kind = kind_of(text)
     weights: dict[int, float] = {}
     spelled: dict[int, str] = {}
+    wanted = wanted_noun(text)
     after_question_word = False
     for word in found:
         plain = re.sub(r"['’]s$", "", word.casefold())
@@ -240,13 +278,13 @@ def read_question(text: str, speakers: Iterable[str] = ()) -> Question:
             continue
         term = stem(plain)
         if term and plain not in by_word and plain not in _NOW:
-            generic = plain in _GENERIC or after_question_word
+            generic = plain in _GENERIC or after_question_word or plain == wanted
             weight = 0.25 if generic else 1.0
             weights[term] = max(weight, weights.get(term, 0.0))
             spelled.setdefault(term, plain)
         after_question_word = False
     others = [name for name in names(text, known=by_word) if name.casefold() not in by_word]
-    past = bool(_PAST.search(text)) or bool(re.search(r"\b(did|was|were|had)\b", text, re.I))
+    past = bool(_PAST.search(text)) or bool(_HAPPENED.search(text))
     present = bool(_PRESENT.search(text)) or (not past and bool(_PRESENT_VERB.search(text)))
     return Question(
         text=text,
@@ -258,25 +296,7 @@ def read_question(text: str, speakers: Iterable[str] = ()) -> Question:
         first_person=not _FIRST.isdisjoint(set(words(text)) - {"were", "id", "ill"}) and not subjects,
         present=present,
         past=bool(_PAST.search(text)),
-        now=bool(_PRESENT.search(text)),
+        wanted=wanted,
+        happened=bool(_HAPPENED.search(text)),
+        last=bool(_LAST.search(text)),
     )
-
-
-def fits_kind(kind: Kind, sentence: str, speaker: str | None = None) -> float:
-    """Whether a sentence holds the kind of answer that is wanted: 1 yes, 0 no, 0.5 when nothing can be said."""
-    if kind == "when":
-        return float(bool(find_times(sentence, None)) or _relative_time(sentence))
-    if kind == "number":
-        found = set(words(sentence))
-        return float(bool(numbers(sentence)) or not found.isdisjoint(_AMOUNT) or not found.isdisjoint(_NUMBER_WORDS))
-    if kind == "where":
-        return float(bool(_PLACE.search(sentence)))
-    if kind == "who":
-        return float(any(name != speaker for name in names(sentence)))
-    return 0.5
-
-
-def _relative_time(sentence: str) -> bool:
-    from memspan.longterm.clock import EPOCH
-
-    return bool(find_times(sentence, EPOCH))

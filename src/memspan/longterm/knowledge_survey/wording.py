@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime, timedelta
 
 from memspan.longterm.knowledge_survey.answer import Citation
-from memspan.longterm.knowledge_survey.evidence import Sentence
-from memspan.longterm.knowledge_survey.text import Question
+from memspan.longterm.knowledge_survey.features import Sentence, last_question
+from memspan.longterm.knowledge_survey.text import Question, sentence_spans, stems, words
 from memspan.longterm.scribe.dates import TimeSpan, find_times
 
+_WHOLE = 160  # characters up to which a turn is quoted whole
+_LEANING = 15  # words up to which a reply is shown with the question it answers
+_OPENS_WITH_PRONOUN = re.compile(r"(?:and |but |so |then )?(?:he|she|it|they|this|that|his|her|its|their)\b", re.I)
 _DOCUMENT_KEYS = ("doc", "version", "start", "stop", "source")
 
 
@@ -38,10 +42,36 @@ def time_answer(sentence: Sentence) -> str:
 
 
 def evidence_text(question: Question, sentence: Sentence) -> str:
-    """The sentence as an answer, with the speaker, and with the time in full when the question wants one."""
-    text = f"{sentence.speaker}: “{sentence.text}”" if sentence.speaker else sentence.text
+    """The sentence as an answer: who said it, what they were asked, and the time in full when the question wants one.
+
+    A short turn is quoted whole, since its sentences lean on each other; of a longer one the sentence, with the one
+    before it when it opens with a pronoun.
+    """
+    caption = sentence.caption
+    pictured = caption is not None and (sentence.text == caption or bool(stems(caption) & question.weights.keys()))
+    photo = f" (photo: {caption})" if pictured else ""
+    if not sentence.speaker:
+        text = f"{sentence.text if sentence.text != caption else sentence.whole}{photo}"
+    else:
+        asked = sentence.asked
+        quoted = _quoted(sentence)
+        leans = asked is not None and len(words(quoted)) <= _LEANING
+        said = f"{sentence.speaker}, asked “{last_question(asked.text)}”" if asked and leans else sentence.speaker
+        text = f"{said}: “{quoted}”{photo}"
     times = time_answer(sentence) if question.kind == "when" else ""
     return f"{text} ({times})" if times else text
+
+
+def _quoted(sentence: Sentence) -> str:
+    """What of the sentence's turn is quoted."""
+    whole = " ".join(sentence.whole.split())
+    if len(whole) <= _WHOLE or sentence.text == sentence.caption:
+        return whole if len(whole) <= 2 * _WHOLE else f"{whole[: 2 * _WHOLE].rsplit(' ', 1)[0]} …"
+    spans = sentence_spans(sentence.whole)
+    place = spans.index(sentence.span) if sentence.span in spans else 0
+    if place and _OPENS_WITH_PRONOUN.match(sentence.text):
+        return sentence.whole[spans[place - 1][0] : sentence.span[1]]
+    return sentence.text
 
 
 def cited(number: int, sentence: Sentence, support: float) -> Citation:

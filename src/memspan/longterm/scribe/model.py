@@ -19,13 +19,13 @@ from datetime import datetime
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
-from memspan.core.errors import InputError, ModelError
+from memspan.core.errors import InputError
 from memspan.longterm.base import EntityDraft, Episode, Extraction, FactDraft, FactView, Relations
 from memspan.longterm.clock import utc
+from memspan.longterm.prompts import ask_json
 from memspan.longterm.scribe.dates import has_time
 from memspan.longterm.scribe.names import normal_phrase, normalize_name
 from memspan.longterm.scribe.relations import RELATIONS
-from memspan.models.schema import first_value
 
 _T = TypeVar("_T")
 
@@ -218,23 +218,15 @@ class ModelScribe:
     # --- answers ----------------------------------------------------------------------------------------------------
 
     def _ask(self, prompt: str, schema: Mapping[str, Any], check: Callable[[Mapping[str, Any]], _T]) -> _T:
-        messages = [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": prompt}]
-        problem = ""
-        for _ in range(self.attempts):
-            text = self.model.generate(messages, max_new_tokens=self.max_new_tokens, schema=schema).text
-            try:
-                return check(_parse(text))
-            except ValueError as error:
-                problem = str(error)
-            # Only the last mistake is shown, so that small context windows are not filled with old ones.
-            messages = [
-                *messages[:2],
-                {"role": "assistant", "content": text[:2000] or "(nothing)"},
-                {"role": "user", "content": f"That cannot be used: {problem}. Answer again with the JSON object only."},
-            ]
-        raise ModelError(
-            f"the language model gave no usable answer in {self.attempts} tries ({problem}); "
-            "use a larger model or the 'rules' scribe"
+        return ask_json(
+            self.model,
+            prompt,
+            schema,
+            check,
+            system=_SYSTEM,
+            attempts=self.attempts,
+            max_new_tokens=self.max_new_tokens,
+            advice="use a larger model or the 'rules' scribe",
         )
 
     def _extraction(self, episode: Episode, answer: Mapping[str, Any]) -> Extraction:
@@ -263,14 +255,6 @@ class ModelScribe:
         entities = tuple(EntityDraft(name=name, label=label) for name, label in labels.items())
         ordered = [f for f in facts if not (f.valid_at and f.invalid_at and f.valid_at > f.invalid_at)]
         return Extraction(entities=entities, facts=tuple(ordered))
-
-
-def _parse(text: str) -> Mapping[str, Any]:
-    """The first JSON object in an answer, whatever stands around it."""
-    value, _ = first_value(text)
-    if not isinstance(value, dict):
-        raise ValueError("the JSON is no object")
-    return value
 
 
 def _items(answer: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:

@@ -114,7 +114,7 @@ def _capital(token: Token) -> bool:
 def source_text(tokens: Sequence[Token]) -> str:
     """Tokens as they stand in the text; what was left out between them becomes a space."""
     parts = []
-    for token, after in zip(tokens, [*tokens[1:], None], strict=True):
+    for token, after in zip(tokens, [*tokens[1:], None], strict=False):
         gap = after is not None and after.i != token.i + 1
         parts.append(token.text + (" " if gap else token.whitespace_))
     return " ".join("".join(parts).split())

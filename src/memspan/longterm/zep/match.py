@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from memspan.longterm.clock import from_micros
-from memspan.longterm.index import F32, I64
 from memspan.longterm.recall import Search
 from memspan.longterm.scribe.dates import find_times
+from memspan.longterm.vectors import F32, I64
 from memspan.longterm.zep.question import Asked, understand
 from memspan.longterm.zep.resolve import EntityResolver, normalize
 from memspan.longterm.zep.senses import NEAR, SENSES, Unit, agreement, near, stem, units, words

@@ -26,7 +26,9 @@ class ZepConfig:
     """Zep's constants; sources in brackets."""
 
     context_turns: int = 4  # turns a scribe sees before a batch (section 2.2.1)
-    known_facts: int = 20  # facts of the subject that the scribe compares a new one with (graphiti: 10 and duplicates)
+    known_facts: int = (
+        20  # latest facts of the subject that a new one is compared with, beside its rivals (graphiti: 10)
+    )
     summary_facts: int = 10  # facts an entity's summary is made from (ours)
     fetch: int = 2  # each search fetches this many times k (graphiti)
     min_cosine: float = 0.3  # ours; graphiti has 0.6
@@ -149,27 +151,7 @@ class Zep(Organizer):
         Only facts that share an end with the new one are compared with it. `target` is None when the text says that
         something ended without naming it ("I quit my job").
         """
-        ends = (subject, subject if target is None else target)
-        known = tx.execute(
-            "SELECT r.id, r.text, r.valid_at, r.invalid_at, f.relation, f.subject, f.object,"
-            " json_extract(s.data, '$.name') AS subject_shown, json_extract(o.data, '$.name') AS object_shown"
-            " FROM fact f JOIN record r ON r.id = f.record JOIN record s ON s.id = f.subject"
-            " JOIN record o ON o.id = f.object"
-            " WHERE (f.subject = ? OR (f.relation = ? AND (f.subject = ? OR f.object IN (?, ?))))"
-            " AND r.status = 'live' AND r.space = ?"
-            " ORDER BY (f.relation = ?) DESC, (f.subject = ?) DESC, (f.object = ?) DESC, r.id DESC LIMIT ?",
-            (
-                subject,
-                draft.relation,
-                ends[1],
-                *ends,
-                tx.space_id,
-                draft.relation,
-                subject,
-                ends[1],
-                self.config.known_facts,
-            ),
-        ).fetchall()
+        known = self._known(tx, draft, subject, subject if target is None else target)
         views = [
             FactView(
                 subject=row["subject_shown"],
@@ -222,6 +204,36 @@ class Zep(Organizer):
                 cause=None if first is None else first[0],
                 reason=f"already known when it was told: {cause[0]['text']}",
             )
+
+    def _known(self, tx: Transaction, draft: FactDraft, subject: int, target: int) -> list[Row]:
+        """The facts that a new one is compared with, each found through an index.
+
+        All between the same two ends and, where one object is allowed at a time, all of the subject's in the relation;
+        of the subject's other facts, and of those that a symmetric relation could reach, the last `known_facts`.
+        """
+        of_relation = "SELECT record FROM fact WHERE {end} = ? AND relation = ?"
+        latest = f" ORDER BY record DESC LIMIT {int(self.config.known_facts)}"
+        parts: list[tuple[str, tuple[int | str, ...]]] = [
+            ("SELECT record FROM fact WHERE subject = ? AND object = ?", (subject, target)),
+            (
+                of_relation.format(end="subject") + ("" if draft.functional else latest),
+                (subject, draft.relation),
+            ),
+            ("SELECT record FROM fact WHERE subject = ?" + latest, (subject,)),
+            (of_relation.format(end="object") + latest, (subject, draft.relation)),
+            (of_relation.format(end="subject") + latest, (target, draft.relation)),
+            (of_relation.format(end="object") + latest, (target, draft.relation)),
+        ]
+        union = " UNION ".join(f"SELECT record FROM ({sql})" for sql, _ in parts)
+        return tx.execute(
+            "SELECT r.id, r.text, r.valid_at, r.invalid_at, f.relation, f.subject, f.object,"
+            " json_extract(s.data, '$.name') AS subject_shown, json_extract(o.data, '$.name') AS object_shown"
+            f" FROM ({union}) known JOIN fact f ON f.record = known.record JOIN record r ON r.id = f.record"
+            " JOIN record s ON s.id = f.subject JOIN record o ON o.id = f.object"
+            " WHERE r.status = 'live' AND r.space = ?"
+            " ORDER BY (f.relation = ?) DESC, (f.subject = ?) DESC, (f.object = ?) DESC, r.id DESC",
+            (*(value for _, values in parts for value in values), tx.space_id, draft.relation, subject, target),
+        ).fetchall()
 
     @staticmethod
     def _write_fact(

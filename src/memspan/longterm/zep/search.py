@@ -18,9 +18,9 @@ from memspan.core.errors import InputError
 from memspan.longterm import rerank
 from memspan.longterm.base import Recollection
 from memspan.longterm.clock import from_micros, to_micros
-from memspan.longterm.index import F32, I64
 from memspan.longterm.recall import Search, best
 from memspan.longterm.store import Transaction
+from memspan.longterm.vectors import F32, I64
 from memspan.longterm.zep.match import Match, Matcher, ordered
 from memspan.longterm.zep.resolve import EntityResolver, normalize
 from memspan.longterm.zep.table import FactTable
@@ -228,8 +228,8 @@ def _reranked(
         index = search.derived
         if search.vector is None or index.vectors is None:
             raise InputError("the 'mmr' reranker needs an embedder; open the store with one")
-        rows = index.places(np.array(ids, np.int64))
-        order = rerank.maximal_marginal_relevance(search.vector, index.vectors[index.first[rows]], config.mmr_trade_off)
+        vectors = index.vectors.rows(index.first[index.places(np.array(ids, np.int64))])
+        order = rerank.maximal_marginal_relevance(search.vector, vectors, config.mmr_trade_off)
     elif name == "mentions":
         rows_of = search.tx.select("SELECT record, count(*) FROM source WHERE record IN ({ids}) GROUP BY record", ids)
         counts = {int(row[0]): int(row[1]) for row in rows_of}

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from memspan.longterm.index import F32, I64
 from memspan.longterm.store import Transaction
+from memspan.longterm.vectors import F32, I64
 from memspan.longterm.zep.senses import Unit, stem, units, words
 
 _TITLES = frozenset(stem(word) for word in "mr mrs ms miss dr prof professor sir madam".split())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from memspan.longterm.clock import to_micros
-from memspan.longterm.recall import Search, allowed
+from memspan.longterm.recall import Search, resting_on_allowed
 from memspan.longterm.store import Transaction
 from memspan.longterm.zep.temporal import Window
 
@@ -35,16 +35,4 @@ def visible(search: Search, ids: Sequence[int]) -> set[int]:
         moment = search.tx.now
     believed = to_micros(search.query.believed_at)
     held = {record for record, window in windows(search.tx, ids, believed).items() if window.holds(moment)}
-    return held & _from_wanted_episodes(search, held)
-
-
-def _from_wanted_episodes(search: Search, records: set[int]) -> set[int]:
-    """Records with at least one source episode that passes the query's filters."""
-    query = search.query
-    if not (query.sessions or query.speakers or query.after or query.before or query.metadata):
-        return records
-    mask = allowed(search, search.episodes)
-    assert mask is not None
-    wanted = set(search.episodes.record_ids[mask].tolist())
-    rows = search.tx.select("SELECT record, episode FROM source WHERE record IN ({ids})", sorted(records))
-    return {record for record, episode in rows if episode in wanted}
+    return held & resting_on_allowed(search, held)

@@ -1,0 +1,156 @@
+"""Unit vectors in RAM at a byte a dimension, and the nearest of them without reading all.
+
+A row is kept as int8 with a scale of its own; a cosine is off by 0.0004 as a rule and by 0.002 at worst. A large table
+is first sifted by the signs of its rows, one bit a dimension: the rows whose signs agree with the question's most often
+are then scored by their int8 values. Reading signs costs a tenth of reading the values.
+
+Legend: N rows, D dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+F32 = NDArray[np.float32]
+I64 = NDArray[np.int64]
+
+SCAN_ALL = 8192
+"""Up to so many rows all are scored: that takes about 2 ms."""
+SIFTED = 4096
+"""Rows that the signs let through to be scored by value, at least."""
+_OVERSAMPLING = 10
+_BLOCK = 2048  # rows widened at a time: 3 MB at D = 384, which stays in the processor's cache
+
+
+def _table_count(words: NDArray[np.uint64]) -> NDArray[np.uint8]:
+    """Bits set in each word, for numpy before 2.0."""
+    halves = _BITS_SET[words.view(np.uint16)]
+    counts: NDArray[np.uint8] = halves.reshape(*words.shape, 4).sum(axis=-1, dtype=np.uint8)
+    return counts
+
+
+_BITS_SET = np.unpackbits(np.arange(65536, dtype=np.uint16).view(np.uint8).reshape(-1, 2), axis=1).sum(1, np.uint8)
+_count: Callable[[NDArray[np.uint64]], NDArray[np.uint8]] = getattr(np, "bitwise_count", _table_count)
+
+
+class Column:
+    """An array that grows at its end."""
+
+    __slots__ = ("_data", "_size")
+
+    def __init__(self, dtype: type, width: int = 0) -> None:
+        self._data: NDArray[Any] = np.zeros((0, width) if width else 0, dtype)
+        self._size = 0
+
+    def extend(self, values: NDArray[Any]) -> None:
+        """Append along the first axis."""
+        need = self._size + len(values)
+        if need > len(self._data):
+            grown = np.zeros((max(need, int(1.25 * len(self._data))), *self._data.shape[1:]), self._data.dtype)
+            grown[: self._size] = self.array
+            self._data = grown
+        self._data[self._size : need] = values
+        self._size = need
+
+    @property
+    def array(self) -> NDArray[Any]:
+        """The values, as a view."""
+        return self._data[: self._size]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held, room to grow included."""
+        return self._data.nbytes
+
+
+class VectorTable:
+    """Rows that are unit vectors, or zero where there is none yet.
+
+    Args:
+        dim: D.
+        rows: how many rows there are at first, all zero.
+    """
+
+    def __init__(self, dim: int, rows: int = 0) -> None:
+        self.dim = dim
+        self._words = -(-dim // 64)
+        self._values = Column(np.int8, dim)
+        self._scale = Column(np.float32)
+        self._signs = [Column(np.uint64) for _ in range(self._words)]  # a column a word: a scan reads them in order
+        self.grow(rows)
+
+    def __len__(self) -> int:
+        return len(self._scale.array)
+
+    def grow(self, rows: int) -> None:
+        """Append zero rows."""
+        self._values.extend(np.zeros((rows, self.dim), np.int8))
+        self._scale.extend(np.zeros(rows, np.float32))
+        for column in self._signs:
+            column.extend(np.zeros(rows, np.uint64))
+
+    def put(self, rows: I64, vectors: NDArray[np.floating[Any]]) -> None:
+        """Set rows to vectors, [len(rows), D]."""
+        for begin in range(0, len(rows), _BLOCK):
+            places = rows[begin : begin + _BLOCK]
+            values = vectors[begin : begin + _BLOCK].astype(np.float32)
+            for column, word in zip(self._signs, self._sign_words(values).T, strict=True):
+                column.array[places] = word
+            scale = np.maximum(values.max(axis=1), -values.min(axis=1)) / 127
+            scale[scale == 0] = 1
+            values /= scale[:, None]
+            self._values.array[places] = np.rint(values, out=values)
+            self._scale.array[places] = scale
+
+    def _sign_words(self, vectors: F32) -> NDArray[np.uint64]:
+        bits = np.zeros((len(vectors), 64 * self._words), np.bool_)
+        bits[:, : self.dim] = vectors > 0
+        return np.packbits(bits, axis=1).view(np.uint64)
+
+    def rows(self, places: NDArray[np.intp] | I64) -> F32:
+        """[n, D] the vectors at these places."""
+        values: F32 = self._values.array[places].astype(np.float32)
+        values *= self._scale.array[places][:, None]
+        return values
+
+    def cosines(self, vector: F32, places: NDArray[np.intp] | I64 | None = None) -> F32:
+        """Cosines with a unit vector: [N], or [n] of the rows at `places`."""
+        count = len(self) if places is None else len(places)
+        found = np.empty(count, np.float32)
+        wide = np.empty((min(count, _BLOCK), self.dim), np.float32)
+        for begin in range(0, count, _BLOCK):
+            span = slice(begin, min(begin + _BLOCK, count))
+            block = wide[: span.stop - begin]
+            np.copyto(block, self._values.array[span if places is None else places[span]])
+            np.matmul(block, vector, out=found[span])
+        found *= self._scale.array if places is None else self._scale.array[places]
+        return found
+
+    def likely(self, vector: F32, count: int, among: NDArray[np.bool_] | None = None) -> NDArray[np.intp]:
+        """Places among which the `count` nearest rows are to be looked for, ascending; all if they are few.
+
+        Args:
+            vector: [D] unit vector.
+            count: how many nearest rows are wanted.
+            among: [N] rows that may be given back; None is all.
+        """
+        wanted = max(SIFTED, _OVERSAMPLING * count)
+        allowed = len(self) if among is None else int(np.count_nonzero(among))
+        if allowed <= max(SCAN_ALL, wanted):
+            return np.arange(len(self)) if among is None else np.flatnonzero(among)
+        differ = np.zeros(len(self), np.uint16)
+        for column, word in zip(self._signs, self._sign_words(vector[None])[0], strict=True):
+            differ += _count(column.array ^ word)
+        if among is not None:
+            differ[~among] = self.dim + 1
+        below = np.cumsum(np.bincount(differ, minlength=self.dim + 1))
+        return np.flatnonzero(differ <= np.searchsorted(below, wanted))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return self._values.nbytes + self._scale.nbytes + sum(column.nbytes for column in self._signs)
