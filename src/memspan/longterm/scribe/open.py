@@ -16,7 +16,7 @@ from memspan.longterm.base import FactDraft
 from memspan.longterm.scribe import verbs
 from memspan.longterm.scribe.descriptions import describe, slot_of
 from memspan.longterm.scribe.fragments import apposed, before, fragment, instead, there
-from memspan.longterm.scribe.phrases import Phrase, capital, phrase, special, tail
+from memspan.longterm.scribe.phrases import Phrase, capital, doing, phrase, special, tail
 from memspan.longterm.scribe.relations import Effect
 from memspan.longterm.scribe.statements import Statement, plain
 from memspan.longterm.scribe.values import CLOCK, name_run, role_like, source_text, trim
@@ -218,7 +218,7 @@ def _complement(reader: StatementReader, statement: Statement, clause: _Clause) 
         or (light and not marked and found.tokens[0].tag_ == "PRP$")
     ):
         return
-    if trim(found.tokens)[-1].tag_ == "VBG" and (found := _doing(found)) is None:
+    if trim(found.tokens)[-1].tag_ == "VBG" and (found := doing(found)) is None:
         return
     if state is None and lemma == "be" and not _placeable(found, preposition, statement):
         return
@@ -235,21 +235,6 @@ def _complement(reader: StatementReader, statement: Statement, clause: _Clause) 
         slot = slot_of(clause.subject, trim(found.tokens), "{s}'s {n} is {v}")
         if slot is not None and slot.kind != "time":
             reader.slot = replace(slot, strong=True)
-
-
-def _doing(found: Phrase) -> Phrase | None:
-    """ "Started learning the piano": what is done belongs to the value."""
-    more: list[Token] = []
-    for token in found.after:
-        if token.is_punct or token.pos_ in ("CCONJ", "SCONJ", "PRON"):
-            break
-        more.append(token)
-    while more and more[-1].pos_ in ("ADP", "ADV", "DET", "PART"):
-        more.pop()
-    if found.after and not more and not found.after[0].is_punct and found.after[0].pos_ != "CCONJ":
-        return None
-    tokens = [*found.tokens, *more]
-    return Phrase(tokens, [], source_text(tokens)) if len(tokens) < 8 else None
 
 
 def _fact(

@@ -97,3 +97,18 @@ def tail(found: Phrase) -> list[Token]:
         kept += [after[0], *more.tokens]
         after = more.after
     return kept
+
+
+def doing(found: Phrase) -> Phrase | None:
+    """ "Started learning the piano": what is done belongs to the value."""
+    more: list[Token] = []
+    for token in found.after:
+        if token.is_punct or token.pos_ in ("CCONJ", "SCONJ", "PRON"):
+            break
+        more.append(token)
+    while more and more[-1].pos_ in ("ADP", "ADV", "DET", "PART"):
+        more.pop()
+    if found.after and not more and not found.after[0].is_punct and found.after[0].pos_ != "CCONJ":
+        return None
+    tokens = [*found.tokens, *more]
+    return Phrase(tokens, [], source_text(tokens)) if len(tokens) < 8 else None
