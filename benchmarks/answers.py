@@ -1,6 +1,6 @@
 """Fit and measure what `memspan ask` answers by: which sentence is the evidence, and when to abstain.
 
-    python benchmarks/answers.py [--data DIR] [--fit] [--embedder bundled]
+    python benchmarks/answers.py [--data DIR] [--every N] [--fit] [--embedder bundled] [--cache FILE]
 
 Questions come from conversations and passages made from seeds (see `memspan.longterm.knowledge_survey.generated`) and,
 where --data names a folder with LoCoMo's layout, from LoCoMo (CC BY-NC 4.0; category 5 is unanswerable: false premises,
@@ -57,15 +57,15 @@ def made_up(embedder: Any, organizer: str) -> Iterator[Asked]:
                 yield Asked(gather(memory, item.question, config, {}), item.evidence, item.answer)
 
 
-def locomo(folder: Path, embedder: Any) -> Iterator[Asked]:
-    """LoCoMo's questions; the adversarial ones count as unanswerable."""
+def locomo(folder: Path, embedder: Any, every: int = 1) -> Iterator[Asked]:
+    """Every n-th of LoCoMo's questions; the adversarial ones count as unanswerable."""
     for dataset in load(folder):
         if dataset.layout != "locomo":
             continue
         for part in dataset.conversations:
             with Memory.open(":memory:", organizer="plain", embedder=embedder) as memory:
                 memory.add(part.episodes)
-                for question in part.questions:
+                for question in part.questions[::every]:
                     evidence = () if question.category == "adversarial" else question.evidence
                     yield Asked(gather(memory, question.text, KnowledgeSurveyConfig(), {}), evidence, "")
 
@@ -163,17 +163,21 @@ def main() -> None:
     """Run."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--data", type=Path, help="a folder with LoCoMo's layout")
+    parser.add_argument("--every", type=int, default=1, help="ask only every n-th question of LoCoMo")
     parser.add_argument("--embedder", default="bundled")
+    parser.add_argument(
+        "--cache", type=Path, default=Path.home() / ".cache/memspan/benchmark-vectors.db", help="vectors by content"
+    )
     parser.add_argument("--fit", action="store_true")
     options = parser.parse_args()
     from memspan.models import load_embedder
 
     sets: dict[str, list[Asked]] = {}
-    for vectors, embedder in (("words", None), ("vectors", load_embedder(options.embedder))):
+    for vectors, embedder in (("words", None), ("vectors", load_embedder(options.embedder, cache=options.cache))):
         for organizer in ("plain", "zep"):
             sets[f"made up, {vectors}, {organizer}"] = list(made_up(embedder, organizer))
         if options.data:
-            sets[f"LoCoMo, {vectors}"] = list(locomo(options.data, embedder))
+            sets[f"LoCoMo, {vectors}"] = list(locomo(options.data, embedder, options.every))
     selection, confidence = dict(SELECTION), dict(CONFIDENCE)
     if options.fit:
         selection = fitted_selection(sets)

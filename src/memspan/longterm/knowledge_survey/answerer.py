@@ -198,7 +198,7 @@ def stated_fact(evidence: Evidence, least: float) -> tuple[Recollection, Sentenc
             named = stems(subject)
             if not named or not named <= asked or not (stems(relation.replace("_", " ")) - named) & asked:
                 continue
-        if form not in ("open", "yes or no") and holds_form(form, question, fact.text, question.subject) < 0.4:
+        if form not in ("open", "yes or no", "which", "why") and holds_form(form, question, fact.text, question.subject) < 0.4:
             continue
         source = next((s for s in evidence.sentences if s.episode in fact.episodes[:1]), None)
         if source is not None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from memspan.longterm.knowledge_survey.kinds import Form, form_of, holds_form
+from memspan.longterm.knowledge_survey.kinds import Form, form_of, holds_form, names_first
 from memspan.longterm.knowledge_survey.likeness import Likeness, covered
 from memspan.longterm.knowledge_survey.text import (
     Question,
@@ -29,6 +29,13 @@ from memspan.longterm.knowledge_survey.text import (
 from memspan.longterm.scribe.dates import find_times
 
 _SHORT = 4  # words
+_ELLIPTIC = 1  # content words up to which a question says nothing by itself
+_TAG = re.compile(
+    r"^(?!(?:what|which|who|whom|whose|when|where|why|how|is|are|was|were|do|does|did|has|have|had|can|could|will|would"
+    r"|should|any|and you|so)\b).{12,},\s*(?:right|okay|ok|huh|eh|yes|no|correct|remember|you know"
+    r"|(?:is|are|was|were|do|does|did|has|have|had|can|could|will|would|shall|should|wo|ca)(?:n['’]t)?\b[^,]{0,40})\?$",
+    re.I,
+)
 _PRONOUN = re.compile(
     r"\b(?:he|she|they|him|her|them|his|hers|their|theirs|it|its)\b(?!\s+(?:is|was) (?:true|funny))", re.I
 )
@@ -163,7 +170,9 @@ def judge_words(question: Question, lexicon: Lexicon, sentence: Sentence, *, ali
     near = _most(thread, lexicon.found(sentence.after))
     steps = [lexicon.coverage(found) for found in (own, in_turn, reply, thread, near)]
     covers = dict(zip(LEANING, np.diff(steps, prepend=0.0).tolist(), strict=True))
-    covers["asked"] = lexicon.coverage(_most(asked, own)) if asked else 0.0
+    # "Which one?" asks about what was said before it.
+    elliptic = sentence.asked is not None and len(stems(last_question(sentence.asked.text))) <= _ELLIPTIC
+    covers["asked"] = lexicon.coverage(_most(asked, own, *(before[:2] if elliptic else []))) if sentence.asked else 0.0
     features = sentence.features
     if not alike:
         features |= covers
@@ -193,9 +202,10 @@ def judge_form(question: Question, form: Form, sentence: Sentence) -> None:
     if asked is not None:
         other = form_of(last_question(asked.text))
         same = float(other == form and form not in ("open", "yes or no"))
-    if form == "name" and same:
-        named = re.match(r"[\"“]?[A-Z]\w+", sentence.text) is not None and sentence.place == 0
-        held = max(held, 0.9 * named)
+    if form in ("name", "who") and same and sentence.place == 0 and names_first(sentence.text):
+        held = max(held, 0.9)
+    if form in ("why", "which") and same:
+        held = 1.0
     for name in ("when", "where", "who", "number"):
         features[name] = held if _family(form) == name else 0.0
     features["form"] = held if _family(form) == "form" else 0.0
@@ -204,13 +214,14 @@ def judge_form(question: Question, form: Form, sentence: Sentence) -> None:
     # What is announced does not tell when it came to pass.
     features["ahead"] = float(question.happened and _lies_ahead(sentence)) * (2 if form == "when" else 1)
     features["void"] = float(_void(form, held, bool(features["ahead"])))
-    features["question"] = float(sentence.text.endswith("?"))
+    tagged = _TAG.match(sentence.text) is not None  # "We sail at noon, will you come?" states something
+    features["question"] = float(sentence.text.endswith("?")) * (0.2 if tagged else 1.0)
     features["short"] = float(len(words(sentence.text)) < _SHORT and asked is None)
     features["answers"] = float(asked is not None)
     changed = _CHANGE.search(sentence.text) is not None
     features["change"] = float(changed) * ((question.present or question.last) - 2 * question.past)
     # A time may be the day on which it was said, so that a sentence without one can still tell when.
-    features["no_kind"] = float(form not in ("open", "yes or no", "when") and held < 0.3)
+    features["no_kind"] = float(form not in ("open", "yes or no", "when", "which", "why") and held < 0.3)
 
 
 def _void(form: Form, held: float, ahead: bool) -> bool:
@@ -218,7 +229,7 @@ def _void(form: Form, held: float, ahead: bool) -> bool:
     match form:
         case "name":
             return held in (0.0, 0.3)
-        case "number" | "money" | "age" | "duration":
+        case "number" | "money" | "age" | "duration" | "colour":
             return held == 0
         case "when":
             return held == 0 and ahead
@@ -228,8 +239,9 @@ def _void(form: Form, held: float, ahead: bool) -> bool:
 def judge_fit(form: Form, sentence: Sentence) -> None:
     """Whether it says what was asked and holds the kind of answer wanted, both in one sentence."""
     features = sentence.features
-    both = 0.0 if form in ("open", "yes or no") else features["kind"] * features["like_own"]
+    both = 0.0 if form in ("open", "yes or no", "which") else features["kind"] * features["like_own"]
     features["fits"], features["fits_when"] = (0.0, both) if form == "when" else (both, 0.0)
+    features["replies"] = features["like_asked"] * (0.3 + 0.7 * features["same"])
 
 
 def _lies_ahead(sentence: Sentence) -> bool:
@@ -241,9 +253,11 @@ def _lies_ahead(sentence: Sentence) -> bool:
 
 
 def _family(form: Form) -> str:
-    if form in ("money", "age", "duration", "number"):
+    if form in ("money", "age", "duration", "frequency", "number"):
         return "number"
-    return form if form in ("when", "where", "who") else "form" if form in ("name", "work") else "open"
+    if form in ("when", "where", "who"):
+        return form
+    return "form" if form in ("name", "work", "why", "colour") else "open"
 
 
 def judge_persons(question: Question, sentence: Sentence) -> None:
