@@ -94,7 +94,7 @@ def test_what_changed_is_the_answer_to_now_and_not_to_first() -> None:
         )
         first = gather(memory, "When was the fair first planned?", KnowledgeSurveyConfig(), {})
         now = gather(memory, "When is the fair now?", KnowledgeSurveyConfig(), {})
-    assert {s.episode: s.features["change"] for s in first.sentences} == {"a": 0, "b": -2}
+    assert {s.episode: s.features["undone"] for s in first.sentences} == {"a": 0, "b": 1}
     assert {s.episode: s.features["change"] for s in now.sentences} == {"a": 0, "b": 1}
     assert first.sentences[0].episode == "a"
     assert now.sentences[0].episode == "b"

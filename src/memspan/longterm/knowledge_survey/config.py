@@ -44,6 +44,8 @@ SELECTION: Mapping[str, float] = MappingProxyType(
         "answers": 0.54,
         "ahead": -1.11,
         "change": 0.39,
+        "undone": -0.78,
+        "replies": 0.5,
         "no_kind": -1.73,
         "fits": 1.18,
         "fits_when": 0.78,
@@ -93,32 +95,20 @@ CONFIDENCE: Mapping[str, float] = MappingProxyType(
 
 @dataclass(frozen=True, kw_only=True)
 class KnowledgeSurveyConfig:
-    """Constants of `GroundedAnswerer`.
+    """Constants of `GroundedAnswerer`; sources in brackets."""
 
-    Attributes:
-        k: passages retrieved, and shown to a model.
-        depth: sentences are looked for in this many times k episodes.
-        abstain_below: confidence under which no answer is given.
-        fact_match: match from which on a fact answers by itself, see `answerer.stated_fact`.
-        tau: least support of a citation (ALCE-like attribution; 0.8 of a claim's weighted words).
-        token_budget: most tokens of passages in a prompt; None is 1,500, or half the model's window if that is less.
-        policy: what happens to a claim of the model without support: "drop" it, or "flag" it as unsupported.
-        max_new_tokens: most tokens a model may write.
-        read_cosines: most sentences that are embedded for one question.
-        selection, confidence: weights, see `SELECTION` and `CONFIDENCE`.
-    """
-
-    k: int = 8
-    depth: int = 3
-    abstain_below: float = 0.35
-    fact_match: float = 0.7
-    tau: float = 0.8
-    token_budget: int | None = None
-    policy: Policy = "drop"
-    max_new_tokens: int = 64
-    read_cosines: int = 32
-    selection: Mapping[str, float] = field(default_factory=lambda: SELECTION)
-    confidence: Mapping[str, float] = field(default_factory=lambda: CONFIDENCE)
+    k: int = 8  # passages retrieved, and shown to a model
+    depth: int = 3  # sentences are looked for in this many times k episodes
+    abstain_below: float = 0.35  # confidence under which no answer is given (measured, see `calibrate`)
+    fact_match: float = 0.7  # match from which on a fact answers by itself, see `answerer.stated_fact`
+    tau: float = 0.8  # least support of a citation: share of a claim's weighted words (ALCE-like attribution)
+    token_budget: int | None = None  # most tokens of passages in a prompt; 1,500, or half the model's window if less
+    policy: Policy = "drop"  # what becomes of a model's claim without support: "drop" it, or "flag" it
+    max_new_tokens: int = 64  # most tokens a model may write
+    read_cosines: int = 32  # most sentences that are embedded for one question
+    together: float = 1.0  # a turn of the same exchange this near the best, in nats, is quoted beside it
+    selection: Mapping[str, float] = field(default_factory=lambda: SELECTION)  # weights (fitted, benchmarks/answers.py)
+    confidence: Mapping[str, float] = field(default_factory=lambda: CONFIDENCE)  # weights (fitted, same)
 
     def __post_init__(self) -> None:
         for name, least in (("k", 1), ("depth", 1), ("max_new_tokens", 1), ("read_cosines", 0)):
@@ -129,6 +119,8 @@ class KnowledgeSurveyConfig:
             value = getattr(self, name)
             if not isinstance(value, int | float) or not 0 <= value <= 1:
                 raise InputError(f"{name} must lie between 0 and 1, not {value!r}")
+        if not isinstance(self.together, int | float) or not self.together >= 0:
+            raise InputError(f"together must be a number of at least 0, not {self.together!r}")
         budget = self.token_budget
         if budget is not None and (not isinstance(budget, int) or isinstance(budget, bool) or budget < 1):
             raise InputError(f"token_budget must be a whole number of at least 1, or None, not {budget!r}")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ import numpy as np
 from memspan.longterm import clock
 from memspan.longterm.base import Recollection
 from memspan.longterm.knowledge_survey.config import KnowledgeSurveyConfig, logistic, weighted
+from memspan.longterm.knowledge_survey.conflicts import Conflict, conflicts
 from memspan.longterm.knowledge_survey.documents import current, newest_versions
 from memspan.longterm.knowledge_survey.features import (
     LEANING,
@@ -35,6 +36,7 @@ from memspan.longterm.knowledge_survey.features import (
 )
 from memspan.longterm.knowledge_survey.kinds import form_of
 from memspan.longterm.knowledge_survey.likeness import Likeness
+from memspan.longterm.knowledge_survey.naming import Alias, aliases
 from memspan.longterm.knowledge_survey.text import Question, read_question, sentence_spans, stems
 from memspan.longterm.scribe.dates import TimeSpan, find_times, question_time
 
@@ -61,6 +63,7 @@ class Evidence:
         features: of the confidence in the best sentence.
         confidence: 0 to 1.
         idf: weights of the question's terms in this store.
+        conflicts: statements of the retrieved documents that contradict each other.
     """
 
     question: Question
@@ -70,6 +73,7 @@ class Evidence:
     features: dict[str, float]
     confidence: float
     idf: dict[int, float]
+    conflicts: list[Conflict] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -118,13 +122,16 @@ def gather(memory: Memory, question: str, config: KnowledgeSurveyConfig, options
     sentences = _sentences(found, turns)
     form = form_of(question)
     lexicon = Lexicon(read, idf)
+    known = aliases(sentences)
+    for alias in known:
+        lexicon.learn(alias.term, alias.texts, alias.weight)
     for sentence in sentences:
         judge_words(read, lexicon, sentence, alike=False)
         judge_form(read, form, sentence)
         judge_persons(read, sentence)
     _factual(read, idf, sentences, facts, closed, as_of is not None or period is not None)
     if options.get("deadline_ms") is None:
-        _meanings(memory, read, idf, sentences, config)
+        _meanings(memory, read, idf, sentences, known, config)
     for sentence in sentences:
         judge_fit(form, sentence)
     _temporal(read, sentences, as_of, period)
@@ -133,7 +140,9 @@ def gather(memory: Memory, question: str, config: KnowledgeSurveyConfig, options
     sentences.sort(key=lambda s: -s.score)
     features = confidence_features(read, idf, sentences)
     confidence = logistic(weighted(config.confidence, features)) if sentences else 0.0
-    return Evidence(read, [*found[: config.k], *derived], facts, sentences, features, confidence, idf)
+    # What a speaker says anew replaces what they said; only documents are held against each other.
+    disagreeing = conflicts(question, [hit for hit in found[: config.k] if "doc" in hit.metadata])
+    return Evidence(read, [*found[: config.k], *derived], facts, sentences, features, confidence, idf, disagreeing)
 
 
 def _recall(memory: Memory, question: str, count: int, options: Mapping[str, Any]) -> list[Recollection]:
@@ -347,6 +356,7 @@ def _meanings(
     question: Question,
     idf: Mapping[int, float],
     sentences: list[Sentence],
+    known: Sequence[Alias],
     config: KnowledgeSurveyConfig,
 ) -> None:
     """The likeness in meaning of the likeliest sentences to the question; the others get the least of them.
@@ -368,10 +378,13 @@ def _meanings(
     to_question = dict(zip(questions, cosines[2 * len(likely) :], strict=True))
     least = {"cosine": min(own), "exchange": min(exchange)}
     texts = [t for s in likely for t in (s.whole, s.caption or "", *(said.whole for said in s.before), s.after)]
+    texts += [text for alias in known for text in alias.texts]
     names = frozenset().union(*(stems(name) for name in question.names))
     compared = [word for term, word in question.spelled.items() if term not in names]
     likeness = Likeness(compared, dict.fromkeys(texts), memory._embedding.embed, memory._embedding.words)
     lexicon = Lexicon(question, idf, likeness)
+    for alias in known:
+        lexicon.learn(alias.term, alias.texts, alias.weight)
     for sentence in sentences:
         sentence.features |= least
     for number, sentence in enumerate(likely):

@@ -8,14 +8,14 @@ by the thread it stands in, each by exact stems and by likeness of meaning.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 import numpy as np
 
-from memspan.longterm.knowledge_survey.kinds import Form, form_of, holds_form, names_first
+from memspan.longterm.knowledge_survey.kinds import WORKING, Form, form_of, holds_form, names_first
 from memspan.longterm.knowledge_survey.likeness import Likeness, covered
 from memspan.longterm.knowledge_survey.text import (
     Question,
@@ -23,6 +23,7 @@ from memspan.longterm.knowledge_survey.text import (
     plain_words,
     second_person,
     sentence_spans,
+    stem,
     stems,
     words,
 )
@@ -52,6 +53,16 @@ _CHANGE = re.compile(
     r"|put off|brought forward|cancelled|canceled|from now on|switched|raised|lowered|became|after all)\b",
     re.I,
 )
+# What is asked for is often said in other words, whole frames of them, that no likeness of single words finds.
+_LIVES = re.compile(
+    r"\b(?:I|we|he|she|they|[A-Z]\w+)(?:['’](?:m|re|s)| am| are| is| was| were)(?: (?:still|now|back|currently|here))*"
+    r" in [A-Z]\w+|\b(?:mov(?:e|ed|ing)|relocat(?:e|ed|ing)) (?:back |over |out )?to\b|\bsettled in\b"
+)
+_OTHERWISE = 0.8
+_SAID_OTHERWISE = {
+    **{stem(word): _LIVES for word in ("live", "living", "reside", "home")},
+    **{stem(word): WORKING for word in ("work", "job", "profession", "occupation")},
+}
 _PHOTO = "photo picture image"  # what a caption says without saying it
 THREAD = 4  # turns before a sentence that can say what it is about
 
@@ -133,6 +144,18 @@ class Lexicon:
         self._names = frozenset().union(*(stems(name) for name in question.names))
         self._likeness = likeness
         self._known: dict[str, dict[int, float]] = {}
+        self._aliases: dict[int, dict[int, float]] = {}
+
+    def learn(self, name: int, texts: Iterable[str], weight: float) -> None:
+        """A name (the hash of its stem) stands for what the texts speak of; `weight` says how surely, 0 to 1.
+
+        Whatever names it then says, that far, the words of those texts. Names in the question are no such words.
+        """
+        known = self._aliases.setdefault(name, {})
+        for term, value in _most(*(self._found(text) for text in texts)).items():
+            if term != name and term not in self._names:
+                known[term] = max(known.get(term, 0.0), weight * value)
+        self._known.clear()
 
     def found(self, *texts: str) -> dict[int, float]:
         """Term -> how far it is found in the texts, 0 to 1."""
@@ -146,6 +169,11 @@ class Lexicon:
             if self._likeness is not None:
                 for term in self.weights.keys() - held - self._names:
                     found[term] = self._likeness(self._words[term], text)
+            for term, said in _SAID_OTHERWISE.items():
+                if term in self.weights and said.search(text):
+                    found[term] = max(found.get(term, 0.0), _OTHERWISE)
+            for name in self._aliases.keys() & held:
+                found = _most(found, self._aliases[name])
             self._known[text] = found
         return found
 
@@ -212,14 +240,16 @@ def judge_form(question: Question, form: Form, sentence: Sentence) -> None:
     features["kind"] = held
     features["same"] = same * (0.5 + 0.5 * (held > 0.5))
     # What is announced does not tell when it came to pass.
-    features["ahead"] = float(question.happened and _lies_ahead(sentence)) * (2 if form == "when" else 1)
+    over = question.happened and not question.past
+    features["ahead"] = float(over and _lies_ahead(sentence)) * (2 if form == "when" else 1)
     features["void"] = float(_void(form, held, bool(features["ahead"])))
     tagged = _TAG.match(sentence.text) is not None  # "We sail at noon, will you come?" states something
     features["question"] = float(sentence.text.endswith("?")) * (0.2 if tagged else 1.0)
     features["short"] = float(len(words(sentence.text)) < _SHORT and asked is None)
     features["answers"] = float(asked is not None)
     changed = _CHANGE.search(sentence.text) is not None
-    features["change"] = float(changed) * ((question.present or question.last) - 2 * question.past)
+    features["change"] = float(changed and not question.past and (question.present or question.last))
+    features["undone"] = float(changed and question.past)
     # A time may be the day on which it was said, so that a sentence without one can still tell when.
     features["no_kind"] = float(form not in ("open", "yes or no", "when", "which", "why") and held < 0.3)
 

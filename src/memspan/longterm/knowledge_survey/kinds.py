@@ -22,9 +22,9 @@ from memspan.longterm.knowledge_survey.text import (
 from memspan.longterm.scribe.dates import find_times
 
 Form = Literal[
-    *("name", "work", "colour", "money", "age", "duration", "frequency", "number"),
-    *("when", "where", "who", "why", "which", "yes or no", "open"),
-]
+    "name", "work", "colour", "money", "age", "duration", "frequency", "number",
+    "when", "where", "who", "why", "which", "yes or no", "open",
+]  # fmt: skip
 """A kind, or one of its narrower forms."""
 
 _NAME = re.compile(
@@ -38,7 +38,7 @@ _NAMING = re.compile(
 _WORK = re.compile(
     r"\b(?:job|profession|occupation|career|for a living|position|employed|employer|work(?:s|ed|ing)? as)\b", re.I
 )
-_WORKING = re.compile(
+WORKING = re.compile(
     r"\b(?:job|profession|career|position|promoted|hired|employed|shifts?|works?|worked|working)\b"
     r"|\b(?:I['’]?m|I am|is|was|as|became|become|been|he['’]s|she['’]s)\s+(?:now\s+)?(?:an?|the|our)"
     r"\s+(?:\w+\s+){0,3}?\w*"
@@ -81,7 +81,9 @@ COLOURS = frozenset(
     "red orange yellow green blue purple violet pink brown black white grey gray beige turquoise gold golden silver"
     " teal navy maroon crimson scarlet lilac cream ivory khaki bronze magenta cyan mint mustard burgundy".split()
 )
-_OPENING_NAME = re.compile(r"[\"“]?([A-Z][\w-]+)(?:\s[A-Z][\w-]+)*(?=[,.!?]|$| (?:and|did|does|do|is|was|has|will|from|of)\b)")
+_OPENING_NAME = re.compile(
+    r"[\"“]?([A-Z][\w-]+)(?:\s[A-Z][\w-]+)*(?=[,.!?]|$| (?:and|did|does|do|is|was|has|will|from|of)\b)"
+)
 _DURATION = re.compile(
     r"\b(?:seconds?|minutes?|hours?|days?|nights?|weeks?|weekends?|months?|years?|decades?|since|fortnight|ages)\b",
     re.I,
@@ -154,7 +156,7 @@ def holds_form(form: Form, question: Question, sentence: str, speaker: str | Non
             naming = _NAMING.search(sentence) is not None
             return 1.0 if fresh and naming else 0.3 * naming or 0.2 * fresh
         case "work":
-            return 1.0 if _WORKING.search(sentence) else 0.6 * bool(_HABIT.search(sentence))
+            return 1.0 if WORKING.search(sentence) else 0.6 * bool(_HABIT.search(sentence))
     return 0.5
 
 

@@ -60,9 +60,9 @@ _GENERIC = _words(
 )
 # Verbs and phrases that say that, not what: they match anything, or nothing ("Where is it *going to take place*?").
 _LIGHT = re.compile(
-    r"\b(?:t(?:ake|akes|ook|aken|aking) place|(?:is|are|was|were|am) going to|supposed to|for a living|in the end|at first"
+    r"\b(?:t(?:ake|akes|ook|aken|aking) place|going to(?= (?-i:[a-z]))|supposed to|for a living|in the end|at first"
     r"|at last|happen(?:s|ed|ing)?|end(?:s|ed)? up|turn(?:s|ed)? out|at the moment|these days|nowadays"
-    r"|original(?:ly)?|initial(?:ly)?|final(?:ly)?|eventually|ultimately|first|planned for|scheduled for)\b",
+    r"|original(?:ly)?|initial(?:ly)?|final(?:ly)?|eventually|ultimately|planned for|scheduled for)\b",
     re.I,
 )
 _DATED = re.compile(r"\bwhat(?:['’]s| is| was)\b.*?\b(?:deadline|due date|birthday|closing date)\b(?!['’]s)", re.I)
