@@ -81,6 +81,7 @@ COLOURS = frozenset(
     "red orange yellow green blue purple violet pink brown black white grey gray beige turquoise gold golden silver"
     " teal navy maroon crimson scarlet lilac cream ivory khaki bronze magenta cyan mint mustard burgundy".split()
 )
+_NO_NAMES = frozenset("nobody none everyone everybody someone somebody anyone anybody nothing something both".split())
 _OPENING_NAME = re.compile(
     r"[\"“]?([A-Z][\w-]+)(?:\s[A-Z][\w-]+)*(?=[,.!?]|$| (?:and|did|does|do|is|was|has|will|from|of)\b)"
 )
@@ -181,4 +182,4 @@ def names_first(sentence: str) -> bool:
     if match is None:
         return False
     word = match.group(1).casefold()
-    return bool(names(f"it is {match.group(1)}")) and word not in OPENERS and bool(stems(word))
+    return bool(names(f"it is {match.group(1)}")) and word not in OPENERS | _NO_NAMES and bool(stems(word))
