@@ -121,7 +121,7 @@ def fitted_confidence(sets: Mapping[str, Sequence[Asked]]) -> dict[str, float]:
     """A logistic regression: is the best sentence of the evidence?"""
     names = [name for name in CONFIDENCE if name not in ("bias", *NOT_FITTED)]
     rows = [(one, _share(group) / len(asked)) for group, asked in sets.items() for one in asked if one.found.sentences]
-    x = np.array([[1.0, *(one.found.features[name] for name in names)] for one, _ in rows])
+    x = np.array([[1.0, *(one.found.features.get(name, 0.0) for name in names)] for one, _ in rows])
     y = np.array([right(one) for one, _ in rows], float)
     share = np.array([weight for _, weight in rows])
     share /= share.sum()

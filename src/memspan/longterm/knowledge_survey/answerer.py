@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 EVIDENCE_SENTENCE = "evidence sentence"
 STATED_FACT = "stated fact"
-_AGREE = 8  # a fact answers only when a sentence of its source is among this many best
+_AGREE = 3  # a fact answers only when a sentence of its source is among this many best
 
 
 class GroundedAnswerer:

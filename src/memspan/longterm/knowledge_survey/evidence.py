@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,7 @@ from memspan.longterm.knowledge_survey.features import (
     Sentence,
     judge_fit,
     judge_form,
+    judge_naming,
     judge_persons,
     judge_words,
     last_question,
@@ -110,7 +111,7 @@ def gather(memory: Memory, question: str, config: KnowledgeSurveyConfig, options
     space = options.get("space") or memory.space
     with memory.store.read(memory._now(), space) as tx:
         index = memory._index(tx, episodes=True)
-        read = read_question(question, [name for name in index.speakers if name])
+        read = _timeless(read_question(question, [name for name in index.speakers if name]), period)
         idf = _idf(index, [*read.weights, *(term for name in read.names for term in stems(name))])
         wanted = [hit.episodes[0] for hit in [*found, *facts] if hit.episodes]
         turns = _turns(tx, list(dict.fromkeys(wanted)))
@@ -128,6 +129,7 @@ def gather(memory: Memory, question: str, config: KnowledgeSurveyConfig, options
     for sentence in sentences:
         judge_words(read, lexicon, sentence, alike=False)
         judge_form(read, form, sentence)
+        judge_naming(form, lexicon, sentence)
         judge_persons(read, sentence)
     _factual(read, idf, sentences, facts, closed, as_of is not None or period is not None)
     if options.get("deadline_ms") is None:
@@ -165,6 +167,15 @@ def _named_time(question: str, now: datetime) -> TimeSpan | None:
     """The time that a question names ("in 2021", "last spring"), counted from `now`."""
     span = question_time(question, now)
     return span if span is not None and span.role == "at" and span.start is not None else None
+
+
+def _timeless(question: Question, period: TimeSpan | None) -> Question:
+    """The question without the words of the period that it names, which is compared as a time; see `_temporal`."""
+    over = stems(period.text) if period is not None else frozenset()
+    kept = {term: weight for term, weight in question.weights.items() if term not in over}
+    if max(kept.values(), default=0.0) < 1:
+        return question
+    return replace(question, weights=kept, names=tuple(n for n in question.names if not stems(n) <= over))
 
 
 def _inside(period: TimeSpan) -> datetime:
@@ -338,7 +349,7 @@ def _factual(
                 lent = max(lent, coverage(question, idf, words_))
                 match = max(match, fact_match(fact))
         sentence.features["fact"] = lent
-        sentence.features["match"] = match
+        sentence.features["match"] = match * (1 - 0.5 * sentence.features["no_kind"])
         over = [stems(name) for name in closed.get(sentence.episode, ())]
         gone = any(terms and terms <= mine for terms in over)
         now = (question.present or asked_then) and not question.past and question.kind != "when"
@@ -402,7 +413,8 @@ def confidence_features(
     "share" is how much of all sentences' likelihood falls to its episode, "like_coverage" how much of the question is
     said there or in what it stands in, "said_share" the product of both: that one sentence is likelier than all others
     does not mean that it says what was asked. "lacking" is the mean absence of the question's content words, "empty"
-    that none is there.
+    that none is there, "unsaid" how far they are absent where no question for the same is answered. "agreement" says
+    how near its episode comes to the best of each signal: words, vectors, facts and retrieval.
     """
     if not sentences:
         return {}
@@ -415,6 +427,7 @@ def confidence_features(
     named = [stems(name) for name in question.names]
     plain = [term for term, weight in question.weights.items() if weight == 1 and not any(term in n for n in named)]
     lacking = [1 - best.found.get(term, 0.0) for term in plain]
+    absent = sum(lacking) / len(lacking) if lacking else 0.0
     share = shares[best.episode] / sum(shares.values())
     said = sum(best.features[f"like_{name}"] for name in LEANING)
     return best.features | {
@@ -422,7 +435,20 @@ def confidence_features(
         "said_share": share * said,
         "like_coverage": said,
         "empty": float(bool(plain) and min(lacking) == 1),
-        "lacking": sum(lacking) / len(lacking) if lacking else 0.0,
+        "lacking": absent,
+        "unsaid": absent * (1 - best.features["same"]),
+        "agreement": _agreement(best, sentences),
         "margin": min(2.0, best.score - rival),
         "vectors": float("cosine" in best.features),
     }
+
+
+def _agreement(best: Sentence, sentences: Sequence[Sentence]) -> float:
+    """Mean, over the signals that say anything, of the best of its episode as a share of the best of all."""
+    shares = []
+    for names in (("like_own", "like_turn", "like_reply"), ("exchange",), ("match",), ("rank",)):
+        values = [(s.episode == best.episode, sum(max(s.features.get(n, 0.0), 0.0) for n in names)) for s in sentences]
+        most = max(value for _, value in values)
+        if most > 0:
+            shares.append(max(value for mine, value in values if mine) / most)
+    return sum(shares) / len(shares) if shares else 0.0

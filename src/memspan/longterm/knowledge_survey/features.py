@@ -59,6 +59,7 @@ _LIVES = re.compile(
     r" in [A-Z]\w+|\b(?:mov(?:e|ed|ing)|relocat(?:e|ed|ing)) (?:back |over |out )?to\b|\bsettled in\b"
 )
 _OTHERWISE = 0.8
+_OTHER_NAME = 0.4
 _SAID_OTHERWISE = {
     **{stem(word): _LIVES for word in ("live", "living", "reside", "home")},
     **{stem(word): WORKING for word in ("work", "job", "profession", "occupation")},
@@ -157,6 +158,11 @@ class Lexicon:
                 known[term] = max(known.get(term, 0.0), weight * value)
         self._known.clear()
 
+    def named(self, text: str) -> float | None:
+        """How far the names in a text stand for what the question speaks of; None where none was learned."""
+        known = self._aliases.keys() & stems(text)
+        return max((self.coverage(self._aliases[name]) for name in known), default=None)
+
     def found(self, *texts: str) -> dict[int, float]:
         """Term -> how far it is found in the texts, 0 to 1."""
         return _most(*(self._found(text) for text in texts))
@@ -252,6 +258,14 @@ def judge_form(question: Question, form: Form, sentence: Sentence) -> None:
     features["undone"] = float(changed and question.past)
     # A time may be the day on which it was said, so that a sentence without one can still tell when.
     features["no_kind"] = float(form not in ("open", "yes or no", "when", "which", "why") and held < 0.3)
+
+
+def judge_naming(form: Form, lexicon: Lexicon, sentence: Sentence) -> None:
+    """Where a name is asked for, the name of something else is none; "a cook called Ned" does not name the boat."""
+    named = lexicon.named(sentence.text) if form == "name" else None
+    if named is not None:
+        sentence.features["kind"] *= _OTHER_NAME + (1 - _OTHER_NAME) * min(1.0, 2 * named)
+        sentence.features["form"] = sentence.features["kind"]
 
 
 def _void(form: Form, held: float, ahead: bool) -> bool:

@@ -83,8 +83,8 @@ def beside(sentences: Sequence[Sentence], near: float) -> list[Sentence]:
 
 
 def _follows(sentence: Sentence, other: Sentence) -> bool:
-    """Whether the sentence's turn is one of the two after the other's."""
-    return any((said.text, said.speaker) == (other.whole, other.speaker) for said in sentence.before[:2])
+    """Whether the sentence's turn is one of the three after the other's."""
+    return any((said.text, said.speaker) == (other.whole, other.speaker) for said in sentence.before[:3])
 
 
 def _quoted(sentence: Sentence) -> str:
