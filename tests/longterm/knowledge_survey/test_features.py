@@ -147,3 +147,19 @@ def test_an_elliptic_question_asks_about_the_turn_before_it() -> None:
 def test_a_state_is_said_in_other_words() -> None:
     assert judged("Where does Ann live?", "I'm still in Porto, in the old flat.").features["own"] == pytest.approx(0.8)
     assert judged("Where does Ann live?", "I'm still in bed.").features["own"] == 0
+
+
+def test_a_named_period_is_no_word_to_look_for() -> None:
+    with Memory.open(":memory:", embedder=None) as memory:
+        memory.add([Episode(text="I keep bees in Trento.", speaker="Ann", at=day(10), id="a")])
+        read = gather(memory, "Where did Ann keep bees in May 2024?", KnowledgeSurveyConfig(), {}).question
+        alone = gather(memory, "What happened in June 2024?", KnowledgeSurveyConfig(), {}).question
+    assert {read.spelled[term] for term in read.weights} == {"keep", "bees"}
+    assert "june" in {alone.spelled[term] for term in alone.weights}
+
+
+def test_agreement_is_full_when_every_signal_names_the_same_episode() -> None:
+    evidence = found("What did the goat eat?")
+    assert evidence.sentences[0].episode == "t0"
+    assert evidence.features["agreement"] == 1
+    assert found("What did Ann pay for the cousin?").features["agreement"] < 1

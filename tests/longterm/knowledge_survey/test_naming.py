@@ -65,3 +65,14 @@ def test_a_thing_is_found_where_only_its_name_is_said() -> None:
     assert found.sentences[0].episode == "e3"
     own = next(s for s in found.sentences if s.episode == "e3").features["own"]
     assert own > next(s for s in found.sentences if s.episode == "e2").features["own"]
+
+
+def test_the_name_of_something_else_does_not_answer() -> None:
+    lines = ("I bought a sailing boat.", "We named the boat Kestrel.", "Our mechanic is a man called Ned.")
+    with Memory.open(":memory:", embedder=None) as memory:
+        memory.add(Episode(text=text, speaker="Ann", session="s", id=f"e{n}") for n, text in enumerate(lines))
+        found = gather(memory, "What is the name of Ann's boat?", KnowledgeSurveyConfig(), {})
+    form = {s.episode: s.features["form"] for s in found.sentences}
+    assert form["e1"] == 1
+    assert form["e2"] < 0.5
+    assert found.sentences[0].episode == "e1"
