@@ -1,6 +1,6 @@
 """Fit and measure what `memspan ask` answers by: which sentence is the evidence, and when to abstain.
 
-    python benchmarks/answers.py [--data DIR] [--fit] [--embedder bundled]
+    python benchmarks/answers.py [--data DIR] [--every N] [--fit] [--embedder bundled] [--cache FILE]
 
 Questions come from conversations and passages made from seeds (see `memspan.longterm.knowledge_survey.generated`) and,
 where --data names a folder with LoCoMo's layout, from LoCoMo (CC BY-NC 4.0; category 5 is unanswerable: false premises,
@@ -57,15 +57,15 @@ def made_up(embedder: Any, organizer: str) -> Iterator[Asked]:
                 yield Asked(gather(memory, item.question, config, {}), item.evidence, item.answer)
 
 
-def locomo(folder: Path, embedder: Any) -> Iterator[Asked]:
-    """LoCoMo's questions; the adversarial ones count as unanswerable."""
+def locomo(folder: Path, embedder: Any, every: int = 1) -> Iterator[Asked]:
+    """Every n-th of LoCoMo's questions; the adversarial ones count as unanswerable."""
     for dataset in load(folder):
         if dataset.layout != "locomo":
             continue
         for part in dataset.conversations:
             with Memory.open(":memory:", organizer="plain", embedder=embedder) as memory:
                 memory.add(part.episodes)
-                for question in part.questions:
+                for question in part.questions[::every]:
                     evidence = () if question.category == "adversarial" else question.evidence
                     yield Asked(gather(memory, question.text, KnowledgeSurveyConfig(), {}), evidence, "")
 
@@ -121,7 +121,7 @@ def fitted_confidence(sets: Mapping[str, Sequence[Asked]]) -> dict[str, float]:
     """A logistic regression: is the best sentence of the evidence?"""
     names = [name for name in CONFIDENCE if name not in ("bias", *NOT_FITTED)]
     rows = [(one, _share(group) / len(asked)) for group, asked in sets.items() for one in asked if one.found.sentences]
-    x = np.array([[1.0, *(one.found.features[name] for name in names)] for one, _ in rows])
+    x = np.array([[1.0, *(one.found.features.get(name, 0.0) for name in names)] for one, _ in rows])
     y = np.array([right(one) for one, _ in rows], float)
     share = np.array([weight for _, weight in rows])
     share /= share.sum()
@@ -163,17 +163,21 @@ def main() -> None:
     """Run."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--data", type=Path, help="a folder with LoCoMo's layout")
+    parser.add_argument("--every", type=int, default=1, help="ask only every n-th question of LoCoMo")
     parser.add_argument("--embedder", default="bundled")
+    parser.add_argument(
+        "--cache", type=Path, default=Path.home() / ".cache/memspan/benchmark-vectors.db", help="vectors by content"
+    )
     parser.add_argument("--fit", action="store_true")
     options = parser.parse_args()
     from memspan.models import load_embedder
 
     sets: dict[str, list[Asked]] = {}
-    for vectors, embedder in (("words", None), ("vectors", load_embedder(options.embedder))):
+    for vectors, embedder in (("words", None), ("vectors", load_embedder(options.embedder, cache=options.cache))):
         for organizer in ("plain", "zep"):
             sets[f"made up, {vectors}, {organizer}"] = list(made_up(embedder, organizer))
         if options.data:
-            sets[f"LoCoMo, {vectors}"] = list(locomo(options.data, embedder))
+            sets[f"LoCoMo, {vectors}"] = list(locomo(options.data, embedder, options.every))
     selection, confidence = dict(SELECTION), dict(CONFIDENCE)
     if options.fit:
         selection = fitted_selection(sets)

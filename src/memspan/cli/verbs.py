@@ -191,6 +191,10 @@ def ask(options: argparse.Namespace) -> int:
     for citation in answer.citations:
         said = ", ".join(part for part in (citation.speaker or "", _day(citation.at)) if part)
         print(f"  [{citation.number}] {citation.episode}  {said}: {_clipped(citation.text)}")
+    for conflict in answer.conflicts:
+        print("\nthe documents disagree:")
+        for stated in conflict.statements:
+            print(f"  {stated.episode}  {f'{stated.at:%Y-%m-%d}' if stated.at else 'undated'}: {stated.text}")
     print(f"\nanswered by {answer.reader}, confidence {answer.confidence:.2f}\n")
     print(_cost_table(cost, budget.total))
     return 0

@@ -90,3 +90,20 @@ def test_two_speakers_may_live_in_two_places() -> None:
 def test_nothing_asked_nothing_found() -> None:
     assert conflicts("?", []) == []
     assert found(("The mayor of Barby is Ann Holm.", day(1)), question="Is it?") == []
+
+
+def test_an_answer_shows_documents_that_disagree_but_not_what_a_speaker_changed() -> None:
+    pages = [("The mayor of Barby is Ann Holm.", day(1)), ("The mayor of Barby is Bo Lind.", day(9))]
+    with Memory.open(":memory:", embedder=None) as memory:
+        memory.add(
+            [Episode(text=text, at=at, id=f"p{n}", metadata={"doc": f"page {n}"}) for n, (text, at) in enumerate(pages)]
+        )
+        answer = memory.ask(QUESTION)
+    (conflict,) = answer.conflicts
+    assert [stated.episode for stated in conflict.statements] == ["p1", "p0"]
+    (written,) = answer.to_json()["conflicts"]
+    assert written["dated"]
+    assert [stated["at"][:10] for stated in written["statements"]] == [f"{at:%Y-%m-%d}" for _, at in reversed(pages)]
+    with Memory.open(":memory:", embedder=None) as memory:
+        memory.add([Episode(text=text, at=at, id=f"p{n}", speaker="Cleo") for n, (text, at) in enumerate(pages)])
+        assert not memory.ask(QUESTION).conflicts

@@ -10,8 +10,10 @@ import pytest
 from memspan.longterm.base import Episode
 from memspan.longterm.knowledge_survey import KnowledgeSurveyConfig
 from memspan.longterm.knowledge_survey.evidence import Evidence, gather
-from memspan.longterm.knowledge_survey.features import Sentence, last_question
+from memspan.longterm.knowledge_survey.features import Lexicon, Said, Sentence, judge_form, judge_words, last_question
+from memspan.longterm.knowledge_survey.kinds import form_of
 from memspan.longterm.knowledge_survey.likeness import Likeness, content_words
+from memspan.longterm.knowledge_survey.text import read_question
 from memspan.longterm.memory import Memory
 from tests.longterm.doubles import day
 
@@ -94,7 +96,7 @@ def test_what_changed_is_the_answer_to_now_and_not_to_first() -> None:
         )
         first = gather(memory, "When was the fair first planned?", KnowledgeSurveyConfig(), {})
         now = gather(memory, "When is the fair now?", KnowledgeSurveyConfig(), {})
-    assert {s.episode: s.features["change"] for s in first.sentences} == {"a": 0, "b": -2}
+    assert {s.episode: s.features["undone"] for s in first.sentences} == {"a": 0, "b": 1}
     assert {s.episode: s.features["change"] for s in now.sentences} == {"a": 0, "b": 1}
     assert first.sentences[0].episode == "a"
     assert now.sentences[0].episode == "b"
@@ -117,3 +119,47 @@ def test_likeness_is_the_cosine_of_the_likest_word() -> None:
     assert sorted(asked) == ["chose", "hat", "picked"]
     Likeness(["chose"], ["picked"], embed, known)
     assert len(asked) == 3, "known words are not embedded again"
+
+
+def judged(question: str, text: str, *before: Said) -> Sentence:
+    """A sentence of Ann after turns (the nearest first), judged by its words and its form."""
+    read = read_question(question, ["Ann", "Ben"])
+    made = Sentence("e", (0, len(text)), text, text, "Ann", None, 0, before=before)
+    judge_words(read, Lexicon(read, dict.fromkeys(read.weights, 1.0)), made, alike=False)
+    judge_form(read, form_of(question), made)
+    return made
+
+
+def test_a_question_tag_leaves_a_statement() -> None:
+    assert judged("When do you sail?", "We sail on 3 May, will you come?").features["question"] < 0.5
+    assert judged("When do you sail?", "Will you come on 3 May, or later?").features["question"] == 1
+
+
+def test_an_elliptic_question_asks_about_the_turn_before_it() -> None:
+    hurt = Said("I hurt my elbow on the stairs.", "Ann")
+    short = judged("Which elbow did Ann hurt?", "The left one.", Said("Which one?", "Ben"), hurt)
+    full = judged("Which elbow did Ann hurt?", "The left one.", Said("Which lamp do you prefer?", "Ben"), hurt)
+    assert short.features["asked"] == 1
+    assert full.features["asked"] == 0
+    assert short.features["same"] > 0
+
+
+def test_a_state_is_said_in_other_words() -> None:
+    assert judged("Where does Ann live?", "I'm still in Porto, in the old flat.").features["own"] == pytest.approx(0.8)
+    assert judged("Where does Ann live?", "I'm still in bed.").features["own"] == 0
+
+
+def test_a_named_period_is_no_word_to_look_for() -> None:
+    with Memory.open(":memory:", embedder=None) as memory:
+        memory.add([Episode(text="I keep bees in Trento.", speaker="Ann", at=day(10), id="a")])
+        read = gather(memory, "Where did Ann keep bees in May 2024?", KnowledgeSurveyConfig(), {}).question
+        alone = gather(memory, "What happened in June 2024?", KnowledgeSurveyConfig(), {}).question
+    assert {read.spelled[term] for term in read.weights} == {"keep", "bees"}
+    assert "june" in {alone.spelled[term] for term in alone.weights}
+
+
+def test_agreement_is_full_when_every_signal_names_the_same_episode() -> None:
+    evidence = found("What did the goat eat?")
+    assert evidence.sentences[0].episode == "t0"
+    assert evidence.features["agreement"] == 1
+    assert found("What did Ann pay for the cousin?").features["agreement"] < 1

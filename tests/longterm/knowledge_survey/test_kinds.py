@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from memspan.longterm.knowledge_survey.kinds import form_of, holds_form
+from memspan.longterm.knowledge_survey.kinds import form_of, holds_form, names_first
 from memspan.longterm.knowledge_survey.text import read_question
 
 
@@ -57,3 +57,26 @@ def test_what_the_question_names_is_no_answer_to_it() -> None:
     assert holds_form("who", question, "I saw Cleo and Dora.") == 1
     place = read_question("Where did Ann go after Lisbon?", ["Ann"])
     assert holds_form("where", place, "We were in Lisbon.") == 0
+
+
+def test_reasons_colours_and_frequencies_are_forms() -> None:
+    assert form_of("Why did Ann sell the barn?") == "why"
+    assert form_of("What colour is the barn?") == "colour"
+    assert form_of("How often does Ann row?") == "frequency"
+    assert form_of("What will you call her?") == "name"
+    assert form_of("What was the deadline of the report?") == "when"
+    assert form_of("Which oar broke?") == "which"
+    barn = read_question("What colour is the red barn?")
+    assert holds_form("colour", barn, "We painted it green.") == 1
+    assert holds_form("colour", barn, "It was red.") == 0  # the question says so itself
+    assert holds_form("frequency", barn, "She rows every Friday.") == 1
+    assert holds_form("why", barn, "She sold it because the roof leaked.") == 1
+    assert holds_form("money", barn, "I play on board three.") == 0
+
+
+def test_a_reply_that_opens_with_a_name() -> None:
+    assert names_first("Samuel, from the harbour office.")
+    assert names_first("Clara did.")
+    assert not names_first("Nobody did.")
+    assert not names_first("Yes, my aunt.")
+    assert not names_first("Painting takes time.")

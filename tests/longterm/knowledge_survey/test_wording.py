@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from memspan.longterm.knowledge_survey.features import Said, Sentence
 from memspan.longterm.knowledge_survey.text import read_question
-from memspan.longterm.knowledge_survey.wording import evidence_text
+from memspan.longterm.knowledge_survey.wording import beside, evidence_text
 
 
 def said(text: str, whole: str, *before: Said, caption: str | None = None, place: int = 0) -> Sentence:
@@ -49,3 +49,20 @@ def test_a_photo_is_told_when_it_bears_on_the_question() -> None:
     assert evidence_text(shed, pictured) == "Ann: “Look at this.” (photo: a red shed with a broken door)"
     other = read_question("What did Ann look at?", ["Ann"])
     assert evidence_text(other, said("Look at this.", "Look at this.", caption=caption)) == "Ann: “Look at this.”"
+
+
+def scored(episode: str, text: str, score: float, *before: Said) -> Sentence:
+    made = Sentence(episode, (0, len(text)), text, text, "Ann", None, 0, before=before, score=score)
+    made.features |= {"question": 0.0, "late": 0.0}
+    return made
+
+
+def test_a_turn_of_the_same_exchange_nearly_as_good_is_quoted_beside_the_best() -> None:
+    opened = scored("e1", "I am opening a tea room.", 5.0)
+    named = scored("e2", "You should call it Samovar.", 4.6, Said("I am opening a tea room.", "Ann"))
+    strange = scored("e3", "The ferry was late.", 4.8)
+    assert beside([opened, strange, named], 1.0) == [named]
+    assert beside([opened, strange, named], 0.3) == []
+    assert beside([opened, strange], 1.0) == []
+    long = scored("e2", "You should call it Samovar. " * 8, 4.6, Said("I am opening a tea room.", "Ann"))
+    assert beside([opened, long], 1.0) == []

@@ -9,6 +9,7 @@ from typing import Any
 
 from memspan.core.footprint import Footprint
 from memspan.longterm.base import Recollection
+from memspan.longterm.knowledge_survey.conflicts import Conflict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,9 +59,10 @@ class Answer:
         citations: in the order of their numbers; an abstention cites nothing.
         abstained: the evidence was too weak, and no answer is given.
         confidence: the estimated probability that the best evidence answers the question, 0 to 1.
-        reader: who wrote the text: "evidence sentence", or the language model's name.
+        reader: who wrote the text: "evidence sentence", "stated fact", or the language model's name.
         claims: the statements of the text, each with its support.
         recollections: what was retrieved, best first, also when the answer was refused.
+        conflicts: statements of retrieved documents that contradict each other, with their dates.
         ledger: bytes of the store, of the models and of the model's context.
     """
 
@@ -71,6 +73,7 @@ class Answer:
     reader: str = "evidence sentence"
     claims: list[Claim] = field(default_factory=list)
     recollections: Sequence[Recollection] = ()
+    conflicts: Sequence[Conflict] = ()
     ledger: Footprint = field(default_factory=Footprint)
 
     def to_json(self) -> dict[str, Any]:
@@ -97,6 +100,16 @@ class Answer:
             "recollections": [
                 {"kind": r.kind, "id": r.id, "text": r.text, "score": r.score, "episodes": r.episodes, "why": r.why}
                 for r in self.recollections
+            ],
+            "conflicts": [
+                {
+                    "dated": conflict.dated,
+                    "statements": [
+                        {"text": s.text, "episode": s.episode, "at": None if s.at is None else s.at.isoformat()}
+                        for s in conflict.statements
+                    ],
+                }
+                for conflict in self.conflicts
             ],
             "ledger": self.ledger.to_json(),
         }

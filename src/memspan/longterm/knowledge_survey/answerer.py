@@ -14,7 +14,7 @@ from memspan.longterm.knowledge_survey.features import Sentence
 from memspan.longterm.knowledge_survey.judge import ExtractiveJudge, Judge
 from memspan.longterm.knowledge_survey.kinds import form_of, holds_form
 from memspan.longterm.knowledge_survey.text import stems
-from memspan.longterm.knowledge_survey.wording import cited, evidence_text
+from memspan.longterm.knowledge_survey.wording import beside, cited, evidence_text
 
 if TYPE_CHECKING:
     from memspan.longterm.base import Recollection
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 EVIDENCE_SENTENCE = "evidence sentence"
 STATED_FACT = "stated fact"
+_AGREE = 3  # a fact answers only when a sentence of its source is among this many best
 
 
 class GroundedAnswerer:
@@ -54,6 +55,7 @@ class GroundedAnswerer:
         'Ann: “I moved to Lisbon.” [1]'
     """
 
+    Config = KnowledgeSurveyConfig
     OPTIONS = frozenset(("k", "abstain_below", "token_budget", "policy", "max_new_tokens", "judge", "config"))
 
     def __init__(
@@ -119,6 +121,7 @@ class GroundedAnswerer:
                     reader=self.model.name,
                     claims=reading.claims,
                     recollections=evidence.hits,
+                    conflicts=evidence.conflicts,
                     ledger=self._ledger(reading.context),
                 )
             return self._sentence(evidence, reading.context)
@@ -138,26 +141,29 @@ class GroundedAnswerer:
             raise InputError(f"ask has no option {unknown!r}; see Memory.recall and GroundedAnswerer") from None
 
     def _fact(self, evidence: Evidence, fact: Recollection, source: Sentence) -> Answer:
+        """The fact and the words that it was read from, which may say more than it."""
         return Answer(
-            text=f"{fact.text} [1]",
+            text=f"{fact.text} {evidence_text(evidence.question, source)} [1]",
             citations=[cited(1, source, 1.0)],
             confidence=max(evidence.confidence, fact_match(fact)),
             reader=STATED_FACT,
             claims=[Claim(text=fact.text, support=1.0, citations=(1,))],
             recollections=[fact, *evidence.hits],
+            conflicts=evidence.conflicts,
             ledger=self._ledger(None),
         )
 
     def _sentence(self, evidence: Evidence, context: Footprint | None = None) -> Answer:
-        best = evidence.sentences[0]
-        text = evidence_text(evidence.question, best)
+        quoted = [evidence.sentences[0], *beside(evidence.sentences, self.config.together)]
+        texts = [evidence_text(evidence.question, sentence) for sentence in quoted]
         return Answer(
-            text=f"{text} [1]",
-            citations=[cited(1, best, 1.0)],
+            text=" ".join(f"{text} [{number}]" for number, text in enumerate(texts, 1)),
+            citations=[cited(number, sentence, 1.0) for number, sentence in enumerate(quoted, 1)],
             confidence=evidence.confidence,
             reader=EVIDENCE_SENTENCE,
-            claims=[Claim(text=text, support=1.0, citations=(1,))],
+            claims=[Claim(text=text, support=1.0, citations=(number,)) for number, text in enumerate(texts, 1)],
             recollections=evidence.hits,
+            conflicts=evidence.conflicts,
             ledger=self._ledger(context),
         )
 
@@ -198,9 +204,13 @@ def stated_fact(evidence: Evidence, least: float) -> tuple[Recollection, Sentenc
             named = stems(subject)
             if not named or not named <= asked or not (stems(relation.replace("_", " ")) - named) & asked:
                 continue
-        if form not in ("open", "yes or no") and holds_form(form, question, fact.text, question.subject) < 0.4:
+        if (
+            form not in ("open", "yes or no", "which", "why")
+            and holds_form(form, question, fact.text, question.subject) < 0.4
+        ):
             continue
-        source = next((s for s in evidence.sentences if s.episode in fact.episodes[:1]), None)
+        # What the words of the conversation do not support at all, the fact was read into.
+        source = next((s for s in evidence.sentences[:_AGREE] if s.episode in fact.episodes[:1]), None)
         if source is not None:
             return fact, source
     return None

@@ -16,42 +16,44 @@ Policy = Literal["drop", "flag"]
 # (see `generated`) and on questions of LoCoMo's first half; sets weigh alike, those without vectors a quarter.
 SELECTION: Mapping[str, float] = MappingProxyType(
     {
-        "own": 0.78,
-        "turn": 0.93,
-        "reply": 1.71,
-        "thread": 2.11,
-        "like_own": 3.73,
-        "like_turn": 0.77,
-        "like_reply": 0.45,
-        "like_thread": 0.87,
-        "cosine": 1.88,
-        "exchange": 2.43,
-        "asked_cosine": 1.9,
-        "class": 1.66,
-        "no_class": -1.24,
-        "rank": 0.28,
-        "behind": -0.29,
-        "when": 2.2,
-        "where": 0.21,
-        "number": 1.38,
-        "form": 0.98,
-        "same": 0.9,
-        "right": 1.61,
-        "wrong": -0.35,
-        "absent": -1.32,
-        "question": -1.72,
-        "short": -1.53,
-        "answers": 0.54,
-        "ahead": -1.11,
-        "change": 0.39,
-        "no_kind": -1.73,
-        "fits": 1.18,
-        "fits_when": 0.78,
-        "missing": -0.74,
-        "recency": 1.16,
-        "timely": 2.85,
-        "fact": 0.65,
-        "match": 1.36,
+        "own": 0.01,
+        "turn": 0.2,
+        "reply": 1.16,
+        "thread": 0.71,
+        "like_own": 3.26,
+        "like_turn": 1.13,
+        "like_reply": 0.68,
+        "like_thread": 2.05,
+        "cosine": 1.94,
+        "exchange": 2.3,
+        "asked_cosine": 1.49,
+        "class": 1.13,
+        "no_class": -0.11,
+        "rank": 1.11,
+        "behind": 0.22,
+        "when": 2.3,
+        "where": 0.42,
+        "number": 1.33,
+        "form": 2.48,
+        "same": 1.65,
+        "right": 1.56,
+        "wrong": -0.22,
+        "absent": -1.95,
+        "question": -1.67,
+        "short": -1.4,
+        "answers": 0.27,
+        "ahead": -0.45,
+        "change": -0.02,
+        "undone": -2.77,
+        "replies": -0.17,
+        "no_kind": -1.31,
+        "fits": 1.48,
+        "fits_when": 1.51,
+        "missing": -0.84,
+        "recency": 1.84,
+        "timely": 3.08,
+        "fact": 0.57,
+        "match": 1.55,
         "void": -4.0,  # not fitted: what cannot be an answer must not win
         "closed": -6.0,  # not fitted: what has ceased to hold must not win
         "late": -12.0,  # not fitted: what was said after `as_of` must not win
@@ -61,29 +63,35 @@ SELECTION: Mapping[str, float] = MappingProxyType(
 
 CONFIDENCE: Mapping[str, float] = MappingProxyType(
     {
-        "bias": -3.09,
-        "share": 1.51,
-        "said_share": 2.28,
-        "like_coverage": 0.95,
-        "like_own": 0.21,
-        "missing": 0.04,
-        "lacking": 0.2,
-        "empty": -0.75,
-        "absent": -1.08,
-        "wrong": -4.08,
-        "right": -0.33,
-        "cosine": 0.34,
-        "exchange": 0.23,
-        "class": 0.91,
-        "no_class": -1.74,
-        "margin": 0.05,
-        "kind": 0.73,
-        "no_kind": 0.18,
-        "match": 1.0,
-        "timely": 0.95,
-        "question": -0.24,
-        "answers": 0.04,
-        "vectors": -0.68,
+        "bias": -2.99,
+        "share": 0.78,
+        "said_share": 1.72,
+        "like_coverage": 1.07,
+        "like_own": 0.37,
+        "missing": 0.39,
+        "lacking": -0.07,
+        "unsaid": -0.69,
+        "agreement": 0.12,
+        "replies": 0.99,
+        "same": 0.03,
+        "fits": -0.54,
+        "about": -0.37,
+        "empty": -0.58,
+        "absent": -0.63,
+        "wrong": -3.82,
+        "right": -0.18,
+        "cosine": 0.72,
+        "exchange": 1.23,
+        "class": -0.78,
+        "no_class": -1.43,
+        "margin": 0.31,
+        "kind": 1.38,
+        "no_kind": 0.24,
+        "match": 0.95,
+        "timely": 0.25,
+        "question": 0.17,
+        "answers": -0.37,
+        "vectors": -0.72,
         "void": -2.0,  # not fitted
         "late": -12.0,  # not fitted
     }
@@ -93,32 +101,20 @@ CONFIDENCE: Mapping[str, float] = MappingProxyType(
 
 @dataclass(frozen=True, kw_only=True)
 class KnowledgeSurveyConfig:
-    """Constants of `GroundedAnswerer`.
+    """Constants of `GroundedAnswerer`; sources in brackets."""
 
-    Attributes:
-        k: passages retrieved, and shown to a model.
-        depth: sentences are looked for in this many times k episodes.
-        abstain_below: confidence under which no answer is given.
-        fact_match: match from which on a fact answers by itself, see `answerer.stated_fact`.
-        tau: least support of a citation (ALCE-like attribution; 0.8 of a claim's weighted words).
-        token_budget: most tokens of passages in a prompt; None is 1,500, or half the model's window if that is less.
-        policy: what happens to a claim of the model without support: "drop" it, or "flag" it as unsupported.
-        max_new_tokens: most tokens a model may write.
-        read_cosines: most sentences that are embedded for one question.
-        selection, confidence: weights, see `SELECTION` and `CONFIDENCE`.
-    """
-
-    k: int = 8
-    depth: int = 3
-    abstain_below: float = 0.35
-    fact_match: float = 0.7
-    tau: float = 0.8
-    token_budget: int | None = None
-    policy: Policy = "drop"
-    max_new_tokens: int = 64
-    read_cosines: int = 32
-    selection: Mapping[str, float] = field(default_factory=lambda: SELECTION)
-    confidence: Mapping[str, float] = field(default_factory=lambda: CONFIDENCE)
+    k: int = 8  # passages retrieved, and shown to a model
+    depth: int = 3  # sentences are looked for in this many times k episodes
+    abstain_below: float = 0.35  # confidence under which no answer is given (measured, see `calibrate`)
+    fact_match: float = 0.7  # match from which on a fact answers by itself, see `answerer.stated_fact`
+    tau: float = 0.8  # least support of a citation: share of a claim's weighted words (ALCE-like attribution)
+    token_budget: int | None = None  # most tokens of passages in a prompt; 1,500, or half the model's window if less
+    policy: Policy = "drop"  # what becomes of a model's claim without support: "drop" it, or "flag" it
+    max_new_tokens: int = 64  # most tokens a model may write
+    read_cosines: int = 32  # most sentences that are embedded for one question
+    together: float = 1.0  # a turn of the same exchange this near the best, in nats, is quoted beside it
+    selection: Mapping[str, float] = field(default_factory=lambda: SELECTION)  # weights (fitted, benchmarks/answers.py)
+    confidence: Mapping[str, float] = field(default_factory=lambda: CONFIDENCE)  # weights (fitted, same)
 
     def __post_init__(self) -> None:
         for name, least in (("k", 1), ("depth", 1), ("max_new_tokens", 1), ("read_cosines", 0)):
@@ -129,6 +125,8 @@ class KnowledgeSurveyConfig:
             value = getattr(self, name)
             if not isinstance(value, int | float) or not 0 <= value <= 1:
                 raise InputError(f"{name} must lie between 0 and 1, not {value!r}")
+        if not isinstance(self.together, int | float) or not self.together >= 0:
+            raise InputError(f"together must be a number of at least 0, not {self.together!r}")
         budget = self.token_budget
         if budget is not None and (not isinstance(budget, int) or isinstance(budget, bool) or budget < 1):
             raise InputError(f"token_budget must be a whole number of at least 1, or None, not {budget!r}")

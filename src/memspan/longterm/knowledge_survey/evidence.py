@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ import numpy as np
 from memspan.longterm import clock
 from memspan.longterm.base import Recollection
 from memspan.longterm.knowledge_survey.config import KnowledgeSurveyConfig, logistic, weighted
+from memspan.longterm.knowledge_survey.conflicts import Conflict, conflicts
 from memspan.longterm.knowledge_survey.documents import current, newest_versions
 from memspan.longterm.knowledge_survey.features import (
     LEANING,
@@ -29,12 +30,14 @@ from memspan.longterm.knowledge_survey.features import (
     Sentence,
     judge_fit,
     judge_form,
+    judge_naming,
     judge_persons,
     judge_words,
     last_question,
 )
 from memspan.longterm.knowledge_survey.kinds import form_of
 from memspan.longterm.knowledge_survey.likeness import Likeness
+from memspan.longterm.knowledge_survey.naming import Alias, aliases
 from memspan.longterm.knowledge_survey.text import Question, read_question, sentence_spans, stems
 from memspan.longterm.scribe.dates import TimeSpan, find_times, question_time
 
@@ -61,6 +64,7 @@ class Evidence:
         features: of the confidence in the best sentence.
         confidence: 0 to 1.
         idf: weights of the question's terms in this store.
+        conflicts: statements of the retrieved documents that contradict each other.
     """
 
     question: Question
@@ -70,6 +74,7 @@ class Evidence:
     features: dict[str, float]
     confidence: float
     idf: dict[int, float]
+    conflicts: list[Conflict] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -106,7 +111,7 @@ def gather(memory: Memory, question: str, config: KnowledgeSurveyConfig, options
     space = options.get("space") or memory.space
     with memory.store.read(memory._now(), space) as tx:
         index = memory._index(tx, episodes=True)
-        read = read_question(question, [name for name in index.speakers if name])
+        read = _timeless(read_question(question, [name for name in index.speakers if name]), period)
         idf = _idf(index, [*read.weights, *(term for name in read.names for term in stems(name))])
         wanted = [hit.episodes[0] for hit in [*found, *facts] if hit.episodes]
         turns = _turns(tx, list(dict.fromkeys(wanted)))
@@ -118,13 +123,17 @@ def gather(memory: Memory, question: str, config: KnowledgeSurveyConfig, options
     sentences = _sentences(found, turns)
     form = form_of(question)
     lexicon = Lexicon(read, idf)
+    known = aliases(sentences)
+    for alias in known:
+        lexicon.learn(alias.term, alias.texts, alias.weight)
     for sentence in sentences:
         judge_words(read, lexicon, sentence, alike=False)
         judge_form(read, form, sentence)
+        judge_naming(form, lexicon, sentence)
         judge_persons(read, sentence)
     _factual(read, idf, sentences, facts, closed, as_of is not None or period is not None)
     if options.get("deadline_ms") is None:
-        _meanings(memory, read, idf, sentences, config)
+        _meanings(memory, read, idf, sentences, known, config)
     for sentence in sentences:
         judge_fit(form, sentence)
     _temporal(read, sentences, as_of, period)
@@ -133,7 +142,9 @@ def gather(memory: Memory, question: str, config: KnowledgeSurveyConfig, options
     sentences.sort(key=lambda s: -s.score)
     features = confidence_features(read, idf, sentences)
     confidence = logistic(weighted(config.confidence, features)) if sentences else 0.0
-    return Evidence(read, [*found[: config.k], *derived], facts, sentences, features, confidence, idf)
+    # What a speaker says anew replaces what they said; only documents are held against each other.
+    disagreeing = conflicts(question, [hit for hit in found[: config.k] if "doc" in hit.metadata])
+    return Evidence(read, [*found[: config.k], *derived], facts, sentences, features, confidence, idf, disagreeing)
 
 
 def _recall(memory: Memory, question: str, count: int, options: Mapping[str, Any]) -> list[Recollection]:
@@ -156,6 +167,15 @@ def _named_time(question: str, now: datetime) -> TimeSpan | None:
     """The time that a question names ("in 2021", "last spring"), counted from `now`."""
     span = question_time(question, now)
     return span if span is not None and span.role == "at" and span.start is not None else None
+
+
+def _timeless(question: Question, period: TimeSpan | None) -> Question:
+    """The question without the words of the period that it names, which is compared as a time; see `_temporal`."""
+    over = stems(period.text) if period is not None else frozenset()
+    kept = {term: weight for term, weight in question.weights.items() if term not in over}
+    if max(kept.values(), default=0.0) < 1:
+        return question
+    return replace(question, weights=kept, names=tuple(n for n in question.names if not stems(n) <= over))
 
 
 def _inside(period: TimeSpan) -> datetime:
@@ -329,7 +349,7 @@ def _factual(
                 lent = max(lent, coverage(question, idf, words_))
                 match = max(match, fact_match(fact))
         sentence.features["fact"] = lent
-        sentence.features["match"] = match
+        sentence.features["match"] = match * (1 - 0.5 * sentence.features["no_kind"])
         over = [stems(name) for name in closed.get(sentence.episode, ())]
         gone = any(terms and terms <= mine for terms in over)
         now = (question.present or asked_then) and not question.past and question.kind != "when"
@@ -347,6 +367,7 @@ def _meanings(
     question: Question,
     idf: Mapping[int, float],
     sentences: list[Sentence],
+    known: Sequence[Alias],
     config: KnowledgeSurveyConfig,
 ) -> None:
     """The likeness in meaning of the likeliest sentences to the question; the others get the least of them.
@@ -368,10 +389,13 @@ def _meanings(
     to_question = dict(zip(questions, cosines[2 * len(likely) :], strict=True))
     least = {"cosine": min(own), "exchange": min(exchange)}
     texts = [t for s in likely for t in (s.whole, s.caption or "", *(said.whole for said in s.before), s.after)]
+    texts += [text for alias in known for text in alias.texts]
     names = frozenset().union(*(stems(name) for name in question.names))
     compared = [word for term, word in question.spelled.items() if term not in names]
     likeness = Likeness(compared, dict.fromkeys(texts), memory._embedding.embed, memory._embedding.words)
     lexicon = Lexicon(question, idf, likeness)
+    for alias in known:
+        lexicon.learn(alias.term, alias.texts, alias.weight)
     for sentence in sentences:
         sentence.features |= least
     for number, sentence in enumerate(likely):
@@ -389,7 +413,8 @@ def confidence_features(
     "share" is how much of all sentences' likelihood falls to its episode, "like_coverage" how much of the question is
     said there or in what it stands in, "said_share" the product of both: that one sentence is likelier than all others
     does not mean that it says what was asked. "lacking" is the mean absence of the question's content words, "empty"
-    that none is there.
+    that none is there, "unsaid" how far they are absent where no question for the same is answered. "agreement" says
+    how near its episode comes to the best of each signal: words, vectors, facts and retrieval.
     """
     if not sentences:
         return {}
@@ -402,6 +427,7 @@ def confidence_features(
     named = [stems(name) for name in question.names]
     plain = [term for term, weight in question.weights.items() if weight == 1 and not any(term in n for n in named)]
     lacking = [1 - best.found.get(term, 0.0) for term in plain]
+    absent = sum(lacking) / len(lacking) if lacking else 0.0
     share = shares[best.episode] / sum(shares.values())
     said = sum(best.features[f"like_{name}"] for name in LEANING)
     return best.features | {
@@ -409,7 +435,20 @@ def confidence_features(
         "said_share": share * said,
         "like_coverage": said,
         "empty": float(bool(plain) and min(lacking) == 1),
-        "lacking": sum(lacking) / len(lacking) if lacking else 0.0,
+        "lacking": absent,
+        "unsaid": absent * (1 - best.features["same"]),
+        "agreement": _agreement(best, sentences),
         "margin": min(2.0, best.score - rival),
         "vectors": float("cosine" in best.features),
     }
+
+
+def _agreement(best: Sentence, sentences: Sequence[Sentence]) -> float:
+    """Mean, over the signals that say anything, of the best of its episode as a share of the best of all."""
+    shares = []
+    for names in (("like_own", "like_turn", "like_reply"), ("exchange",), ("match",), ("rank",)):
+        values = [(s.episode == best.episode, sum(max(s.features.get(n, 0.0), 0.0) for n in names)) for s in sentences]
+        most = max(value for _, value in values)
+        if most > 0:
+            shares.append(max(value for mine, value in values if mine) / most)
+    return sum(shares) / len(shares) if shares else 0.0

@@ -8,14 +8,14 @@ by the thread it stands in, each by exact stems and by likeness of meaning.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 import numpy as np
 
-from memspan.longterm.knowledge_survey.kinds import Form, form_of, holds_form
+from memspan.longterm.knowledge_survey.kinds import WORKING, Form, form_of, holds_form, names_first
 from memspan.longterm.knowledge_survey.likeness import Likeness, covered
 from memspan.longterm.knowledge_survey.text import (
     Question,
@@ -23,12 +23,20 @@ from memspan.longterm.knowledge_survey.text import (
     plain_words,
     second_person,
     sentence_spans,
+    stem,
     stems,
     words,
 )
 from memspan.longterm.scribe.dates import find_times
 
 _SHORT = 4  # words
+_ELLIPTIC = 1  # content words up to which a question says nothing by itself
+_TAG = re.compile(
+    r"^(?!(?:what|which|who|whom|whose|when|where|why|how|is|are|was|were|do|does|did|has|have|had|can|could|will|would"
+    r"|should|any|and you|so)\b).{12,},\s*(?:right|okay|ok|huh|eh|yes|no|correct|remember|you know"
+    r"|(?:is|are|was|were|do|does|did|has|have|had|can|could|will|would|shall|should|wo|ca)(?:n['’]t)?\b[^,]{0,40})\?$",
+    re.I,
+)
 _PRONOUN = re.compile(
     r"\b(?:he|she|they|him|her|them|his|hers|their|theirs|it|its)\b(?!\s+(?:is|was) (?:true|funny))", re.I
 )
@@ -45,6 +53,17 @@ _CHANGE = re.compile(
     r"|put off|brought forward|cancelled|canceled|from now on|switched|raised|lowered|became|after all)\b",
     re.I,
 )
+# What is asked for is often said in other words, whole frames of them, that no likeness of single words finds.
+_LIVES = re.compile(
+    r"\b(?:I|we|he|she|they|[A-Z]\w+)(?:['’](?:m|re|s)| am| are| is| was| were)(?: (?:still|now|back|currently|here))*"
+    r" in [A-Z]\w+|\b(?:mov(?:e|ed|ing)|relocat(?:e|ed|ing)) (?:back |over |out )?to\b|\bsettled in\b"
+)
+_OTHERWISE = 0.8
+_OTHER_NAME = 0.4
+_SAID_OTHERWISE = {
+    **{stem(word): _LIVES for word in ("live", "living", "reside", "home")},
+    **{stem(word): WORKING for word in ("work", "job", "profession", "occupation")},
+}
 _PHOTO = "photo picture image"  # what a caption says without saying it
 THREAD = 4  # turns before a sentence that can say what it is about
 
@@ -126,6 +145,23 @@ class Lexicon:
         self._names = frozenset().union(*(stems(name) for name in question.names))
         self._likeness = likeness
         self._known: dict[str, dict[int, float]] = {}
+        self._aliases: dict[int, dict[int, float]] = {}
+
+    def learn(self, name: int, texts: Iterable[str], weight: float) -> None:
+        """A name (the hash of its stem) stands for what the texts speak of; `weight` says how surely, 0 to 1.
+
+        Whatever names it then says, that far, the words of those texts. Names in the question are no such words.
+        """
+        known = self._aliases.setdefault(name, {})
+        for term, value in _most(*(self._found(text) for text in texts)).items():
+            if term != name and term not in self._names:
+                known[term] = max(known.get(term, 0.0), weight * value)
+        self._known.clear()
+
+    def named(self, text: str) -> float | None:
+        """How far the names in a text stand for what the question speaks of; None where none was learned."""
+        known = self._aliases.keys() & stems(text)
+        return max((self.coverage(self._aliases[name]) for name in known), default=None)
 
     def found(self, *texts: str) -> dict[int, float]:
         """Term -> how far it is found in the texts, 0 to 1."""
@@ -139,6 +175,11 @@ class Lexicon:
             if self._likeness is not None:
                 for term in self.weights.keys() - held - self._names:
                     found[term] = self._likeness(self._words[term], text)
+            for term, said in _SAID_OTHERWISE.items():
+                if term in self.weights and said.search(text):
+                    found[term] = max(found.get(term, 0.0), _OTHERWISE)
+            for name in self._aliases.keys() & held:
+                found = _most(found, self._aliases[name])
             self._known[text] = found
         return found
 
@@ -163,7 +204,9 @@ def judge_words(question: Question, lexicon: Lexicon, sentence: Sentence, *, ali
     near = _most(thread, lexicon.found(sentence.after))
     steps = [lexicon.coverage(found) for found in (own, in_turn, reply, thread, near)]
     covers = dict(zip(LEANING, np.diff(steps, prepend=0.0).tolist(), strict=True))
-    covers["asked"] = lexicon.coverage(_most(asked, own)) if asked else 0.0
+    # "Which one?" asks about what was said before it.
+    elliptic = sentence.asked is not None and len(stems(last_question(sentence.asked.text))) <= _ELLIPTIC
+    covers["asked"] = lexicon.coverage(_most(asked, own, *(before[:2] if elliptic else []))) if sentence.asked else 0.0
     features = sentence.features
     if not alike:
         features |= covers
@@ -193,24 +236,36 @@ def judge_form(question: Question, form: Form, sentence: Sentence) -> None:
     if asked is not None:
         other = form_of(last_question(asked.text))
         same = float(other == form and form not in ("open", "yes or no"))
-    if form == "name" and same:
-        named = re.match(r"[\"“]?[A-Z]\w+", sentence.text) is not None and sentence.place == 0
-        held = max(held, 0.9 * named)
+    if form in ("name", "who") and same and sentence.place == 0 and names_first(sentence.text):
+        held = max(held, 0.9)
+    if form in ("why", "which") and same:
+        held = 1.0
     for name in ("when", "where", "who", "number"):
         features[name] = held if _family(form) == name else 0.0
     features["form"] = held if _family(form) == "form" else 0.0
     features["kind"] = held
     features["same"] = same * (0.5 + 0.5 * (held > 0.5))
     # What is announced does not tell when it came to pass.
-    features["ahead"] = float(question.happened and _lies_ahead(sentence)) * (2 if form == "when" else 1)
+    over = question.happened and not question.past
+    features["ahead"] = float(over and _lies_ahead(sentence)) * (2 if form == "when" else 1)
     features["void"] = float(_void(form, held, bool(features["ahead"])))
-    features["question"] = float(sentence.text.endswith("?"))
+    tagged = _TAG.match(sentence.text) is not None  # "We sail at noon, will you come?" states something
+    features["question"] = float(sentence.text.endswith("?")) * (0.2 if tagged else 1.0)
     features["short"] = float(len(words(sentence.text)) < _SHORT and asked is None)
     features["answers"] = float(asked is not None)
     changed = _CHANGE.search(sentence.text) is not None
-    features["change"] = float(changed) * ((question.present or question.last) - 2 * question.past)
+    features["change"] = float(changed and not question.past and (question.present or question.last))
+    features["undone"] = float(changed and question.past)
     # A time may be the day on which it was said, so that a sentence without one can still tell when.
-    features["no_kind"] = float(form not in ("open", "yes or no", "when") and held < 0.3)
+    features["no_kind"] = float(form not in ("open", "yes or no", "when", "which", "why") and held < 0.3)
+
+
+def judge_naming(form: Form, lexicon: Lexicon, sentence: Sentence) -> None:
+    """Where a name is asked for, the name of something else is none; "a cook called Ned" does not name the boat."""
+    named = lexicon.named(sentence.text) if form == "name" else None
+    if named is not None:
+        sentence.features["kind"] *= _OTHER_NAME + (1 - _OTHER_NAME) * min(1.0, 2 * named)
+        sentence.features["form"] = sentence.features["kind"]
 
 
 def _void(form: Form, held: float, ahead: bool) -> bool:
@@ -218,7 +273,7 @@ def _void(form: Form, held: float, ahead: bool) -> bool:
     match form:
         case "name":
             return held in (0.0, 0.3)
-        case "number" | "money" | "age" | "duration":
+        case "number" | "money" | "age" | "duration" | "colour":
             return held == 0
         case "when":
             return held == 0 and ahead
@@ -228,8 +283,9 @@ def _void(form: Form, held: float, ahead: bool) -> bool:
 def judge_fit(form: Form, sentence: Sentence) -> None:
     """Whether it says what was asked and holds the kind of answer wanted, both in one sentence."""
     features = sentence.features
-    both = 0.0 if form in ("open", "yes or no") else features["kind"] * features["like_own"]
+    both = 0.0 if form in ("open", "yes or no", "which") else features["kind"] * features["like_own"]
     features["fits"], features["fits_when"] = (0.0, both) if form == "when" else (both, 0.0)
+    features["replies"] = features["like_asked"] * (0.3 + 0.7 * features["same"])
 
 
 def _lies_ahead(sentence: Sentence) -> bool:
@@ -241,9 +297,11 @@ def _lies_ahead(sentence: Sentence) -> bool:
 
 
 def _family(form: Form) -> str:
-    if form in ("money", "age", "duration", "number"):
+    if form in ("money", "age", "duration", "frequency", "number"):
         return "number"
-    return form if form in ("when", "where", "who") else "form" if form in ("name", "work") else "open"
+    if form in ("when", "where", "who"):
+        return form
+    return "form" if form in ("name", "work", "why", "colour") else "open"
 
 
 def judge_persons(question: Question, sentence: Sentence) -> None:

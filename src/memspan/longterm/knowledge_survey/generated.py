@@ -238,16 +238,17 @@ _SAID: Sequence[tuple[str, str, str, bool]] = (
     ("My cousin invited me to a wedding in {value}.", "Where is the wedding {who} is invited to?", "name", False),
     ("I broke my {value} playing volleyball.", "What did {who} break?", "bone", False),
 )  # fmt: skip
-_CHANGES: Sequence[tuple[Sequence[str], str, str]] = (
+# (how it is said, first and later; the question for the last value, the question for the first, how to draw values)
+_CHANGES: Sequence[tuple[Sequence[str], str, str, str]] = (
     (("I live in {value}.", "I moved to {value}.", "I moved again, I live in {value} now."),
-     "Where does {who} live now?", "name"),
+     "Where does {who} live now?", "Where did {who} live originally?", "name"),
     (("I work as a {value}.", "I got a new job, I'm a {value} now.", "I changed jobs, I work as a {value} now."),
-     "What is {who}'s job?", "job"),
+     "What is {who}'s job?", "What was {who}'s job at first?", "job"),
     (("My phone number ends in {value}.", "I have a new number, it ends in {value}.",
       "New phone again: it ends in {value}."),
-     "What does {who}'s phone number end in?", "hundreds"),
+     "What does {who}'s phone number end in?", "What did {who}'s first phone number end in?", "hundreds"),
     (("I swim on {value}.", "My swimming class moved to {value}.", "From now on I swim on {value}."),
-     "On which day does {who} swim?", "weekday"),
+     "On which day does {who} swim?", "On which day did {who} swim initially?", "weekday"),
 )  # fmt: skip
 _NEVER = (
     "What instrument does {who} play?", "What is the name of {who}'s boat?", "How much rent does {who} pay?",
@@ -291,7 +292,7 @@ def conversation(seed: int, sessions: int = 6) -> Conversation:
     Each session mixes facts, facts that change and small talk, and ends in a scene (see `generated_scenes`).
 
     Args:
-        sessions: at most 12, one scene for each.
+        sessions: at most 19, one scene for each.
     """
     random_ = random.Random(f"conversation {seed}")
     name = _Names(random_)
@@ -310,7 +311,7 @@ def conversation(seed: int, sessions: int = 6) -> Conversation:
         made.unanswerable.append(Item(question.format(who=other), kind="wrong person"))
     for never in random_.sample(_NEVER, 6):
         made.unanswerable.append(Item(never.format(who=random_.choice(people)), kind="unknown thing"))
-    for lines, question, kind in _CHANGES:
+    for lines, question, originally, kind in _CHANGES:
         who = random_.choice(people)
         values: list[str] = []
         while len(values) < len(lines):
@@ -318,8 +319,10 @@ def conversation(seed: int, sessions: int = 6) -> Conversation:
                 values.append(value)
         places = sorted(random_.sample(range(sessions), len(lines)))
         for number, place in enumerate(places):
-            last = number == len(lines) - 1
-            changed = Item(question.format(who=who), values[number], kind="changed") if last else None
+            changed = None
+            if number in (0, len(lines) - 1):
+                asked_for = originally if number == 0 else question
+                changed = Item(asked_for.format(who=who), values[number], kind="changed")
             said[place].append((who, lines[number].format(value=values[number]), changed))
     played = scenes(random_, name, people, sessions)
     made.unanswerable += [Item(question, kind="never told") for scene in played for question in scene.never]

@@ -163,6 +163,92 @@ _SCENES: Sequence[Scene] = (
         ),
         ("Which hotel did {a} stay at in {place}?", "What did {a} photograph there?", "Which museum did {a} visit?"),
     ),
+    Scene(
+        (
+            Line("a", "We sail on {day} {month}, will you wave?", (
+                ("When was {a}'s voyage first planned?", "{day} {month}"),
+                ("What was the original date of the voyage?", "{day} {month}"))),
+            Line("b", "From the pier. How long does it take?"),
+            Line("a", "{n} days, if the wind is kind.", (("How long does {a}'s voyage last?", "{n} days"),)),
+            Line("b", "And is the ship ready?"),
+            Line("a", "Not quite: the voyage begins on {day2} {month2} now.", (
+                ("When does {a}'s voyage begin now?", "{day2} {month2}"),
+                ("On what date did {a} finally sail?", "{day2} {month2}"))),
+        ),
+        ("Who is the captain on {a}'s voyage?", "What does {a}'s ship carry?", "When did {b} learn to sail?"),
+    ),
+    Scene(
+        (
+            Line("a", "I rented a workshop to repair {object}."),
+            Line("b", "Under which name?", ()),
+            Line("a", "Not decided. My {kin} wants something with a bird in it."),
+            Line("b", "Then call it {name}.", (("What is {a}'s workshop called?", "{name}"),)),
+            Line("a", "Sold, {name} it is."),
+            Line("a", "{name} got its first customer on {day} {month}.", (
+                ("When did the workshop have its first customer?", "{day} {month}"),)),
+        ),
+        ("What is the rent of the workshop?", "What is the name of {a}'s {kin}?", "Which bird does {a} keep?"),
+    ),
+    Scene(
+        (
+            Line("a", "Silly me, I slipped on the stairs and hurt my {limb}."),
+            Line("b", "Which one?"),
+            Line("a", "The {side} one, of course.", (("Which {limb} did {a} injure?", "{side}"),)),
+            Line("b", "So no {hobby} for a while?"),
+            Line("a", "{n} days, says my {kin} {first}, who is a {job}.", (
+                ("What is {first}'s profession?", "{job}"), ("Who told {a} how long to rest?", "{first}"),
+                ("What does {a}'s {kin} do for a living?", "{job}"))),
+        ),
+        ("Where does {first} live?", "How old is {first}?", "Which hospital did {a} go to?",
+         "Which {limb} did {b} injure?"),
+    ),
+    Scene(
+        (
+            Line("a", "This winter I began {hobby}.", (("Which new hobby does {a} have?", "{hobby}"),)),
+            Line("b", "Why that?"),
+            Line("a", "There is a girl from {place} in my class, {first}, and I wanted to have a topic with her.", (
+                ("Why did {a} begin {hobby}?", "{first}"),)),
+            Line("b", "I see. And does she like you back?"),
+            Line("a", "She gave me a {colour} scarf. We practise every {weekday}.", (
+                ("What colour is the scarf that {a} got?", "{colour}"), ("How often does {a} practise?", "{weekday}"))),
+        ),
+        ("What does {first} study?", "What colour is {first}'s coat?", "What is the name of {a}'s teacher?",
+         "When did {first} move to {place}?"),
+    ),
+    Scene(
+        (
+            Line("a", "I hand in my notice tomorrow, can you believe it?"),
+            Line("b", "No! Where to?"),
+            Line("a", "A print shop in {place}, as a {job}.", (
+                ("Where is {a} going to work?", "{place}"), ("What will {a}'s new job be?", "{job}"))),
+            Line("b", "And who gets your desk?"),
+            Line("a", "{first}, the one who broke the {sight} model.", (("Who takes over {a}'s desk?", "{first}"),)),
+        ),
+        ("What does {first} earn?", "What was {first}'s last job?", "Which prize did the print shop win?"),
+    ),
+    Scene(
+        (
+            Line("a", "I'm still in {place}, the same old room.", (("Where does {a} live?", "{place}"),)),
+            Line("b", "With the {pet}?"),
+            Line("a", "With the {pet} and {first}, my flatmate.", (("With whom does {a} share a home?", "{first}"),)),
+            Line("b", "What does the room cost you?"),
+            Line("a", "{n2} a month. The neighbour asks for {n}0 more.", (("How much is {a}'s rent?", "{n2}"),)),
+        ),
+        ("What does {first} do for a living?", "How old is the {pet}?", "Where does {first} work?",
+         "When did {a} buy the room?"),
+    ),
+    Scene(
+        (
+            Line("b", "The repair needs {n} crowns, shall I accept?", (
+                ("What was the price of the repair at first?", "{n}"),)),
+            Line("a", "Wait. Let me call {first}."),
+            Line("b", "And?"),
+            Line("a", "She does it for {n2}, with the {colour} paint.", (
+                ("Who carries out the repair?", "{first}"), ("What does the repair cost in the end?", "{n2}"),
+                ("Which colour will the paint be?", "{colour}"))),
+        ),
+        ("When did {first} open her business?", "Who is {first} married to?", "How long does the repair take?"),
+    ),
 )  # fmt: skip
 
 _VALUES: Mapping[str, Sequence[str]] = {
@@ -174,12 +260,34 @@ _VALUES: Mapping[str, Sequence[str]] = {
     "dish": ("onion tart", "almond cake", "rye bread", "cheese pie", "lentil salad", "poppy seed buns"),
     "sight": ("castle", "harbour", "cemetery", "stadium", "mill", "lighthouse"),
     "job": ("welder", "midwife", "tailor", "beekeeper", "electrician", "optician"),
+    "limb": ("elbow", "knee", "heel", "shoulder"),
+    "side": ("left", "right"),
     "hobby": ("chess", "knitting", "rowing", "archery", "theatre", "birdwatching"),
     "weekday": ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday"),
     "month": ("January", "February", "March", "April"),
     "month2": ("June", "July", "August", "September", "October"),
     "vehicle": ("ferry", "night train", "camper", "coach", "bike"),
-    "first": ("Agata", "Bettina", "Corinne", "Delia", "Esther", "Frida", "Gesa", "Helga", "Iris", "Judit", "Katja"),
+    "first": (
+        "Agata",
+        "Bettina",
+        "Corinne",
+        "Delia",
+        "Esther",
+        "Frida",
+        "Gesa",
+        "Helga",
+        "Iris",
+        "Judit",
+        "Katja",
+        "Lore",
+        "Merle",
+        "Nele",
+        "Oda",
+        "Pia",
+        "Quirina",
+        "Rieke",
+        "Sabine",
+    ),
 }
 
 
@@ -190,7 +298,7 @@ def scenes(random_: random.Random, place: Callable[[], str], people: Sequence[st
     for scene in random_.sample(list(_SCENES), min(count, len(_SCENES))):
         a, b = random_.sample(list(people), 2)
         slots = {name: random_.choice(values) for name, values in _VALUES.items()}
-        slots |= {"a": a, "b": b, "first": firsts.pop(), "place": place()}
+        slots |= {"a": a, "b": b, "first": firsts.pop(), "place": place(), "name": place()}
         slots |= {"n": str(random_.randint(12, 96)), "n2": str(random_.randint(110, 990))}
         slots |= {"day": str(random_.randint(1, 28)), "day2": str(random_.randint(1, 28))}
         made.append(

@@ -10,7 +10,7 @@ from typing import Literal
 
 from memspan.longterm.passages import STOP_WORDS, term_hashes
 
-Kind = Literal["when", "where", "who", "number", "yes or no", "open"]
+Kind = Literal["when", "where", "who", "why", "number", "yes or no", "open"]
 """What kind of answer a question wants."""
 
 
@@ -48,7 +48,7 @@ _CALENDAR = _words(
     "monday tuesday wednesday thursday friday saturday sunday january february march april may june july august"
     " september october november december"
 )
-_OPENERS = _words(
+OPENERS = _words(
     "yesterday today tomorrow tonight then maybe perhaps yes hey hi hello well okay ok wow oh thanks dear once since"
     " although though while because until unless after before during sorry please finally recently usually sometimes"
 )
@@ -58,6 +58,14 @@ _GENERIC = _words(
     "kind type sort name many much long often old time date day month year week number amount thing things ago"
     " recently exactly first last called named"
 )
+# Verbs and phrases that say that, not what: they match anything, or nothing ("Where is it *going to take place*?").
+_LIGHT = re.compile(
+    r"\b(?:t(?:ake|akes|ook|aken|aking) place|going to(?= (?-i:[a-z]))|supposed to|for a living|in the end|at first"
+    r"|at last|happen(?:s|ed|ing)?|end(?:s|ed)? up|turn(?:s|ed)? out|at the moment|these days|nowadays"
+    r"|original(?:ly)?|initial(?:ly)?|final(?:ly)?|eventually|ultimately|planned for|scheduled for)\b",
+    re.I,
+)
+_DATED = re.compile(r"\bwhat(?:['’]s| is| was)\b.*?\b(?:deadline|due date|birthday|closing date)\b(?!['’]s)", re.I)
 _NOW = _words("now currently current still today nowadays latest newest moment")  # they choose by time, not by words
 KINSHIP = _words(
     "mother mom mum father dad parents sister brother siblings cousin aunt uncle grandmother grandma granny grandfather"
@@ -73,7 +81,7 @@ _HAPPENED = re.compile(r"\b(did|was|were|had)\b", re.I)
 _LAST = re.compile(r"\b(finally|eventually|in the end|at last|ultimately|turn(?:ed)? out|end(?:ed)? up)\b", re.I)
 _WANTED = re.compile(
     r"\b(?:what|which)\s+(?:(?:kind|type|sort|brand|make|style|form|piece)s?\s+of\s+)?((?:[\w-]+\s+){0,3}?[\w-]+)\s+"
-    r"(?:do|does|did|is|are|was|were|has|have|had|can|could|will|would|should|to|in|of|for|on|at)\b",
+    r"(?:do|does|did|is|are|was|were|has|have|had|can|could|will|would|should|must)\b",
     re.I,
 )
 _WANTED_FIRST = re.compile(r"\b(?:what|which)\s+(?:(?:kind|type|sort|brand|make|style)s?\s+of\s+)?([\w-]+)", re.I)
@@ -83,7 +91,8 @@ _PAST = re.compile(
 )
 PLACE = re.compile(
     r"\b(?:in|at|to|from|near|around|outside|inside|into|by|through|across|off|on)\s+(?:the\s+|a\s+|an\s+|my\s+|our\s+|this\s+)?"
-    r"(?:[A-Z]\w+|(?:\w+\s+){0,2}(?:home|house|park|beach|school|office|city|town|village|store|shop|cafe|café|museum|"
+    r"(?:(?!(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)days?\b|(?:January|February|March|April|May|June|July|August|September"
+    r"|October|November|December)\b)[A-Z]\w+|(?:\w+\s+){0,2}(?:home|house|park|beach|school|office|city|town|village|store|shop|cafe|café|museum|"
     r"library|gym|church|center|centre|hospital|university|college|studio|restaurant|market|lake|river|mountains?|"
     r"country|island|forest|garden|farm|station|airport|hotel|apartment|flat|kitchen|room|street|road|north|south|"
     r"east|west|bank|theater|theatre|camp|hall|building|basement|attic|garage|yard|court|club|coast|woods))\b"
@@ -169,7 +178,7 @@ def names(text: str, *, known: Iterable[str] = ()) -> list[str]:
         plain = word.casefold()
         if plain == "i" or plain in STOP_WORDS or plain in _CALENDAR or plain in _QUESTION_WORDS:
             continue
-        if plain in _OPENERS and plain not in lowered:
+        if plain in OPENERS and plain not in lowered:
             continue
         opens = match.start() in starts or text[match.start() - 1] in "\"“'‘(:"
         goes_on = re.match(r"\s[A-Z][a-z]", text[match.end() : match.end() + 3])
@@ -225,6 +234,8 @@ def kind_of(question: str) -> Kind:
     found = words(question)
     if not found:
         return "open"
+    if _DATED.search(question):
+        return "when"
     for place, word in enumerate(found):
         after = found[place + 1] if place + 1 < len(found) else ""
         if word == "when" or (word in ("what", "which") and after in ("date", "day", "month", "year", "time")):
@@ -235,6 +246,8 @@ def kind_of(question: str) -> Kind:
             return "where"
         if word in ("who", "whom", "whose"):
             return "who"
+        if word == "why" or (word == "what" and after == "for"):
+            return "why"
         if word == "how" and after in ("many", "much", "old", "long", "often", "far", "tall", "big", "large", "high"):
             return "number"
         if word in _QUESTION_WORDS:
@@ -271,7 +284,10 @@ def read_question(text: str, speakers: Iterable[str] = ()) -> Question:
     spelled: dict[int, str] = {}
     wanted = wanted_noun(text)
     after_question_word = False
-    for word in found:
+    light = {match.start() + m.start() for match in _LIGHT.finditer(text) for m in _WORD.finditer(match.group())}
+    for place, word in ((match.start(), match.group()) for match in _WORD.finditer(text)):
+        if place in light:
+            continue
         plain = re.sub(r"['’]s$", "", word.casefold())
         if plain in _QUESTION_WORDS:
             after_question_word = plain in ("what", "which")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from memspan.longterm.knowledge_survey.answer import Citation
@@ -11,6 +12,7 @@ from memspan.longterm.knowledge_survey.text import Question, sentence_spans, ste
 from memspan.longterm.scribe.dates import TimeSpan, find_times
 
 _WHOLE = 160  # characters up to which a turn is quoted whole
+_TOGETHER = 200  # characters up to which two turns are quoted side by side
 _LEANING = 15  # words up to which a reply is shown with the question it answers
 _OPENS_WITH_PRONOUN = re.compile(r"(?:and |but |so |then )?(?:he|she|it|they|this|that|his|her|its|their)\b", re.I)
 _DOCUMENT_KEYS = ("doc", "version", "start", "stop", "source")
@@ -60,6 +62,29 @@ def evidence_text(question: Question, sentence: Sentence) -> str:
         text = f"{said}: “{quoted}”{photo}"
     times = time_answer(sentence) if question.kind == "when" else ""
     return f"{text} ({times})" if times else text
+
+
+def beside(sentences: Sequence[Sentence], near: float) -> list[Sentence]:
+    """The turn to quote beside the best sentence's: of the same exchange, nearly as good, both short; at most one.
+
+    Args:
+        sentences: best first.
+        near: how far its score may be behind.
+    """
+    best = sentences[0]
+    for other in sentences[1:]:
+        if best.score - other.score > near:
+            return []
+        if other.episode == best.episode or other.features["question"] or other.features["late"]:
+            continue
+        if _follows(best, other) or _follows(other, best):
+            return [other] if len(best.whole) + len(other.whole) <= _TOGETHER else []
+    return []
+
+
+def _follows(sentence: Sentence, other: Sentence) -> bool:
+    """Whether the sentence's turn is one of the three after the other's."""
+    return any((said.text, said.speaker) == (other.whole, other.speaker) for said in sentence.before[:3])
 
 
 def _quoted(sentence: Sentence) -> str:
