@@ -286,7 +286,7 @@ def _single(memory: Memory, asked: list) -> dict[str, list[float]]:  # type: ign
     for question in asked:
         wanted = set(question.evidence)
         vector = memory._embedding.embed([question.text])[0]
-        scores = {"full text": index.bm25(term_hashes(question.text)), "vectors": index.vectors @ vector}
+        scores = {"full text": index.bm25(term_hashes(question.text)), "vectors": index.vectors.cosines(vector)}
         for name, values in scores.items():
             order = np.argsort(-index.best_passage(values), kind="stable")[:10]
             top = {uids[int(index.record_ids[i])] for i in order}
