@@ -8,7 +8,8 @@ search, provenance and the clock; it calls both and neither touches a file.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from memspan.longterm.index import PassageIndex
     from memspan.longterm.recall import Search
     from memspan.longterm.store import Transaction
 
@@ -192,6 +194,31 @@ class Query:
     rerank: str | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """A space as it is now: rows, and the indexes of its episodes and of its derived records."""
+
+    tx: Transaction
+    episodes: PassageIndex
+    derived: PassageIndex
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What an organizer may use while it prepares a batch, before the store is locked.
+
+    Attributes:
+        snapshot: opens a snapshot of the space. Other threads of the process wait while it is open, so nothing slow
+            belongs inside.
+        embed: [n, D] unit vectors of texts; None without an embedder.
+        embed_pending: embeds what still waits for its vector, so that a snapshot has all of them.
+    """
+
+    snapshot: Callable[[], AbstractContextManager[Snapshot]]
+    embed: Callable[[Sequence[str]], NDArray[np.float32] | None]
+    embed_pending: Callable[[], object]
+
+
 class Organizer(ABC):
     """Decides what is built from episodes and how recall walks it.
 
@@ -210,6 +237,12 @@ class Organizer(ABC):
     def prepare(self, episodes: Sequence[Episode], context: Sequence[Episode]) -> Sequence[Any]:
         """The slow reading of a batch, done before the store is locked; one value per episode."""
         return [None] * len(episodes)
+
+    def prepare_with(
+        self, around: Surroundings, episodes: Sequence[Episode], context: Sequence[Episode]
+    ) -> Sequence[Any]:
+        """`prepare`, for an organizer that must see what is stored, or embed, to read a batch."""
+        return self.prepare(episodes, context)
 
     @abstractmethod
     def on_add(self, tx: Transaction, episodes: Sequence[tuple[int, Episode, Any]]) -> None:

@@ -8,7 +8,7 @@ first embeds what is still waiting.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -17,7 +17,7 @@ from memspan.core.errors import InputError, StoreBusyError
 from memspan.core.footprint import Footprint
 from memspan.longterm import clock
 from memspan.longterm.adding import insert_episodes
-from memspan.longterm.base import Episode, Organizer, Query, Recollection, Scribe
+from memspan.longterm.base import Episode, Organizer, Query, Recollection, Scribe, Snapshot, Surroundings
 from memspan.longterm.changes import Change, changes, undo
 from memspan.longterm.embedding import EmbedderSlot
 from memspan.longterm.forget import Forgotten, forget_episodes
@@ -173,7 +173,12 @@ class Memory:
         if not batch:
             return []
         space = self.space if space is None else space
-        prepared = self.organizer.prepare(batch, self._context(batch[0], space))
+        around = Surroundings(
+            snapshot=lambda: self._snapshot(space),
+            embed=lambda texts: None if self._embedding.get() is None else self._embedding.embed(texts),
+            embed_pending=self._embedding.embed_all,
+        )
+        prepared = self.organizer.prepare_with(around, batch, self._context(batch[0], space))
         with self.store.write(self._now(), space) as tx:
             ids, fresh = insert_episodes(tx, batch, payloads)
             if fresh:
@@ -181,6 +186,12 @@ class Memory:
                 index_derived(tx)
         self._embedding.embed_batches()
         return ids
+
+    @contextlib.contextmanager
+    def _snapshot(self, space: str) -> Iterator[Snapshot]:
+        with self.store.read(self._now(), space) as tx:
+            indexes = [self._index(tx, episodes=episodes) for episodes in (True, False)]
+            yield Snapshot(tx=tx, episodes=indexes[0], derived=indexes[1])
 
     def _context(self, first: Episode, space: str) -> list[Episode]:
         """The turns just before the first of a batch, which the scribe may need to read it."""
