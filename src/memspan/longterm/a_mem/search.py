@@ -59,8 +59,11 @@ def hits(search: Search, config: AMemConfig) -> list[Hit]:
     if cosine is not None:
         near = np.union1d(near, best(np.where(mask, cosine, -np.inf), pool))
     near = near[mask[near]]
-    words = np.maximum(standardized(lexical[near]), 0)
-    meaning = None if cosine is None else standardized(cosine[near])
+    # By record, and no finer than int8 vectors can tell: a note that was rewritten and then restored stands at another
+    # place of the index, and a sum in another order is another number.
+    near = near[np.argsort(index.record_ids[near])]
+    words = np.maximum(standardized(np.round(lexical[near], 4)), 0)
+    meaning = None if cosine is None else standardized(np.round(cosine[near], 4))
     direct = words if meaning is None else words + meaning
     order = np.argsort(-direct, kind="stable").tolist()
     found = {
