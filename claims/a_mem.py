@@ -26,6 +26,7 @@ from memspan.core.claims import Evidence, Part, at_least
 from memspan.core.footprint import Footprint
 from memspan.longterm.a_mem import AMem, AMemConfig
 from memspan.longterm.passages import passages, term_hashes
+from memspan.longterm.rerank import reciprocal_rank_fusion
 
 TITLE = "Written notes find evidence that raw turns do not, and their changes can be undone"
 SEEDS = (0, 1, 2)
@@ -202,15 +203,22 @@ def observed(episodes: list[Episode], observation: dict) -> list[Episode]:  # ty
     return told
 
 
+def raw_turns(memory: Memory, question: str) -> dict[str, list[str]]:
+    """The first turns by BM25 of each alone, by cosine, and by reciprocal rank fusion (constant 60) of both."""
+    index = next(index for index in memory._indexes.values() if index.episodes)
+    assert index.vectors is not None
+    vector = memory._embedding.embed([question])[0]
+    scores = {"BM25": index.bm25(term_hashes(question)), "MiniLM": index.vectors.cosines(vector)}
+    ranked = {name: np.argsort(-index.best_passage(values), kind="stable").tolist() for name, values in scores.items()}
+    ranked["RRF"] = [place for place, _ in reciprocal_rank_fusion(list(ranked.values()), 61)]
+    uids = dict(memory.store.connection.execute("SELECT id, uid FROM record WHERE kind = 'episode'").fetchall())
+    return {name: [uids[int(index.record_ids[place])] for place in row[:K]] for name, row in ranked.items()}
+
+
 def on_locomo(folder: Path, size: str) -> list[Part]:
     """Parts A, B and C."""
-    import sys
-
     from benchmarks.corpora import load
     from memspan.models import load_embedder
-
-    sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))  # its modules import each other by bare name
-    from baselines import orders  # type: ignore[import-not-found]
 
     embedder = load_embedder("bundled", cache=Path.home() / ".cache/memspan/benchmark-vectors.db", dtype="float32")
     conversations = load(folder)[0].conversations[: 1 if size == "smoke" else None]
@@ -220,9 +228,7 @@ def on_locomo(folder: Path, size: str) -> list[Part]:
     for conversation in conversations:
         asked = [question for question in conversation.questions if question.category != "adversarial"]
         category += [question.category for question in asked]
-        ids = [str(episode.id) for episode in conversation.episodes]
-        order = orders(replace(conversation, questions=asked), embedder, K)
-        lists = {f"{name}, raw turns": [[ids[p] for p in row] for row in order[name]] for name in ("BM25", "MiniLM", "RRF")}
+        lists: dict[str, list[list[str]]] = defaultdict(list)
         rich = observed(conversation.episodes, told[conversation.name]["observation"])
         for label, episodes in (("rules", conversation.episodes), ("written", rich)):
             with Memory.open(":memory:", organizer="a-mem", embedder=embedder) as memory:
@@ -236,6 +242,9 @@ def on_locomo(folder: Path, size: str) -> list[Part]:
         with Memory.open(":memory:", embedder=embedder) as memory:
             memory.add(conversation.episodes)
             lists["episodes, plain"] = [[hit.id for hit in memory.recall(q.text, k=K)] for q in asked]
+            for question in asked:
+                for name, row in raw_turns(memory, question.text).items():
+                    lists[f"{name}, raw turns"].append(row)
         for name, rows in lists.items():
             found[name] += [
                 len(set(q.evidence) & set(row)) / len(set(q.evidence)) for q, row in zip(asked, rows, strict=True)

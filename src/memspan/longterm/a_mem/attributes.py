@@ -19,8 +19,9 @@ from memspan.longterm.vectors import F32
 
 MOST = 12  # keywords or tags of a note, whoever wrote them
 CONTEXT_CHARS = 300
-_WORD = re.compile(r"[^\W\d_]{3,}")
-_POSSESSIVE = re.compile(r"['’]\w+\b")
+_WORD = re.compile(r"[^\W_]+")
+_POSSESSIVE = re.compile(r"['’]s\b")
+_LEAST_LETTERS = 3
 _SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
 # No keyword names a time (the paper's prompt says so).
 _TIMES = frozenset(
@@ -76,6 +77,8 @@ def words(text: str, leave_out: Collection[str] = ()) -> dict[int, str]:
     """Stems' hashes and the first form of each, in order; without stop words, times and `leave_out` (lower case)."""
     found: dict[int, str] = {}
     for word in _WORD.findall(_POSSESSIVE.sub("", text.lower())):
+        if len(word) < _LEAST_LETTERS or not word.isalpha():
+            continue
         if word in STOP_WORDS or word in _TIMES or word in leave_out:
             continue
         for term in term_hashes(word).tolist():

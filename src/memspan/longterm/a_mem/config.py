@@ -19,6 +19,7 @@ class AMemConfig:
     link_quantile: float = 0.95  # tau: a link is as like as this share of random pairs is not (ours)
     calibrate_from: int = 16  # notes from which tau is read off random pairs (ours)
     least_likeness: float = 0.45  # tau while there are fewer notes (ours)
+    least_overlap: float = 0.1  # the same without vectors, as cosine of weighted terms (ours)
     keywords: int = 6  # K, keywords of a note by rules; the paper asks a model for at least 3 (ours)
     tags: int = 3  # G, tags of a note by rules (the paper's least number)
     context_turns: int = 2  # turns before a note from which its context sentence X is taken (ours)

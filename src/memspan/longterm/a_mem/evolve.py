@@ -82,7 +82,7 @@ def evolve(model: Writer, new: str, near: Sequence[str], attempts: int) -> Decis
 
     def number(value: Any) -> int:
         if type(value) is not int or not 0 <= value < len(near):
-            raise ValueError(f"{value!r} is no near note: they are numbered 0 to {len(near) - 1}")
+            raise ValueError(f"near notes are named by the whole numbers 0 to {len(near) - 1}")
         return value
 
     def check(answer: Mapping[str, Any]) -> Decision:

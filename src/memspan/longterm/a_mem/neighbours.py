@@ -137,7 +137,7 @@ class Neighbourhood:
     def _threshold(self, view: Snapshot, stored: NDArray[np.int64], *, vectors: bool) -> float:
         count = len(stored) + len(self._terms)
         if count < self._config.calibrate_from:
-            return self._config.least_likeness
+            return self._config.least_likeness if vectors else self._config.least_overlap
         oldest = 2 ** (count.bit_length() - 1)
         if oldest not in self._thresholds:
             notes = [*sorted(stored.tolist()), *self._terms][:oldest]

@@ -85,7 +85,9 @@ def render(tx: Transaction, notes: Iterable[int]) -> dict[int, str]:
         found = read_attributes(row)
         text = document(content_of(own[row["uid"]]), found.context, found.keywords, found.tags)
         if text != row["text"]:
+            tx.erased.append(row["text"])
             tx.set_text(note, text)
+            tx.bump_derived()  # no count may remain of what it said: searches equal those of an index made anew
             changed[note] = text
     return changed
 

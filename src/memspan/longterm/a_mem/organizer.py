@@ -20,7 +20,6 @@ from memspan.longterm.a_mem.notes import (
     content_of,
     episodes_by_id,
     links_of,
-    read_attributes,
     render,
     to_data,
     write_data,
@@ -39,8 +38,8 @@ from memspan.longterm.vectors import F32
 class AMem(Organizer):
     """Notes with context, keywords and tags, linked to near ones, which they may change.
 
-    An episode may bring its note's attributes in metadata["note"]: an object with any of keywords, tags (lists of words)
-    and context (a text).
+    An episode may bring its note's attributes in metadata["note"]: an object with keywords and tags (lists of
+    words) and context (a text), each optional.
 
     Args:
         scribe: "rules" (default), or "model", "model:SPEC", "endpoint:…", or an object with a language model in
@@ -114,18 +113,19 @@ class AMem(Organizer):
             row = tx.records([note]).get(note)
             return note if row is not None and row["kind"] == "note" else None
 
-        def sources(seen: Iterable[str | int]) -> dict[str, Row]:
-            return episodes_by_id(tx, {uids.get(source, "") if isinstance(source, int) else source for source in seen})
+        def named(seen: Iterable[str | int]) -> list[str]:
+            ids = {uids.get(source, "") if isinstance(source, int) else source for source in seen}
+            return list(episodes_by_id(tx, ids))
 
         for record, draft in drafts:
-            seen = sources(draft.attributes.seen)
+            seen = named(draft.attributes.seen)
             note = notes[draft.position] = tx.add_record(
                 "note",
                 rows[record]["uid"],
                 draft.document,
-                sources=[record, *sorted(row["id"] for row in seen.values())],
+                sources=[record],
                 at=rows[record]["at"],
-                data=to_data(draft.attributes, list(seen)),
+                data=to_data(draft.attributes, seen),
                 reason=f"attributes by {draft.attributes.by}",
             )
             if draft.document in draft.vectors:
@@ -140,7 +140,7 @@ class AMem(Organizer):
                 for name, value in rewrite.values.items():
                     set_attribute(tx, target, name, value, cause=record, reason=rewrite.reason)
                 if rewrite.seen:
-                    self._add_seen(tx, target, sources(rewrite.seen))
+                    self._add_seen(tx, target, named(rewrite.seen))
                 for changed, text in render(tx, [target]).items():
                     vectors.pop(changed, None)
                     if text in draft.vectors:
@@ -150,10 +150,9 @@ class AMem(Organizer):
         _store_vectors(tx, {record: d.own_vector[None] for record, d in drafts if d.own_vector is not None})
 
     @staticmethod
-    def _add_seen(tx: Transaction, note: int, seen: dict[str, Row]) -> None:
+    def _add_seen(tx: Transaction, note: int, seen: Sequence[str]) -> None:
         data = attributes(tx.records([note])[note])
         write_data(tx, note, {**data, "seen": sorted({*data.get("seen", []), *seen})})
-        tx.add_sources(note, sorted(row["id"] for row in seen.values()))
 
     # --- undo, forget, maintain ---
 
@@ -162,24 +161,24 @@ class AMem(Organizer):
         render(tx, records)
 
     def on_forget(self, tx: Transaction, touched: Sequence[int]) -> None:
-        """Drop notes whose episode is gone, and words that only forgotten episodes said.
+        """Take out of the notes that are left what forgotten episodes said.
 
         A note whose attributes were written from a forgotten episode is written anew by the rules, and its changes are
         erased with it: their values may hold what is forgotten. A note that a forgotten episode only changed has its
         values of before again.
         """
         self._tag_vectors.clear()
-        for note, row in tx.records(touched).items():
-            if row["kind"] != "note":
-                continue
-            own = episodes_by_id(tx, [row["uid"]])
-            seen = read_attributes(row).seen
-            if not own:
-                tx.execute("DELETE FROM record WHERE id = ?", (note,))
-            elif set(seen) - set(episodes_by_id(tx, [source for source in seen if isinstance(source, str)])):
-                self._write_anew(tx, note, own[row["uid"]])
+        stale = tx.execute(
+            "SELECT DISTINCT n.id, n.uid FROM record n, json_each(n.data, '$.seen') s"
+            " WHERE n.space = ? AND n.kind = 'note' AND NOT EXISTS"
+            " (SELECT 1 FROM record e WHERE e.space = n.space AND e.kind = 'episode' AND e.uid = s.value)",
+            (tx.space_id,),
+        ).fetchall()
+        own = episodes_by_id(tx, [row["uid"] for row in stale])
+        for row in stale:
+            self._write_anew(tx, row["id"], own[row["uid"]])
         self._sweep_tags(tx)
-        render(tx, touched)
+        render(tx, [*touched, *(row["id"] for row in stale)])
 
     def _write_anew(self, tx: Transaction, note: int, episode: Row) -> None:
         """Attributes by rules, from the episode and what is left of the turns before it."""
@@ -199,9 +198,6 @@ class AMem(Organizer):
         seen = [window[place]] if place >= 0 else []
         found = Attributes(keywords, [], context, fallback="written anew after an erasure")
         write_data(tx, note, to_data(found, [row["uid"] for row in seen]))
-        kept = [episode["id"], *(row["id"] for row in seen)]
-        tx.execute("DELETE FROM source WHERE record = ?", (note,))
-        tx.add_sources(note, kept)
 
     @staticmethod
     def _sweep_tags(tx: Transaction) -> None:

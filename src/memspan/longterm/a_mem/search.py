@@ -129,7 +129,7 @@ def recollections(search: Search, config: AMemConfig) -> list[Recollection]:
                 id=row["uid"],
                 text=row["text"],
                 score=hit.score,
-                episodes=sources.get(hit.note, []),
+                episodes=[*sources.get(hit.note, []), *map(str, found.seen)],
                 recorded_at=from_micros(row["recorded_at"]),
                 why=f"{how}: {', '.join(why) or 'nothing better in the store'}",
                 metadata=metadata,
