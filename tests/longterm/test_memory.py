@@ -11,6 +11,8 @@ import pytest
 
 from memspan import Episode, InputError, Memory, StoreError
 from memspan.core.errors import BudgetError
+from memspan.longterm.passages import term_hashes
+from memspan.longterm.plain import Plain
 from tests.longterm.doubles import HashEmbedder, day
 
 CHAT = [
@@ -218,3 +220,22 @@ def test_footprint_counts_arrays_and_file(tmp_path: Path):
         after = memory.footprint()
         assert after.by_place["ram"] - before.by_place["ram"] >= 500 * (64 + 8)  # a byte and a bit a dimension
         assert after.by_place["disk"] >= (tmp_path / "a.db").stat().st_size
+
+
+def test_an_organizer_may_look_and_embed_before_the_store_is_locked():
+    class Looking(Plain):
+        def prepare_with(self, around, episodes, context):
+            around.embed_pending()
+            vectors = around.embed(["a text"])
+            with around.snapshot() as view:
+                words = view.episodes.frequency(term_hashes("tea sugar").tolist())
+                self.seen.append((len(view.episodes), sum(words.values()), vectors is not None))
+            return [None] * len(episodes)
+
+    for embedder in (None, HashEmbedder()):
+        organizer = Looking()
+        organizer.seen = []
+        with Memory.open(":memory:", organizer=organizer, embedder=embedder) as memory:
+            memory.add([Episode("tea"), Episode("tea and sugar")])
+            memory.add(Episode("more tea"))
+        assert organizer.seen == [(0, 0, embedder is not None), (2, 3, embedder is not None)]

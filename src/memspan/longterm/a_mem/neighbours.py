@@ -22,7 +22,7 @@ from memspan.longterm.index import PassageIndex
 from memspan.longterm.passages import passages, term_hashes
 from memspan.longterm.recall import best
 from memspan.longterm.store import Transaction
-from memspan.longterm.vectors import F32
+from memspan.longterm.vectors import F32, Column
 
 PAIRS = 400
 """Random pairs that tau is read off."""
@@ -35,6 +35,14 @@ class Neighbour:
 
     note: int
     likeness: float
+
+
+StateKey = tuple[int, str, str, int, bool]
+
+
+def state_key(tx: Transaction, oldest: int, vectors: bool = False) -> StateKey:
+    """What a value that was read off the oldest notes of a space rests on."""
+    return tx.space_id, tx.meta("generation") or "", tx.meta("derived_generation") or "", oldest, vectors
 
 
 def note_kind(index: PassageIndex) -> NDArray[np.bool_]:
@@ -51,6 +59,7 @@ class Neighbourhood:
         embed: embeds texts; None without an embedder.
         statistics: of the store and the batch.
         config: constants.
+        thresholds: cache of the values of tau that were read off stored notes alone.
     """
 
     def __init__(
@@ -59,6 +68,7 @@ class Neighbourhood:
         embed: Callable[[Sequence[str]], F32 | None],
         statistics: Statistics,
         config: AMemConfig,
+        thresholds: dict[StateKey, float],
     ) -> None:
         self._snapshot = snapshot
         self._embed = embed
@@ -66,9 +76,12 @@ class Neighbourhood:
         self._config = config
         self.vectors: dict[str, NDArray[np.float16]] = {}
         """[passages, D] of every document that was embedded here, by its text."""
-        self._means: dict[int, F32] = {}  # notes that are not in the index as they are, in the order they came
+        # Notes that are not in the index as they are: the place of each one's mean vector, and its terms.
+        self._places: dict[int, int] = {}
+        self._means: Column | None = None
         self._terms: dict[int, frozenset[int]] = {}
-        self._thresholds: dict[int, float] = {}
+        self._thresholds = thresholds
+        self._of_batch: dict[int, float] = {}  # tau that notes of the batch were part of
 
     def embed(self, documents: Iterable[str]) -> None:
         """Embed documents, passage by passage, as they will be stored."""
@@ -88,7 +101,14 @@ class Neighbourhood:
         self._terms.pop(note, None)  # to the end of the order
         self._terms[note] = _terms(document)
         if document in self.vectors:
-            self._means[note] = self.vectors[document].astype(np.float32).mean(axis=0)
+            mean = self.vectors[document].astype(np.float32).mean(axis=0)
+            if self._means is None:
+                self._means = Column(np.float32, len(mean))
+            if note in self._places:
+                self._means.array[self._places[note]] = mean
+            else:
+                self._places[note] = len(self._places)
+                self._means.extend(mean[None])
 
     def nearest(self, document: str, keywords: Sequence[str]) -> tuple[list[Neighbour], float]:
         """The k_link nearest notes, best first, and tau."""
@@ -107,7 +127,10 @@ class Neighbourhood:
                     scores[~mask] = -np.inf
                     places = best(scores, self._config.k_link)
                     found = {int(index.record_ids[at]): float(scores[at]) for at in places.tolist() if mask[at]}
-                found |= {note: float(own @ mean) for note, mean in self._means.items()}
+                if self._means is not None:
+                    notes = list(self._places)
+                    scores = self._means.array @ own
+                    found |= {notes[at]: float(scores[at]) for at in best(scores, self._config.k_link).tolist()}
             else:
                 found = self._by_terms(view, mask, _terms(document), keywords)
             threshold = self._threshold(view, index.record_ids[mask], vectors=document in self.vectors)
@@ -139,20 +162,27 @@ class Neighbourhood:
         if count < self._config.calibrate_from:
             return self._config.least_likeness if vectors else self._config.least_overlap
         oldest = 2 ** (count.bit_length() - 1)
-        if oldest not in self._thresholds:
+        key = state_key(view.tx, oldest, vectors)
+        if oldest in self._of_batch:
+            return self._of_batch[oldest]
+        if key not in self._thresholds or len(stored) < oldest:
             notes = [*sorted(stored.tolist()), *self._terms][:oldest]
             chance = np.random.default_rng(oldest)
             first = chance.integers(0, oldest, PAIRS)
             second = (first + chance.integers(1, oldest, PAIRS)) % oldest
             pairs = [(notes[a], notes[b]) for a, b in zip(first.tolist(), second.tolist(), strict=True)]
             likeness = self._pair_cosines(view, pairs) if vectors else self._pair_overlaps(view, pairs)
-            self._thresholds[oldest] = float(np.quantile(likeness, self._config.link_quantile))
-        return self._thresholds[oldest]
+            found = float(np.quantile(likeness, self._config.link_quantile))
+            if len(stored) < oldest:
+                self._of_batch[oldest] = found
+                return found
+            self._thresholds[key] = found
+        return self._thresholds[key]
 
     def _pair_cosines(self, view: Snapshot, pairs: Sequence[tuple[int, int]]) -> list[float]:
         index = view.derived
-        stored = sorted({note for pair in pairs for note in pair if note not in self._means})
-        means = dict(self._means)
+        stored = sorted({note for pair in pairs for note in pair if note not in self._places})
+        means = {note: self._means.array[at] for note, at in self._places.items()} if self._means is not None else {}
         if index.vectors is not None:
             for note, place in zip(stored, index.places(np.array(stored, np.int64)).tolist(), strict=True):
                 means[note] = index.vectors.rows(index.passages_of(np.array([place]))[0]).mean(axis=0)

@@ -24,7 +24,7 @@ from memspan.longterm.a_mem.notes import (
     to_data,
     write_data,
 )
-from memspan.longterm.a_mem.planning import Draft, Plan
+from memspan.longterm.a_mem.planning import Cache, Draft, Plan
 from memspan.longterm.base import Episode, Organizer, Recollection, Scribe, Surroundings
 from memspan.longterm.changes import attributes, set_attribute
 from memspan.longterm.passages import ROLES, term_hashes
@@ -32,7 +32,6 @@ from memspan.longterm.prompts import Writer
 from memspan.longterm.recall import Search
 from memspan.longterm.rows import index_derived
 from memspan.longterm.store import Row, Transaction
-from memspan.longterm.vectors import F32
 
 
 class AMem(Organizer):
@@ -73,7 +72,7 @@ class AMem(Organizer):
         self._scribe = scribe
         self._model: Writer | None = None
         self._model_known = False
-        self._tag_vectors: dict[str, F32] = {}
+        self._cache = Cache()
         if self.config.evolution == "full" and isinstance(scribe, str) and scribe.partition(":")[0] == "rules":
             raise InputError("evolution='full' needs a language model: scribe='model' or 'endpoint:…'")
 
@@ -97,7 +96,7 @@ class AMem(Organizer):
         self, around: Surroundings, episodes: Sequence[Episode], context: Sequence[Episode]
     ) -> Sequence[Draft | None]:
         """Decide everything about the batch's notes: attributes, vectors, links, and what they change."""
-        return Plan(around, episodes, context, self.config, self.model).drafts(self._tag_vectors)
+        return Plan(around, episodes, context, self.config, self.model, self._cache).drafts()
 
     def on_add(self, tx: Transaction, episodes: Sequence[tuple[int, Episode, Any]]) -> None:
         """Store the drafts; what they refer to and is gone meanwhile is left out."""
@@ -167,7 +166,7 @@ class AMem(Organizer):
         erased with it: their values may hold what is forgotten. A note that a forgotten episode only changed has its
         values of before again.
         """
-        self._tag_vectors.clear()
+        self._cache.clear()
         stale = tx.execute(
             "SELECT DISTINCT n.id, n.uid FROM record n, json_each(n.data, '$.seen') s"
             " WHERE n.space = ? AND n.kind = 'note' AND NOT EXISTS"

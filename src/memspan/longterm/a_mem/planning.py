@@ -19,7 +19,7 @@ from memspan.longterm.a_mem.attributes import Attributes, Statistics, document
 from memspan.longterm.a_mem.config import AMemConfig
 from memspan.longterm.a_mem.construct import construct
 from memspan.longterm.a_mem.evolve import Decision, described, evolve
-from memspan.longterm.a_mem.neighbours import Neighbour, Neighbourhood, note_kind
+from memspan.longterm.a_mem.neighbours import Neighbour, Neighbourhood, StateKey, note_kind, state_key
 from memspan.longterm.a_mem.notes import SHARED, SUGGESTED, Link, content_of, episodes_by_id, read_attributes
 from memspan.longterm.base import Episode, Snapshot, Surroundings
 from memspan.longterm.passages import ROLES, embedded_text, passages, term_hashes
@@ -69,6 +69,20 @@ class _Known:
     causes: set[str | int] = field(default_factory=set)
 
 
+@dataclass(slots=True)
+class Cache:
+    """What is read off the store once: vectors of tags, tags, and values of tau."""
+
+    tag_vectors: dict[str, F32] = field(default_factory=dict)
+    tags: dict[StateKey, list[str]] = field(default_factory=dict)
+    thresholds: dict[StateKey, float] = field(default_factory=dict)
+
+    def clear(self) -> None:
+        """Hold nothing: words may be among what was erased."""
+        for part in (self.tag_vectors, self.tags, self.thresholds):
+            part.clear()
+
+
 class Plan:
     """Drafts of one batch.
 
@@ -78,6 +92,7 @@ class Plan:
         context: turns before its first.
         config: constants.
         model: takes the decisions; None leaves them to the rules.
+        cache: what stays good from batch to batch.
     """
 
     def __init__(
@@ -87,7 +102,9 @@ class Plan:
         context: Sequence[Episode],
         config: AMemConfig,
         model: Writer | None,
+        cache: Cache,
     ) -> None:
+        self._cache = cache
         self._around = around
         self._episodes = episodes
         self._config = config
@@ -100,7 +117,8 @@ class Plan:
             stored = episodes_by_id(view.tx, [episode.id for episode in episodes if episode.id is not None])
             self._statistics = _statistics(view, contents, [*context])
             speakers = [*view.episodes.speakers, *(turn.speaker or "" for turn in (*episodes, *context))]
-            self._stored_keywords = _sampled_keywords(view)
+            self._stored_tags = _stored_tags(view, cache) if _count(view) >= len(episodes) else None
+            self._stored_keywords = [] if self._stored_tags is not None else _sampled_keywords(view)
         self._names = {word for name in speakers if name.lower() not in ROLES for word in name.lower().split()}
         taken = set(stored)
         self._contents: dict[int, str] = {}
@@ -109,17 +127,15 @@ class Plan:
                 self._contents[position] = contents[position]
                 taken.add(episode.id or "")
 
-    def drafts(self, tag_vectors: dict[str, F32]) -> list[Draft | None]:
-        """One draft per episode; None for one that is stored already.
-
-        Args:
-            tag_vectors: cache of the tags' vectors.
-        """
+    def drafts(self) -> list[Draft | None]:
+        """One draft per episode; None for one that is stored already."""
         made = {
             position: Draft(position, text, self._attributes(position)) for position, text in self._contents.items()
         }
-        self._tag(list(made.values()), tag_vectors)
-        near = Neighbourhood(self._around.snapshot, self._around.embed, self._statistics, self._config)
+        self._tag(list(made.values()))
+        near = Neighbourhood(
+            self._around.snapshot, self._around.embed, self._statistics, self._config, self._cache.thresholds
+        )
         near.embed(draft.document for draft in made.values())
         for position, draft in made.items():
             draft.vectors = near.vectors
@@ -147,10 +163,12 @@ class Plan:
         found = rules.keywords_of(self._episodes[position].text, self._statistics, config.keywords, self._names)
         return Attributes(found, [], context, [window[place][1]] if place >= 0 else [], fallback=fallback)
 
-    def _tag(self, drafts: list[Draft], cache: dict[str, F32]) -> None:
+    def _tag(self, drafts: list[Draft]) -> None:
         """Tags by rules, from the keywords that several notes have."""
-        keywords = [*self._stored_keywords, *(draft.attributes.keywords for draft in drafts)]
-        tags = rules.tag_list(keywords)
+        tags = self._stored_tags
+        if tags is None:  # a batch larger than the store is its own measure
+            tags = rules.tag_list([*self._stored_keywords, *(draft.attributes.keywords for draft in drafts)])
+        cache = self._cache.tag_vectors
         single = [draft for draft in drafts if len(passages(draft.content)) == 1]
         own = self._around.embed([draft.content for draft in single])
         if own is not None:
@@ -292,6 +310,20 @@ def _statistics(view: Snapshot, contents: Sequence[str], context: Sequence[Episo
     return Statistics(
         len(view.episodes.owner) + len(contents), {term: counts[term] + stored[term] for term in sorted(asked)}
     )
+
+
+def _count(view: Snapshot) -> int:
+    return int(np.count_nonzero(note_kind(view.derived)))
+
+
+def _stored_tags(view: Snapshot, cache: Cache) -> list[str]:
+    """The list of tags that the stored notes make."""
+    count = _count(view)
+    key = state_key(view.tx, 2 ** (count.bit_length() - 1) if count else 0)
+    if key not in cache.tags:
+        cache.tags.clear()
+        cache.tags[key] = rules.tag_list(_sampled_keywords(view))
+    return cache.tags[key]
 
 
 def _sampled_keywords(view: Snapshot) -> list[list[str]]:
