@@ -341,9 +341,7 @@ class PassageIndex:
 
     def frequency(self, terms: Iterable[int]) -> dict[int, int]:
         """How many passages hold each of the terms."""
-        return {
-            term: sum(len(segment.lookup(term)[0]) for segment in self._segments) for term in dict.fromkeys(terms)
-        }
+        return {term: sum(len(segment.lookup(term)[0]) for segment in self._segments) for term in dict.fromkeys(terms)}
 
     def holding(self, terms: NDArray[np.uint32]) -> NDArray[np.bool_]:
         """[R] which records hold any of the terms."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from memspan.longterm.base import Episode, Extraction, FactDraft, FactView, Relations
 
@@ -31,6 +32,7 @@ class Recorded:
         max_new_tokens: int,
         temperature: float = 0.0,
         stop: Sequence[str] = (),
+        schema: Mapping[str, Any] | None = None,
     ) -> Said:
         """The recorded answer; the last evolution repeats."""
         asked = prompt[1]["content"]
