@@ -15,6 +15,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from statistics import fmean
 
@@ -29,6 +30,7 @@ from memspan.longterm.passages import passages, term_hashes
 from memspan.longterm.rerank import reciprocal_rank_fusion
 
 TITLE = "Written notes find evidence that raw turns do not, and their changes can be undone"
+EXPECTED = "partly"  # links add nothing to multi-hop questions where notes have a written context
 SEEDS = (0, 1, 2)
 
 # Thresholds, fixed before the first run; the card's. (a) Notes with written context at least 1.12 times the fusion over
@@ -215,6 +217,7 @@ def raw_turns(memory: Memory, question: str) -> dict[str, list[str]]:
     return {name: [uids[int(index.record_ids[place])] for place in row[:K]] for name, row in ranked.items()}
 
 
+@cache  # the same for every seed
 def on_locomo(folder: Path, size: str) -> list[Part]:
     """Parts A, B and C."""
     from benchmarks.corpora import load
@@ -238,7 +241,11 @@ def on_locomo(folder: Path, size: str) -> list[Part]:
                     lists[f"notes, {label}" + ", links" * bool(links)] = [
                         [hit.episodes[0] for hit in memory.recall(q.text, k=K, kinds=["note"])] for q in asked
                     ]
-                lists[f"episodes, a-mem, {label}"] = [[h.id for h in memory.recall(q.text, k=K)] for q in asked]
+                for links in (0, AMemConfig.expand_from):
+                    memory.organizer.config = AMemConfig(expand_from=links)
+                    lists[f"episodes, a-mem, {label}" + ", links" * bool(links)] = [
+                        [hit.id for hit in memory.recall(q.text, k=K)] for q in asked
+                    ]
         with Memory.open(":memory:", embedder=embedder) as memory:
             memory.add(conversation.episodes)
             lists["episodes, plain"] = [[hit.id for hit in memory.recall(q.text, k=K)] for q in asked]
@@ -302,11 +309,11 @@ def on_locomo(folder: Path, size: str) -> list[Part]:
         Part(
             name="recall of episodes",
             metric=metric,
-            value=mean["episodes, a-mem, rules"],
+            value=mean["episodes, a-mem, rules, links"],
             baseline_name="plain",
             baseline=mean["episodes, plain"],
             threshold=at_least(EPISODES_COST, of="difference"),
-            note=f"with written notes {mean['episodes, a-mem, written']:.4f}",
+            note=f"with written notes {mean['episodes, a-mem, written, links']:.4f}",
         )
     )
     return parts
@@ -314,7 +321,7 @@ def on_locomo(folder: Path, size: str) -> list[Part]:
 
 def claim(size: str, seed: int) -> Evidence:
     """All parts; LoCoMo's are the same for every seed."""
-    parts = laws(60 if size == "smoke" else 160, seed)
+    parts = laws(60 if size == "smoke" else 120, seed)
     folder = os.environ.get("MEMSPAN_DATA")
     if folder and (Path(folder) / "locomo-dev").is_dir():
         parts += on_locomo(Path(folder) / "locomo-dev", size)
