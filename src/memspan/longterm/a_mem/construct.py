@@ -8,8 +8,15 @@ from typing import Any
 from memspan.longterm.a_mem.attributes import CONTEXT_CHARS, Attributes, clean
 from memspan.longterm.prompts import Writer, ask_json, object_schema
 
-_WORDS = {"type": "array", "items": {"type": "string", "maxLength": 40}, "maxItems": 8}
-SCHEMA = object_schema(keywords=_WORDS, context={"type": "string", "maxLength": CONTEXT_CHARS}, tags=_WORDS)
+
+def word_list(least: int) -> dict[str, Any]:
+    """The schema of a list of short words."""
+    word = {"type": "string", "minLength": 2, "maxLength": 40}
+    return {"type": "array", "items": word, "minItems": least, "maxItems": 8}
+
+
+SENTENCE = {"type": "string", "minLength": 1, "maxLength": CONTEXT_CHARS}
+SCHEMA = object_schema(keywords=word_list(3), context=SENTENCE, tags=word_list(3))
 _PROMPT = """Describe this message for a store of notes.
 
 MESSAGE: {content}

@@ -9,23 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from memspan.longterm.a_mem.attributes import CONTEXT_CHARS, Attributes, clean
-from memspan.longterm.a_mem.construct import one_line
+from memspan.longterm.a_mem.attributes import Attributes, clean
+from memspan.longterm.a_mem.construct import SENTENCE, one_line, word_list
 from memspan.longterm.prompts import Writer, ask_json, object_schema
 
-_WORDS = {"type": "array", "items": {"type": "string", "maxLength": 40}, "maxItems": 8}
-_NUMBER = {"type": "integer", "minimum": 0, "maximum": 99}
-SCHEMA = object_schema(
-    connections={"type": "array", "items": _NUMBER, "maxItems": 10},
-    tags=_WORDS,
-    updates={
-        "type": "array",
-        "items": object_schema(
-            note=_NUMBER, context={"type": "string", "maxLength": CONTEXT_CHARS}, keywords=_WORDS, tags=_WORDS
-        ),
-        "maxItems": 10,
-    },
-)
 _PROMPT = """A new note joins a store of notes.
 
 NEW NOTE
@@ -40,6 +27,17 @@ Answer: {{"connections": [numbers], "tags": [...], "updates": [{{"note": number,
 - connections: numbers of the near notes that are about the same matter; [] if none is.
 - tags: the new note's tags, given what is near.
 - updates: only near notes whose context, keywords or tags should change now, each with all three as they should be."""
+
+
+def schema(near: int) -> dict[str, Any]:
+    """What may be decided about so many near notes."""
+    number = {"type": "integer", "minimum": 0, "maximum": near - 1}
+    update = object_schema(note=number, context=SENTENCE, keywords=word_list(1), tags=word_list(1))
+    return object_schema(
+        connections={"type": "array", "items": number, "maxItems": near},
+        tags=word_list(0),
+        updates={"type": "array", "items": update, "maxItems": near},
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,4 +105,4 @@ def evolve(model: Writer, new: str, near: Sequence[str], attempts: int) -> Decis
         )
 
     shown = "\n\n".join(f"{place}:\n{text}" for place, text in enumerate(near))
-    return ask_json(model, _PROMPT.format(new=new, near=shown), SCHEMA, check, attempts=attempts)
+    return ask_json(model, _PROMPT.format(new=new, near=shown), schema(len(near)), check, attempts=attempts)
