@@ -73,6 +73,7 @@ class _Known:
 class Cache:
     """What is read off the store once: vectors of tags, tags, and values of tau."""
 
+    generation: str = ""  # of the store, as it was then: an erasure or new vectors begin another
     tag_vectors: dict[str, F32] = field(default_factory=dict)
     tags: dict[StateKey, list[str]] = field(default_factory=dict)
     thresholds: dict[StateKey, float] = field(default_factory=dict)
@@ -114,6 +115,9 @@ class Plan:
         around.embed_pending()
         contents = [embedded_text(episode.text, episode.speaker, episode.metadata) for episode in episodes]
         with around.snapshot() as view:
+            if (generation := view.tx.meta("generation") or "") != cache.generation:
+                cache.clear()
+                cache.generation = generation
             stored = episodes_by_id(view.tx, [episode.id for episode in episodes if episode.id is not None])
             self._statistics = _statistics(view, contents, [*context])
             speakers = [*view.episodes.speakers, *(turn.speaker or "" for turn in (*episodes, *context))]
