@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hypothesis
+import numpy as np
 import pytest
 from hypothesis import strategies as st
 
@@ -86,3 +87,9 @@ def test_attributes_that_the_caller_gives():
     found = given(Episode("hi", metadata={"note": {"keywords": ["a", "a "], "context": " c "}}), "")
     assert found is not None and (found.keywords, found.tags, found.context) == (["a"], [], "c")
     assert given(Episode("hi"), "") is None
+
+
+def test_the_nearest_tags_by_vectors_need_not_stand_in_the_text():
+    vectors = np.eye(3, dtype=np.float32)
+    own = np.array([0.1, 0.9, 0.3], np.float32)
+    assert tags_of("a bowl", ["boats", "pottery", "cooking"], 2, vectors, own) == ["pottery", "cooking"]
