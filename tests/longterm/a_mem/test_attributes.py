@@ -64,7 +64,11 @@ def test_one_document_form():
 
 @hypothesis.given(st.lists(st.text(max_size=30)))
 def test_clean_lists_are_short_and_have_each_once(words: list[str]):
-    found = clean(words, "keywords", 0)
+    try:
+        found = clean(words, "keywords", 0)
+    except ValueError:
+        assert any("," in word or len(word.split()) > 5 for word in words)
+        return
     assert len(found) == len(set(found)) <= MOST and all(word == " ".join(word.split()) and word for word in found)
 
 
@@ -76,7 +80,16 @@ def test_keywords_stand_in_the_text(text: str, count: int):
 
 @pytest.mark.parametrize(
     "note",
-    ["text", {"keywords": "one"}, {"keywords": [3]}, {"context": 3}, {"colour": "red"}, {"tags": ["x" * 61]}],
+    [
+        "text",
+        {"keywords": "one"},
+        {"keywords": [3]},
+        {"context": 3},
+        {"colour": "red"},
+        {"tags": ["x" * 61]},
+        {"tags": ["a, b"]},
+        {"keywords": ["one two three four five six"]},
+    ],
 )
 def test_attributes_that_cannot_be_used(note: object):
     with pytest.raises(InputError, match="episode 4"):

@@ -18,7 +18,8 @@ Notable choices:
   that several notes share, the context the sentence of the two turns before that shares most with the text. Two notes
   are linked when they share a keyword and are as like as 95 % of random pairs are not.
 - Evolution is off with rules. `AMemConfig(evolution="strengthen")` gives a linked old note the shared keywords as tags,
-  which are its own words. With a model context, keywords and tags of near notes may be rewritten.
+  which are its own words. With a model context, keywords and tags of near notes may be rewritten; models under about a
+  billion parameters make old notes worse: give these `evolution="off"`, or the rules.
 - Every change of an old note is logged with the episode that caused it; `Memory.undo` takes it back. Forgetting an
   episode takes its changes back, and writes anew whatever a model or a rule wrote after seeing it.
 - Linked notes get no places of their own: they gain on direct ones when they fit the question by themselves.

@@ -19,6 +19,7 @@ from memspan.longterm.vectors import F32
 
 MOST = 12  # keywords or tags of a note, whoever wrote them
 CONTEXT_CHARS = 300
+_MOST_WORDS = 5  # of a keyword or tag
 _WORD = re.compile(r"[^\W_]+")
 _POSSESSIVE = re.compile(r"['’]s\b")
 _LEAST_LETTERS = 3
@@ -192,8 +193,8 @@ def clean(value: Any, what: str, least: int = 1) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise ValueError(f"{what} must be a list of words")
     kept = list(dict.fromkeys(" ".join(item.split()) for item in value if item.strip()))
-    if any(len(item) > 60 for item in kept):
-        raise ValueError(f"one of the {what} has over 60 characters")
+    if any(len(item) > 60 or len(item.split()) > _MOST_WORDS or "," in item for item in kept):
+        raise ValueError(f"each of the {what} must be one to {_MOST_WORDS} words without a comma")
     if len(kept) < least:
         raise ValueError(f"{what} needs at least {least}")
     return kept[:MOST]
