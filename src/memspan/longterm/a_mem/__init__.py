@@ -23,6 +23,7 @@ Notable choices:
 - Every change of an old note is logged with the episode that caused it; `Memory.undo` takes it back. Forgetting an
   episode takes its changes back, and writes anew whatever a model or a rule wrote after seeing it.
 - Linked notes get no places of their own: they gain on direct ones when they fit the question by themselves.
+  Notes by rules gain from links on multi-hop questions; notes whose context was written in words of their own do not.
 - Without an embedder likeness is that of weighted terms, and tags must stand in the text or its context.
 - Identical texts become notes of their own, linked to each other.
 """
