@@ -28,7 +28,7 @@ class AMemConfig:
     expand_from: int = 5  # best direct hits whose links recall walks; 0 walks none (ours)
     link_weight: float = 0.5  # what a link of likeness 1 adds to a linked note, in standard deviations (ours)
     link_gate: float = 1.0  # a linked note's own score must reach this, in standard deviations (ours)
-    note_weight: float = 0.2  # what a note's score adds to its episode, per standard deviation (ours)
+    note_weight: float = 0.2  # what a note's score adds to its episode, per standard deviation (ours, set on LoCoMo)
     attempts: int = 3  # how often a model is asked before the rules decide (ours)
 
     def __post_init__(self) -> None:
