@@ -3,8 +3,8 @@
 Part D runs on notes made here from a fixed seed, so that it runs anywhere. Where the environment variable MEMSPAN_DATA
 names a folder with `locomo-dev/` (LoCoMo, CC BY-NC 4.0), A, B and C measure evidence recall on it, categories 1 to 4:
 the facts that LoCoMo's authors had a language model extract from turns (`observation`) stand for what a model would
-write as a note's context. The baseline is the reciprocal rank fusion of BM25 and MiniLM over raw turns. `note_weight` was
-set on two of the conversations, so the part on episodes is no held-out test; nothing else was changed after a look.
+write as a note's context. The baseline is the reciprocal rank fusion of BM25 and MiniLM over raw turns. `note_weight`
+was set on two of the conversations, so the part on episodes is no held-out test; no other constant was.
 """
 
 from __future__ import annotations
