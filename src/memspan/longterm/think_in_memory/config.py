@@ -18,7 +18,7 @@ class ThinkInMemoryConfig:
     probes: int = 1  # buckets read in a table (the paper's 1)
     center: bool = True  # hash x - mean: uncentred, one bucket can hold half of all thoughts (ours)
     seed: int = 0  # of the random matrix R
-    merge_at: float = 0.9  # tau_m, least cosine of two thoughts of one head and relation that are merged (ours)
+    merge_at: float = 0.95  # tau_m, least cosine of a merge; MiniLM finds two events of one kind alike at .9 (ours)
     functional: frozenset[str] = frozenset()  # relations with one tail at a time, beside the scribe's
     tidy_on_add: bool = True  # forget and merge in the groups that an addition touches (the paper's stage 2)
     known_thoughts: int = 20  # latest thoughts of the head that a scribe compares a new one with (ours)
