@@ -47,8 +47,8 @@ SAME_SOURCES = 0.95
 NONE = 0.0
 ALL = 1.0
 
-# Changed after the first smoke runs, which are in no result; no threshold was moved. One probe in 512 buckets found 78 %
-# of the large set's neighbours: now two in 256, chosen on seed 99. The last three of SEVERAL read as little as the
+# Changed after the first smoke runs, which are in no result; no threshold was moved. One probe in 512 buckets found
+# 78 % of the large set's neighbours: now two in 256, chosen on seed 99. The last three of SEVERAL read as little as the
 # smallest single table, which nothing could be compared with. At `merge_at` .9 four groups of the first conversation's
 # observations were merged beside the injected ones: the default became .95, and the full run looks at the third one.
 BIG = {"smoke": 30_000, "full": 100_000}

@@ -32,10 +32,15 @@ def question_key(question: str) -> str:
         >>> question_key("Hey, could you please tell me: where's Ann's  dog?")
         "where is ann's dog"
     """
+    while (shorter := _shorter(question)) != question:
+        question = shorter
+    return question
+
+
+def _shorter(question: str) -> str:
     text = " ".join(unicodedata.normalize("NFKC", question).casefold().replace("’", "'").split())
     for short, full in _SHORT.items():
         text = re.sub(short, full, text)
     text = re.sub(r"[^\w'%$€£@+#&/.:-]+", " ", re.sub(r"[.:-]+(?=\s|$)", " ", text)).strip()
-    while (shorter := _COURTESY.sub("", text)) != text and shorter:
-        text = shorter
+    text = _COURTESY.sub("", text) or text
     return _END.sub("", text).strip() or text
