@@ -51,6 +51,7 @@ ALL = 1.0
 # 78 % of the large set's neighbours: now two in 256, chosen on seed 99. The last three of SEVERAL read as little as the
 # smallest single table, which nothing could be compared with. At `merge_at` .9 four groups of the first conversation's
 # observations were merged beside the injected ones: the default became .95, and the full run looks at the third one.
+# The made-up conversation of part 4 got turns with courtesies, as chat has: without them plain recall kept its ten too.
 BIG = {"smoke": 30_000, "full": 100_000}
 BIG_FORM = (256, 8, 2)
 SINGLE = (4, 8, 16, 32, 64)  # buckets of the paper's form: one table, not centred
@@ -266,6 +267,11 @@ NAMES = "Alda Bruno Celia Dario Edith Fabio Greta Hugo Irene Jonas Karin Lucas M
 SURNAMES = "Abbot Becker Castro Dalton Ekman Ferrer Gomes Harper Ibsen Jansen".split()
 LIKES = "chess cycling pottery sailing opera archery gardening baking astronomy fencing calligraphy climbing".split()
 TOWNS = "Arles Bergen Cadiz Delft Evora Faro Ghent Haarlem Izmir Jena Kotor Lund Modena Narva Oviedo Parma".split()
+CHATTER = (
+    "Hi {person}, could you please tell {other} about {thing}?",
+    "{person} said hi and could not tell what {other} is keeping.",
+    "Please tell {person} that {thing} is at noon.",
+)
 START = datetime(2024, 1, 1, tzinfo=UTC)
 
 
@@ -487,7 +493,9 @@ def people_and_things(count: int, seed: int) -> tuple[list[Episode], list[str]]:
                 (f"{person} learned {thing} in {place}.", f"Where did {person} learn {thing}?"),
             )
         )
-        episodes.append(Episode(text, at=START + timedelta(days=number), metadata={"thoughts": []}))
+        chatter = chance.choice(CHATTER).format(person=person, other=chance.choice(people), thing=thing)
+        for said in (text, chatter):
+            episodes.append(Episode(said, at=START + timedelta(days=number), metadata={"thoughts": []}))
         questions.append(question)
     return episodes, questions
 

@@ -25,7 +25,7 @@ class ThinkInMemoryConfig:
     context_turns: int = 4  # turns a scribe sees before a batch (ours)
     lexical_weight: float = 1.0  # full text against vectors in recall; 0 is the paper's similarity alone
     pool: int = 300  # candidates taken from each list (ours)
-    thought_bonus: float = 0.5  # what the best thought lends to its source episodes, in standard deviations (ours)
+    thought_bonus: float = 1.0  # what the best thought lends to its source episodes, in standard deviations (ours)
     bonus_thoughts: int = 10  # thoughts that lend (ours)
     least_coverage: float = 0.5  # share of a tail's words that the source of a model's thought must hold (ours)
     keep_answers: bool = False  # stage 2 after `Memory.ask`: an answer is kept and given again (opt-in)

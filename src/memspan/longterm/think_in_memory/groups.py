@@ -1,13 +1,15 @@
 """Thoughts in the store: rows, groups (all thoughts of one head in one relation), and the writes that tidy them.
 
-A `head` record stands for a head; a link of kind "HEAD <relation>" leads from each thought to it. What a thought was
-merged into, and what superseded it, are attributes that the log of changes shows and `Memory.undo` takes back.
+A `head` record stands for a head; a link of kind "HEAD <relation>" leads from each thought to it, and one of kind
+"TAIL <relation> <tail>" from each that holds no others, so that the wordings of a triple are found through an index.
+What a thought was merged into, and what superseded it, are attributes that the log of changes shows and `Memory.undo`
+takes back.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -17,7 +19,7 @@ from memspan.longterm.think_in_memory.thoughts import Thought, thought_uid, unio
 from memspan.longterm.think_in_memory.tidy import began_after, clusters, near_pairs, superseded
 from memspan.longterm.vectors import F32
 
-HEAD = "HEAD "
+HEAD, TAIL = "HEAD ", "TAIL "
 CONTRADICTS, REPEATS = "CONTRADICTS", "REPEATS"
 Key = tuple[int, str]
 """Record id of a head, and a relation."""
@@ -50,6 +52,42 @@ def rows_of(tx: Transaction, key: Key) -> list[Row]:
     """All thoughts of a group, merged ones too."""
     sql = "SELECT r.* FROM link l JOIN record r ON r.id = l.src WHERE l.dst = ? AND l.kind = ? ORDER BY r.id"
     return tx.execute(sql, (key[0], HEAD + key[1])).fetchall()
+
+
+def tail_link(relation: str, tail: str) -> str:
+    """Kind of the link by which the thoughts of one triple are found."""
+    return f"{TAIL}{relation} {tail}"
+
+
+def rows_around(tx: Transaction, key: Key, records: Iterable[int]) -> list[Row]:
+    """Of a group, the thoughts that these can be merged with: of their triples, or linked as repeating; with those that
+    hold them. Enough where the group has no functional relation and no ending.
+    """
+    found: dict[int, Row] = {}
+    waiting = set(records)
+    while waiting:
+        fresh = tx.records(waiting - set(found))
+        found.update(fresh)
+        kinds = {tail_link(key[1], attributes(row)["tail_key"]) for row in fresh.values() if not members(row)}
+        near = {row[0] for row in tx.select("SELECT src FROM link WHERE kind IN ({ids}) AND dst = ?", kinds, key[0])}
+        near |= {record for pair in pairs(tx, REPEATS, fresh) for record in pair}
+        holders = {attributes(row)["merged_into"] for row in fresh.values() if "merged_into" in attributes(row)}
+        held_by = "SELECT id FROM record WHERE uid IN ({ids}) AND kind = 'thought' AND space = ?"
+        near |= {row[0] for row in tx.select(held_by, holders, tx.space_id)}
+        waiting = near - set(found)
+    here = {
+        row[0]
+        for row in tx.select(
+            "SELECT src FROM link WHERE src IN ({ids}) AND dst = ? AND kind = ?", found, key[0], HEAD + key[1]
+        )
+    }
+    return [found[record] for record in sorted(here)]
+
+
+def is_strict(tx: Transaction, key: Key) -> bool:
+    """Whether the group has a functional relation or an ending, so that all of its thoughts may bear on each other."""
+    row = tx.execute("SELECT data FROM record WHERE id = ?", (key[0],)).fetchone()
+    return key[1] in json.loads(row[0] or "{}").get("strict", ())
 
 
 def thoughts_of(tx: Transaction, rows: Iterable[Row], key: Key | None = None) -> list[Thought]:
@@ -120,10 +158,19 @@ class Tidier:
 
     def tidy(self, keys: Iterable[Key]) -> None:
         """Bring groups to what the rules say of them, and then the answers that rested on what was forgotten."""
-        waiting = sorted(set(keys))
+        self._tidy(dict.fromkeys(keys))
+
+    def tidy_around(self, touched: Mapping[Key, set[int]]) -> None:
+        """The same for the records of each group that are new or gained a source, and what these bear on."""
+        self._tidy({key: None if is_strict(self.tx, key) else records for key, records in touched.items()})
+
+    def _tidy(self, waiting: Mapping[Key, set[int] | None]) -> None:
         while waiting:
-            lost = [record for key in waiting for record in self._group(key)]
-            waiting = sorted(keys_of(self.tx, self._answers_on(lost)))
+            lost: list[int] = []
+            for key, records in sorted(waiting.items(), key=lambda item: item[0]):
+                rows = rows_of(self.tx, key) if records is None else rows_around(self.tx, key, records)
+                lost += self._group(key, {row["id"]: row for row in rows})
+            waiting = dict.fromkeys(keys_of(self.tx, self._answers_on(lost)))
 
     def _answers_on(self, lost: Sequence[int]) -> list[int]:
         rows = self.tx.select(
@@ -134,9 +181,8 @@ class Tidier:
         )
         return [row[0] for row in rows]
 
-    def _group(self, key: Key) -> list[int]:
-        """Tidy one group; returns the records that were forgotten just now."""
-        rows = {row["id"]: row for row in rows_of(self.tx, key)}
+    def _group(self, key: Key, rows: dict[int, Row]) -> list[int]:
+        """Tidy one group or a part of it; returns the records that were forgotten just now."""
         thoughts = thoughts_of(self.tx, rows.values(), key)
         told = pairs(self.tx, CONTRADICTS, rows)
         outside = self.tx.records({record for pair in told for record in pair} - set(rows))

@@ -32,6 +32,7 @@ from memspan.longterm.think_in_memory.groups import (
     keys_to_tidy,
     link_near,
     members,
+    tail_link,
     vectors_of,
 )
 from memspan.longterm.think_in_memory.questions import question_key
@@ -134,12 +135,12 @@ class ThinkInMemory(Organizer):
     def on_add(self, tx: Transaction, episodes: Sequence[tuple[int, Episode, Any]]) -> None:
         """Insert the thoughts of a batch; forget and merge in the groups that they went to."""
         self._remember_parameters(tx)
-        touched: set[Key] = set()
+        touched: dict[Key, set[int]] = {}
         for record, episode, drafts in episodes:
             for draft in drafts:
-                touched |= self._insert(tx, draft, [*self._more(tx, draft), record], origin_of(episode), {})
+                self._insert(tx, draft, [*self._more(tx, draft), record], origin_of(episode), {}, touched)
         if self.config.tidy_on_add:
-            Tidier(tx, self._fuse).tidy(touched)
+            Tidier(tx, self._fuse).tidy_around(touched)
 
     @staticmethod
     def _more(tx: Transaction, draft: Draft) -> list[int]:
@@ -150,13 +151,19 @@ class ThinkInMemory(Organizer):
         return [row["id"] for row in rows if row is not None]
 
     def _insert(
-        self, tx: Transaction, draft: Draft, episodes: Sequence[int], origin: str, more: Mapping[str, Any]
-    ) -> set[Key]:
-        """Store a thought, or name more sources of the one that is there; returns the groups to tidy."""
+        self,
+        tx: Transaction,
+        draft: Draft,
+        episodes: Sequence[int],
+        origin: str,
+        more: Mapping[str, Any],
+        touched: dict[Key, set[int]],
+    ) -> None:
+        """Store a thought, or name more sources of the one that is there; `touched` takes what is to be tidied."""
         fact = draft.fact
         head, tail = head_key(fact.subject), tail_key(fact.object) if fact.object else ""
         uid = thought_uid(head, fact.relation, tail, fact.text, origin, "ends" if fact.ends else "")
-        hub = self._hub(tx, head, episodes)
+        hub = self._hub(tx, head, episodes, fact.relation if fact.functional or fact.ends else None)
         key = (hub, fact.relation)
         until = None if fact.ends else to_micros(fact.invalid_at)
         at = to_micros(fact.invalid_at) if fact.ends and fact.invalid_at else draft.at
@@ -176,6 +183,7 @@ class ThinkInMemory(Organizer):
                 "thought", uid, fact.text, valid_at=at, invalid_at=until, data=data, reason=fact.reason
             )
             tx.link(record, HEAD + fact.relation, hub)
+            tx.link(record, tail_link(fact.relation, tail), hub)
         else:
             record = int(row["id"])
             if more:
@@ -186,26 +194,41 @@ class ThinkInMemory(Organizer):
                     record, valid_at=at, invalid_at=row["invalid_at"], cause=episodes[-1], reason="began earlier"
                 )
         tx.add_sources(record, episodes, at)
-        return {key} | (self._compare(tx, fact, record, key) if row is None and origin != "derived" else set())
+        touched.setdefault(key, set()).add(record)
+        if row is None and origin != "derived":
+            self._compare(tx, fact, record, key, touched)
 
     @staticmethod
-    def _hub(tx: Transaction, head: str, episodes: Sequence[int]) -> int:
+    def _hub(tx: Transaction, head: str, episodes: Sequence[int], strict: str | None) -> int:
+        """The head's record, which remembers relations in which all thoughts may bear on each other."""
         row = tx.find("head", head)
-        if row is None:
-            return tx.add_record("head", head, head, sources=episodes)
-        tx.add_sources(row["id"], episodes)
-        return int(row["id"])
+        hub = tx.add_record("head", head, head, sources=episodes) if row is None else int(row["id"])
+        if row is not None:
+            tx.add_sources(hub, episodes)
+        if strict is not None:
+            relations = {strict, *(attributes(row).get("strict", ()) if row is not None else ())}
+            data = json.dumps({"strict": sorted(relations)}, ensure_ascii=False)
+            tx.execute("UPDATE record SET data = ? WHERE id = ? AND data IS NOT ?", (data, hub, data))
+        return hub
 
-    def _compare(self, tx: Transaction, fact: FactDraft, record: int, key: Key) -> set[Key]:
+    def _compare(self, tx: Transaction, fact: FactDraft, record: int, key: Key, touched: dict[Key, set[int]]) -> None:
         """Ask the scribe which known thoughts of the head the new one repeats or contradicts, and note it."""
-        rows = tx.execute(
-            "SELECT r.* FROM link l JOIN record r ON r.id = l.src WHERE l.dst = ? AND r.kind = 'thought' AND r.id <> ?"
-            " AND r.status IN ('live', 'merged') AND json_extract(r.data, '$.members') IS NULL"
-            " ORDER BY (l.kind = ?) DESC, r.id DESC LIMIT ?",
-            (key[0], record, HEAD + key[1], self.config.known_thoughts),
-        ).fetchall()
+        latest = "SELECT src FROM link WHERE dst = ? AND kind {test} AND src <> ? ORDER BY src DESC LIMIT ?"
+        near = [
+            row[0]
+            for test, values in (("= ?", (HEAD + key[1],)), ("BETWEEN ? AND ?", (HEAD, HEAD[:-1] + "!")))
+            for row in tx.execute(
+                latest.format(test=test), (key[0], *values, record, self.config.known_thoughts)
+            ).fetchall()
+        ]
+        found_rows = tx.records(near)
+        rows = [
+            row
+            for row in (found_rows[other] for other in dict.fromkeys(near))
+            if row["status"] in ("live", "merged") and not members(row)
+        ][: self.config.known_thoughts]
         if not rows:
-            return set()
+            return
         about = [attributes(row) for row in rows]
         views = [
             FactView(
@@ -227,7 +250,8 @@ class ThinkInMemory(Organizer):
         ]
         for kind, other in found:
             tx.execute("INSERT OR IGNORE INTO link (src, kind, dst) VALUES (?, ?, ?)", (record, kind, other))
-        return keys_of(tx, {other for _, other in found})
+            for other_key in keys_of(tx, [other]):
+                touched.setdefault(other_key, set()).add(other)
 
     # --- look after ---
 
@@ -284,8 +308,9 @@ class ThinkInMemory(Organizer):
         if hub is None:
             return []
         rows = tx.execute(
-            "SELECT r.* FROM link l JOIN record r ON r.id = l.src WHERE l.dst = ? AND (? IS NULL OR l.kind = ?)",
-            (hub["id"], relation, HEAD + (relation or "")),
+            "SELECT r.* FROM link l JOIN record r ON r.id = l.src WHERE l.dst = ? AND l.kind LIKE ?"
+            " AND (? IS NULL OR l.kind = ?)",
+            (hub["id"], HEAD + "%", relation, HEAD + (relation or "")),
         ).fetchall()
         return searching.history(
             tx, [row for row in rows if not members(row)], to_micros(as_of), to_micros(believed_at)
@@ -400,7 +425,8 @@ class ThinkInMemory(Organizer):
             reason="concluded from an answer",
         )
         more = {"question": question, "answer": dict(payload), "thought_at": tx.now}
-        keys = self._insert(tx, Draft(fact=fact, at=tx.now), sources, "derived", more)
+        touched: dict[Key, set[int]] = {}
+        self._insert(tx, Draft(fact=fact, at=tx.now), sources, "derived", more, touched)
         if self._model is not None:
             from memspan.longterm.think_in_memory.prompts import think
 
@@ -409,8 +435,8 @@ class ThinkInMemory(Organizer):
             said = [f"{who}: {text}" if who else text for who, text in zip(speakers, texts, strict=True)]
             for drawn in think(self._model, question, wording, said, self.config.least_coverage):
                 draft = Draft(fact=drawn, at=tx.now)
-                keys |= self._insert(tx, draft, sources, "derived", {"thought_at": tx.now})
-        Tidier(tx, self._fuse).tidy(keys)
+                self._insert(tx, draft, sources, "derived", {"thought_at": tx.now}, touched)
+        Tidier(tx, self._fuse).tidy(touched)
         self._index(tx)
 
     @staticmethod

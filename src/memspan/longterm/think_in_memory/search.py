@@ -160,7 +160,7 @@ def _cosine(search: Search, places: NDArray[np.intp], *, whole: bool) -> F32 | N
         return None if scores is None else scores[places]
     passages, begin = index.passages_of(places)
     every = index.vectors.cosines(search.vector, passages)
-    mean: F32 = (every[begin] + np.maximum.reduceat(every, begin)) / 2
+    mean: F32 = ((every[begin] + np.maximum.reduceat(every, begin)) / 2).astype(np.float32)
     return mean
 
 
