@@ -383,6 +383,17 @@ def test_the_hash_is_reported_and_agrees_with_exact_search_where_it_looks():
         assert all("zebra" not in hit.text for hit in hashed.recall("p1 likes a zebra", kinds=["thought"], k=50))
 
 
+def test_the_hash_follows_rewritten_thoughts():
+    with opened(embedder=HashEmbedder(), scribe=Repeating(), index="lsh", n_buckets=2, n_tables=4) as memory:
+        for number, job in enumerate(("actor", "director", "cook", "sailor", "baker"), 1):
+            memory.add(told("John", "WORKS_AS", job, id=job, at=day(number)))
+            hits = memory.recall(f"john works_as {job}", kinds=["thought"])
+            assert [job in hit.text for hit in hits] == [True] and len(hits[0].episodes) == number
+        memory.forget("cook")
+        [hit] = memory.recall("john works_as baker", kinds=["thought"])
+        assert hit.text == "John works_as actor, director, sailor and baker."
+
+
 def test_without_an_embedder_full_text_answers_and_there_is_no_hash():
     with opened(index="lsh") as memory:
         memory.add(told("Ann", "LIKES", "tea", id="a1"))

@@ -266,6 +266,7 @@ class Tidier:
             joined.update((thought.record, uid) for thought in group)
         for row in holders.values():
             if self.erase:
+                self.tx.erased.append(row["text"])
                 self.tx.execute("DELETE FROM record WHERE id = ?", (row["id"],))
                 self.tx.bump_derived()
             elif row["status"] == "live":
@@ -319,6 +320,7 @@ class Tidier:
         else:
             record, uid = int(holder["id"]), holder["uid"]
             if members(holder) != uids:
+                self.tx.erased.append(holder["text"])
                 self.tx.set_text(record, self._text(group, about[0]["head"]))
             self.tx.execute("UPDATE record SET data = ? WHERE id = ?", (json.dumps(data, ensure_ascii=False), record))
             if holder["status"] != "live" or holder["valid_at"] != since:

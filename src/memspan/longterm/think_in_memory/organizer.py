@@ -262,6 +262,7 @@ class ThinkInMemory(Organizer):
         keys = keys_of(tx, thoughts)
         for record, row in sorted(thoughts.items()):
             if attributes(row).get("origin") == "derived" and not members(row):
+                tx.erased.append(row["text"])
                 tx.execute("DELETE FROM record WHERE id = ?", (record,))
                 tx.bump_derived()
         Tidier(tx, self._fuse, erase=True).tidy(keys)

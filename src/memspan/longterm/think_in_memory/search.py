@@ -16,7 +16,7 @@ from memspan.longterm.lsh import LSHIndex
 from memspan.longterm.recall import Search, allowed, best, standardized
 from memspan.longterm.store import Row, Transaction
 from memspan.longterm.think_in_memory.config import ThinkInMemoryConfig
-from memspan.longterm.vectors import F32, VectorTable
+from memspan.longterm.vectors import F32, I64
 
 _BLOCK = 4096
 SHOWN_STATUS = {"live": "active"}
@@ -30,29 +30,41 @@ class Buckets:
         self._parameters = parameters
         self._generation = ""
         self._places: NDArray[np.intp] = np.zeros(0, np.intp)  # hashed positions of the passage index, in hash order
+        self._passages: I64 = np.zeros(0, np.int64)  # ids of the passages that stood there
         self.lsh: LSHIndex | None = None
 
     def refresh(self, index: PassageIndex, generation: str, thoughts: NDArray[np.intp]) -> None:
-        """Hash thoughts that have a vector and are not hashed yet."""
-        assert index.vectors is not None
-        if generation != self._generation or self.lsh is None or self.lsh.dim != index.vectors.dim:
-            self._generation, self._places = generation, np.zeros(0, np.intp)
-            self.lsh = LSHIndex(index.vectors.dim, **self._parameters)
-        fresh = np.setdiff1d(thoughts, self._places) if len(thoughts) > len(self._places) else thoughts[:0]
-        vectors: VectorTable = index.vectors
+        """Hash thoughts that have a vector and are not hashed yet; start anew when the index did."""
+        vectors = index.vectors
+        assert vectors is not None
+        if self.lsh is None or self.lsh.dim != vectors.dim or not self._agrees(index, generation):
+            self._generation = generation
+            self._places, self._passages = np.zeros(0, np.intp), np.zeros(0, np.int64)
+            self.lsh = LSHIndex(vectors.dim, **self._parameters)
+        hashed = np.zeros(len(index), np.bool_)
+        hashed[self._places] = True
+        fresh = thoughts[~hashed[thoughts]]
         for begin in range(0, len(fresh), _BLOCK):
             places = fresh[begin : begin + _BLOCK]
             rows = vectors.rows(index.first[places])
             there = np.abs(rows).max(axis=1) > 0
             self.lsh.add(rows[there])
             self._places = np.concatenate([self._places, places[there]])
+        self._passages = index.passage_ids[index.first[self._places]]
         if self.lsh.drifted:
             self.lsh.rehash(lambda at: vectors.rows(index.first[self._places[at]]))
 
-    def candidates(self, vector: F32) -> NDArray[np.intp]:
-        """Positions in the passage index of the thoughts in the question's buckets, ascending."""
+    def _agrees(self, index: PassageIndex, generation: str) -> bool:
+        """Whether what was hashed still stands where it stood."""
+        if generation != self._generation or (len(self._places) and int(self._places.max()) >= len(index)):
+            return False
+        return np.array_equal(index.passage_ids[index.first[self._places]], self._passages)
+
+    def candidates(self, vector: F32, thoughts: NDArray[np.intp]) -> NDArray[np.intp]:
+        """Positions of those `thoughts` that are in the question's buckets, ascending."""
         assert self.lsh is not None
-        return np.sort(self._places[self.lsh.candidates(vector)])
+        # The old place of a rewritten thought stays hashed, and is no thought's any more.
+        return np.intersect1d(self._places[self.lsh.candidates(vector)], thoughts)
 
 
 def thought_places(index: PassageIndex) -> NDArray[np.intp]:
@@ -117,7 +129,7 @@ def _ranked(
     why = "all thoughts read"
     if buckets is not None and search.vector is not None and index.vectors is not None:
         buckets.refresh(index, search.tx.meta("derived_generation") or "", places)
-        near = buckets.candidates(search.vector)
+        near = buckets.candidates(search.vector, places)
         if len(near):
             why = f"in the question's buckets ({len(near)} of {len(places)} thoughts read)"
             places = near
