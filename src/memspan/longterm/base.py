@@ -161,6 +161,21 @@ class Scribe(Protocol):
         """A short summary of what is known of `name`."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptAnswer:
+    """An answer that an organizer holds.
+
+    Attributes:
+        question: as it was first asked.
+        payload: what `Organizer.on_answer` was given.
+        at: when it was kept, microseconds.
+    """
+
+    question: str
+    payload: Mapping[str, Any]
+    at: int
+
+
 # --- what an organizer does ------------------------------------------------------------------------------------------
 
 
@@ -227,12 +242,14 @@ class Organizer(ABC):
         kinds: the kinds of record it builds, which recall may be asked for.
         context_turns: how many turns before a batch its scribe wants to see.
         learns_from_use: `on_use` does something, so that an answer's sources are worth a write.
+        keeps_answers: `on_answer` does something, and `kept_answer` is asked before a question is answered anew.
     """
 
     name: str
     kinds: tuple[str, ...] = ()
     context_turns: int = 0
     learns_from_use: bool = False
+    keeps_answers: bool = False
 
     def prepare(self, episodes: Sequence[Episode], context: Sequence[Episode]) -> Sequence[Any]:
         """The slow reading of a batch, done before the store is locked; one value per episode."""
@@ -277,6 +294,30 @@ class Organizer(ABC):
 
     def on_use(self, tx: Transaction, records: Sequence[int]) -> None:  # noqa: B027
         """Strengthen records that went into an answer. Being a candidate, or being read by maintenance, is no use."""
+
+    def on_answer(  # noqa: B027
+        self,
+        tx: Transaction,
+        question: str,
+        circumstances: str,
+        payload: Mapping[str, Any],
+        sources: Sequence[int],
+        support: float,
+    ) -> None:
+        """Think about an answer that was given.
+
+        Args:
+            tx: the transaction.
+            question: as it was asked.
+            circumstances: the options that it was asked under; the answer is for these alone.
+            payload: the answer as JSON types, its wording under "text".
+            sources: record ids of the episodes that it cites.
+            support: of its weakest statement, 0 to 1.
+        """
+
+    def kept_answer(self, tx: Transaction, question: str, circumstances: str) -> KeptAnswer | None:
+        """The answer that is held for a question under these circumstances, if there is one."""
+        return None
 
     def on_undo(self, tx: Transaction, records: Sequence[int]) -> None:  # noqa: B027
         """Rebuild what was made from attributes of these records, of which a change was undone."""

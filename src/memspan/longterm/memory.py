@@ -22,6 +22,7 @@ from memspan.longterm.changes import Change, changes, undo
 from memspan.longterm.embedding import EmbedderSlot
 from memspan.longterm.forget import Forgotten, forget_episodes
 from memspan.longterm.index import PassageIndex, expected_bytes, expected_of_texts
+from memspan.longterm.kept import keep_answer, kept_answer
 from memspan.longterm.recall import (
     Deadline,
     RankingConfig,
@@ -360,14 +361,22 @@ class Memory:
         return self.store.footprint().by_place.get("ram", 0) + kept + new * (2 if self.organizer.kinds else 1)
 
     def ask(self, question: str, **options: Any) -> Answer:
-        """Answer from memory with citations, or decline; see `knowledge_survey.GroundedAnswerer` for the options."""
+        """Answer from memory with citations, or decline; see `knowledge_survey.GroundedAnswerer` for the options.
+
+        An organizer that keeps answers gives the one it holds for this question while its sources hold.
+        """
         from memspan.longterm.knowledge_survey import GroundedAnswerer
 
-        model: LanguageModel | str | None = options.pop("model", None)
-        config = {key: options.pop(key) for key in list(options) if key in GroundedAnswerer.OPTIONS}
-        answer = GroundedAnswerer(self, model, **config).ask(question, **options)
+        asked = dict(options)
+        answer = kept_answer(self, question, asked) if self.organizer.keeps_answers else None
+        if answer is None:
+            model: LanguageModel | str | None = options.pop("model", None)
+            config = {key: options.pop(key) for key in list(options) if key in GroundedAnswerer.OPTIONS}
+            answer = GroundedAnswerer(self, model, **config).ask(question, **options)
+            if self.organizer.keeps_answers:
+                keep_answer(self, question, asked, answer)
         if self.organizer.learns_from_use and answer.citations:
-            self.use([citation.episode for citation in answer.citations], space=options.get("space"))
+            self.use([citation.episode for citation in answer.citations], space=asked.get("space"))
         return answer
 
     def use(self, ids: str | Sequence[str], *, space: str | None = None) -> int:
@@ -489,6 +498,7 @@ class Memory:
         done: dict[str, int] = {}
         if reembed:
             done["vectors_dropped"] = self._embedding.reset()
+        done["embedded"] = self._embedding.embed_all()  # first, so that organizers can compare vectors
         for (name,) in self.store.connection.execute("SELECT name FROM space").fetchall():
             with self.store.write(self._now(), name) as tx:
                 for what, count in self.organizer.maintain(tx, self._clock(), prune=prune).items():
@@ -497,7 +507,7 @@ class Memory:
             if tx.erased:
                 self._embedding.forget(tx.erased)
             self._compose(name)  # last, so that nothing is written that is about to go
-        done["embedded"] = self._embedding.embed_all()
+        done["embedded"] += self._embedding.embed_all()
         with self.store.lock:
             self.store.connection.execute("PRAGMA optimize")
             if prune:
