@@ -34,12 +34,12 @@ TITLE = "Written notes find evidence that raw turns do not, and their changes ca
 EXPECTED = "partly"  # links add nothing to multi-hop questions where notes have a written context
 SEEDS = (0, 1, 2)
 
-# Thresholds, the card's, fixed before this file was first run, when one conversation had been looked at. (a) Notes with
-# written context at least 1.12 times the fusion over raw turns. (b) Links, gated by the question, cost at most a point at
-# the same number of results and gain on multi-hop questions; else they stay off by default. (c) Notes by rules are at
-# most a point behind the fusion over raw turns. (d) Exactly: the index equals one that is built from the rows, undoing
-# restores every search result to the bit, and what evolves are the true neighbours. Ours: with the organizer selected,
-# recall of episodes loses at most a point.
+# Thresholds, the card's, fixed before this file was first run, when one conversation had been looked at. (a) Notes
+# with written context at least 1.12 times the fusion over raw turns. (b) Links, gated by the question, cost at most a
+# point at the same number of results and gain on multi-hop questions; else they stay off by default. (c) Notes by rules
+# are at most a point behind the fusion over raw turns. (d) Exactly: the index equals one that is built from the rows,
+# undoing restores every search result to the bit, and what evolves are the true neighbours. Ours: with the organizer
+# selected, recall of episodes loses at most a point.
 ENRICHED = 1.12
 LINKS_COST = -0.01
 LINKS_GAIN_MULTI_HOP = 0.0001  # more than none
