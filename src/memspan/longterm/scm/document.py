@@ -20,7 +20,7 @@ Watch = Callable[[list[Any]], Iterable[Any]]
 
 WINDOW = 4000  # tokens of the window that inner summaries are measured against (the code's)
 _SENTENCE = re.compile(r"[a-z].*[.!?…][\"'”’)\]_*]*$", re.DOTALL)
-_LONG = 300  # characters above which a sentence is left out of a summary by rules
+_LONG = 220  # characters above which a sentence is left out of a summary by rules
 RESERVE = 400  # tokens of it that the prompt takes (the code's)
 
 

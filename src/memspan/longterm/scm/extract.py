@@ -11,6 +11,7 @@ from memspan.longterm.scm.sentences import Counter, sentence_spans
 
 Stems = frozenset[int]
 LEAD = 0.15  # what the first sentence of a text gains, halving with every next one: openings say what a text is about
+_TELLING = 6  # stems below which a sentence is worth less: an exclamation is near any centre
 QUESTION = 0.7  # share of the question in a sentence's worth, where there is one; the rest is the text's centre
 
 
@@ -67,7 +68,7 @@ def choose_sentences(
     for place, words in enumerate(sentences):
         own = math.sqrt(sum(weights.get(stem, 1.0) ** 2 for stem in words)) or 1.0
         near = sum(weights.get(stem, 1.0) ** 2 * centre[stem] for stem in words) / (length * own)
-        near += lead * 0.5**place
+        near = near * min(1.0, len(words) / _TELLING) + lead * 0.5**place
         worth.append((1 - QUESTION) * near + QUESTION * coverage(question, words, weights) if question else near)
     left = set(range(len(sentences)))
     chosen: list[int] = []

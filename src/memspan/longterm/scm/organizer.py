@@ -32,8 +32,8 @@ class ScmConfig:
     flash_raw: int = 500  # tokens above which a flash turn is shown as its summary (the code's)
     share: float = 0.6  # of the room that is left, which one turn may take when not all fit (ours)
     least_coverage: float = 0.3  # of the question's words, for the rules' "can this text answer?" (ours)
-    activate_cosine: float = 0.3  # best turn's cosine at which memory is activated (ours, calibrated on LoCoMo)
-    activate_coverage: float = 0.4  # the same by words, without an embedder (ours, calibrated on LoCoMo)
+    activate_cosine: float = 0.25  # best turn's cosine that activates memory: half of small talk is below (ours)
+    activate_coverage: float = 0.2  # the same by words, without an embedder; 1 % of LoCoMo's questions are below (ours)
 
     def __post_init__(self) -> None:
         whole = ("long_turn", "summary_tokens", "budget", "k", "flash_raw")

@@ -51,7 +51,7 @@ class SelfControlledMemory:
         <BLANKLINE>
         What did I say about the wallet?
         >>> context.tokens, [(d.choice, d.why) for d in context.decisions]
-        (48, [('raw', 'all turns fit'), ('raw', 'flash memory')])
+        (42, [('raw', 'all turns fit'), ('raw', 'flash memory')])
     """
 
     def __init__(
