@@ -163,16 +163,18 @@ class SelfControlledMemory:
             if len(sides) > 1:
                 metadata["pair"] = ids[1 - place]
             episodes.append(Episode(text, speaker=role, at=at, session=self.session, id=ids[place], metadata=metadata))
+        # An id may be given out anew once its turn is forgotten, so this is asked before the turn is added.
+        used = self._there(self._shown)
         added = self.memory.add(episodes, space=self.space)
-        if used := [uid for uid, there in zip(self._shown, self._there(self._shown), strict=True) if there]:
+        if used:
             self.memory.use(used, space=self.space)
         self._shown = ()
         return added
 
-    def _there(self, uids: Sequence[str]) -> list[bool]:
-        """Which episodes were not forgotten since they were shown."""
+    def _there(self, uids: Sequence[str]) -> list[str]:
+        """The episodes that were not forgotten since they were shown."""
         with self._read() as tx:
-            return [tx.find("episode", uid) is not None for uid in uids]
+            return [uid for uid in uids if tx.find("episode", uid) is not None]
 
     def _last_turn(self) -> int:
         """The number of the session's last turn that was committed; 0 when there is none."""
