@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from memspan import Episode, InputError, Memory
-from memspan.longterm.scm import Scm, ScmConfig
+from memspan.longterm.scm import Scm, ScmConfig, estimated_tokens
 from tests.longterm.doubles import HashEmbedder, day
 from tests.longterm.scm.doubles import Recorded
 
@@ -146,6 +146,15 @@ def test_a_model_writes_the_summary():
         [hit] = memory.recall("ferry", kinds=["summary"])
     assert hit.text == "The ferry starts in May." and hit.why.endswith("written by a language model")
     assert len(model.prompts) == 1 and LONG in model.prompts[0]
+
+
+def test_a_summary_that_is_a_little_long_ends_with_its_last_whole_sentence():
+    model = Recorded({"summary": "The ferry starts in May. " + "It was a fine and windy day on all of the coast. " * 7})
+    with Memory.open(":memory:", organizer=Scm(scribe=Scribe(model)), embedder=None) as memory:
+        memory.add(Episode(LONG, id="a1"))
+        [hit] = memory.recall("ferry", kinds=["summary"])
+    assert hit.text.startswith("The ferry starts in May. It") and hit.text.endswith("of the coast.")
+    assert 60 < estimated_tokens(hit.text) <= 80 and len(model.prompts) == 1
 
 
 @pytest.mark.parametrize(

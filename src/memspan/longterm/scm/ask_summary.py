@@ -8,7 +8,7 @@ from typing import Any
 from memspan.core.errors import InputError, ModelError
 from memspan.longterm.prompts import Writer, ask_json, object_schema
 from memspan.longterm.scm.extract import extract
-from memspan.longterm.scm.sentences import TOKENS_A_WORD, Counter
+from memspan.longterm.scm.sentences import TOKENS_A_WORD, Counter, sentence_spans
 
 _PROMPT = """Summarize the TEXT in at most {words} words. Keep names, numbers, dates and decisions. Add nothing.
 {background}
@@ -39,8 +39,10 @@ def ask_summary(
             raise ValueError("summary must be text")
         summary = " ".join(summary.split())
         if (length := counter(summary)) > limit:
+            summary = _first_sentences(summary, limit, counter)
+        if not summary:
             raise ValueError(f"the summary has {length} tokens and may have {limit}; shorten it")
-        if length >= counter(text):
+        if counter(summary) >= counter(text):
             raise ValueError("the summary is no shorter than the text")
         return summary
 
@@ -50,6 +52,12 @@ def ask_summary(
         text=text,
     )
     return ask_json(model, prompt, schema, check, attempts=attempts, max_new_tokens=2 * limit + 40)
+
+
+def _first_sentences(text: str, limit: int, counter: Counter) -> str:
+    """The whole sentences from the start that fit; a small model often writes a few words too many."""
+    fit = [text[:stop] for _, stop in sentence_spans(text) if counter(text[:stop]) <= limit]
+    return fit[-1] if fit else ""
 
 
 def summarize_text(
