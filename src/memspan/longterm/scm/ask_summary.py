@@ -31,7 +31,7 @@ def ask_summary(
         InputError: the text leaves no room in the model's window.
         ModelError: no usable summary came.
     """
-    schema = object_schema(summary={"type": "string", "minLength": 1, "maxLength": 12 * limit})
+    schema = object_schema(summary={"type": "string", "minLength": 1, "maxLength": 6 * limit})
 
     def check(answer: Mapping[str, Any]) -> str:
         summary = answer.get("summary")
