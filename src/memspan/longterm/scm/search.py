@@ -11,7 +11,7 @@ import numpy as np
 
 from memspan.longterm.base import Recollection
 from memspan.longterm.clock import from_micros, to_micros
-from memspan.longterm.recall import RankingConfig, Search, allowed, best, rank_episodes
+from memspan.longterm.recall import RankingConfig, Search, best, rank_episodes, resting_on_allowed
 from memspan.longterm.rerank import reciprocal_rank_fusion
 from memspan.longterm.scm.extract import coverage
 from memspan.longterm.store import Row, Transaction
@@ -152,17 +152,12 @@ def summaries(search: Search) -> list[Recollection]:
             lists.append([int(index.record_ids[at]) for at in places[np.argsort(-shown[places], kind="stable")]])
     ranked = reciprocal_rank_fusion(lists)
     rows = search.tx.records(record for record, _ in ranked)
-    pairs = search.tx.select("SELECT record, episode FROM source WHERE record IN ({ids})", rows)
-    source = {row[0]: row[1] for row in pairs}
-    mask = allowed(search, search.episodes)
-    inside = None if mask is None else set(search.episodes.record_ids[mask].tolist())
+    inside = resting_on_allowed(search, set(rows))
     believed = to_micros(search.query.believed_at)
     found = []
     for record, score in ranked:
         row = rows[record]
-        if (inside is not None and source.get(record) not in inside) or (believed or row["recorded_at"]) < row[
-            "recorded_at"
-        ]:
+        if record not in inside or (believed is not None and row["recorded_at"] > believed):
             continue
         found.append(
             Recollection(
