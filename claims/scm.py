@@ -4,8 +4,8 @@ All parts run on dialogues made here from a seed. Where the environment variable
 `scm4llms/` (en.json and dialogue_en_questions.json of wbbeyourself/SCM4LLMs), `locomo-dev/` (LoCoMo, CC BY-NC 4.0) or
 `books/` (public-domain texts), the full size runs on these too, with the bundled embedder. The gold turn of a question
 is the one that has most, and at least 60 %, of the answer's words. Coverage is the share of the answer's distinct words
-that stand in the prompt, the question left out. The constants of the controller were set on the first dialogues of the
-released set, so its figures are those of a development set.
+that stand in the prompt, the question left out. The controller's share and coverage were set on the released
+dialogues and its gate on LoCoMo, so the figures on these are those of development sets.
 """
 
 from __future__ import annotations
