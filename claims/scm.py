@@ -32,7 +32,7 @@ from memspan.longterm.readers import read_all
 from memspan.longterm.scm import Scm, ScmConfig, SelfControlledMemory, summarize_long
 
 TITLE = "Deciding what to recall, and how much of it, keeps the answer inside a fixed prompt"
-EXPECTED = "holds"
+EXPECTED = "partly"  # made-up dialogues hold; on the released ones cutting by rank covers as much at 300 and 1,000
 SEEDS = (0, 1, 2)
 
 # Thresholds, fixed before the first run of this file. The card's: the gold turn among six at least .75 of the time and

@@ -23,6 +23,9 @@ Notable choices:
   arise: every step is checked against the budget.
 - A long turn's summary is its own sentences (centroid, no repetition), or a model's.
 - What was used in an answer, or shown by the last context before a commit, counts as recent.
+- On the released English dialogues (46 questions, MiniLM) the gold turn is among six .848 of the time, and prompts of
+  300, 600 and 1,000 words cover .755, .834 and .865 of the answers' words. The six best turns in the order of time, cut
+  at the budget, cover .566, .688 and .797; in the order of rank .762, .831 and .871: most of the gain is the order.
 - Every sentence of an extracted summary of a document keeps its span; a written one has the span of its source.
 """
 
