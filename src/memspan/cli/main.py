@@ -114,6 +114,16 @@ def parser() -> argparse.ArgumentParser:
     organizing(recall)
     filters(recall)
 
+    summarize = verb("summarize", "sum up a text of any length; every sentence says where it stands", verbs.summarize)
+    summarize.add_argument("file", metavar="FILE")
+    summarize.add_argument("--words", type=int, default=300, metavar="N", help="words of the summary (default: 300)")
+    summarize.add_argument(
+        "--model",
+        default="none",
+        metavar="SPEC",
+        help="none (default: the text's own sentences), bundled, a Hugging Face id, a path, or openai:URL#MODEL",
+    )
+
     forget = verb("forget", "erase episodes and what was derived only from them", verbs.forget)
     forget.add_argument("ids", nargs="*", metavar="ID")
     store(forget)

@@ -289,6 +289,60 @@ def recall(options: argparse.Namespace) -> int:
     return 0
 
 
+def summarize(options: argparse.Namespace) -> int:
+    """`memspan summarize`."""
+    from memspan.longterm.readers.source import InputFile
+    from memspan.longterm.scm import ModelSummarizer, RuleSummarizer, estimated_tokens, summarize_long
+
+    if options.words < 1:
+        raise InputError(f"--words must be at least 1, not {options.words}")
+    file = InputFile(Path(options.file), options.file, options.file)
+    file.check()
+    text = "".join(file.lines())
+    summarizer: ModelSummarizer | RuleSummarizer = RuleSummarizer()
+    sizes = {}
+    if options.model != "none":
+        from memspan.models import load_language_model
+
+        model = load_language_model(options.model)
+        summarizer = ModelSummarizer(model)
+        if model.context_window is not None:  # text, instructions, background and answer, asked again at worst
+            part = max(50, model.context_window // 8)
+            sizes = {"block": min(3000, 3 * part), "group": min(2300, 3 * part), "leaf": min(650, part)}
+            sizes["inner"] = min(1000, part)
+    found = summarize_long(
+        text,
+        summarizer,
+        last=max(1, int(options.words * 1.3)),
+        counter=summarizer.counter,
+        watch=lambda blocks: _progress(blocks, f"reading {len(blocks):,} blocks", options, show=len(blocks) > 1),
+        **sizes,
+    )
+    by_words = summarizer.counter is estimated_tokens
+    report = {
+        "summary": found.text,
+        "words": len(found.text.split()),
+        "words_read": len(text.split()),
+        "blocks": found.blocks,
+        "levels": found.levels,
+        "tokens_counted": "estimated: words x 1.3" if by_words else "by the model's tokenizer",
+        "fallbacks": getattr(summarizer, "fallbacks", 0),
+    }
+    if options.json:
+        cited = [{"text": p.text, "chars": [p.start, p.stop], "lines": found.lines(p)} for p in found.root.pieces]
+        _print_json({**report, "sentences": cited, "tree": found.root.to_json()})
+        return 0
+    for piece in found.root.pieces:
+        first, last = found.lines(piece)
+        print(f"{piece.text} [{f'line {first}' if first == last else f'lines {first}-{last}'}]")
+    _note(
+        options,
+        f"\n{report['words']:,} of {report['words_read']:,} words, from {found.blocks:,} blocks in"
+        f" {found.levels} levels ({found.root.origin}); tokens {report['tokens_counted']}",
+    )
+    return 0
+
+
 def forget(options: argparse.Namespace) -> int:
     """`memspan forget`."""
     options.embedder = "none"

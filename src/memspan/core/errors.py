@@ -20,21 +20,21 @@ class InputError(MemspanError, ValueError):
 
 
 class BudgetError(MemspanError):
-    """A job cannot stay inside its byte budget. Raised before the work starts.
+    """A job cannot stay inside its budget, of bytes unless it says otherwise. Raised before the work starts.
 
     Attributes:
-        needed: bytes the job needs.
+        needed: bytes (or tokens, …) the job needs.
         allowed: bytes the budget allows.
         advice: what to change so that it fits.
     """
 
     exit_code = 3
 
-    def __init__(self, what: str, *, needed: int, allowed: int, advice: str) -> None:
+    def __init__(self, what: str, *, needed: int, allowed: int, advice: str, unit: str = "bytes") -> None:
         self.needed = int(needed)
         self.allowed = int(allowed)
         self.advice = advice
-        super().__init__(f"{what} needs {self.needed:,} bytes and the budget allows {self.allowed:,}: {advice}")
+        super().__init__(f"{what} needs {self.needed:,} {unit} and the budget allows {self.allowed:,}: {advice}")
 
 
 class StoreError(MemspanError):
