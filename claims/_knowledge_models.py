@@ -23,7 +23,7 @@ from memspan.longterm.knowledge_survey.generated import Item, encyclopedia
 if TYPE_CHECKING:
     from memspan.models.base import Embedder, LanguageModel
 
-# Thresholds, fixed before the first run, after the card's honest check.
+# Thresholds, fixed before the first run.
 ADAPTER_GAIN = 0.03  # held-out R@1
 GRADIENT_ERROR = 1e-4
 PERPLEXITY_RATIO = 0.95

@@ -34,7 +34,7 @@ TITLE = "Written notes find evidence that raw turns do not, and their changes ca
 EXPECTED = "partly"  # links add nothing to multi-hop questions where notes have a written context
 SEEDS = (0, 1, 2)
 
-# Thresholds, the card's, fixed before this file was first run, when one conversation had been looked at. (a) Notes
+# Thresholds, fixed before this file was first run, when one conversation had been looked at. (a) Notes
 # with written context at least 1.12 times the fusion over raw turns. (b) Links, gated by the question, cost at most a
 # point at the same number of results and gain on multi-hop questions; else they stay off by default. (c) Notes by rules
 # are at most a point behind the fusion over raw turns. (d) Exactly: the index equals one that is built from the rows,

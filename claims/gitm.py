@@ -27,7 +27,7 @@ TITLE = "A memory of plans that worked cuts planner queries and raises success"
 EXPECTED = "holds"
 SEEDS = (0, 1, 2)
 
-# Thresholds, fixed before the first run of any arm with memory. The card's: every reachable item executable, all of
+# Thresholds, fixed before the first run of any arm with memory: every reachable item executable, all of
 # Minecraft's in under 5 s; a diamond takes about 20 ordered sub-goals; at a failure rate of .1 at most 0.70 times the
 # queries, at .3 at most 0.85 times and 5 points more success, late episodes no worse than early ones; distilled plans
 # at least 20 % shorter than the lists they come from and as successful (2 points of slack for chance). Ours: a replay
@@ -43,7 +43,7 @@ DISTILLED_QUERIES = 1.05  # added after the first full run, in which success was
 TRANSFER = 0.85
 
 # Queries allowed in one episode: 87 of 100 episodes without memory at a failure rate of .3 stay within it (seeds 10000
-# to 10299, which are used for nothing else), as many as in the card's own world.
+# to 10299, which are used for nothing else), as many as in the world that the thresholds were first measured in.
 EPISODE_CAP = 89
 AT_CEILING = "The baseline is at the ceiling, so only a loss could have shown."
 SUB_GOAL_CAP = 30

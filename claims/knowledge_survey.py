@@ -44,7 +44,7 @@ TITLE = "Answers come from a replaceable memory, with checked citations, and cha
 EXPECTED = "partly"
 SEEDS = (0, 1, 2)
 
-# Thresholds, fixed before the first run, after the card's honest check; those of the adapter, the gradients and kNN-LM
+# Thresholds, fixed before the first run; those of the adapter, the gradients and kNN-LM
 # stand in _knowledge_models.py.
 TIMES_CLOSED_BOOK = 3.0  # answers that hold the gold value: with memory against the bare model
 OF_GOLD_PARAGRAPH = 0.85  # and against being handed the right paragraph

@@ -52,9 +52,9 @@ TITLE = "What is used stays awake, what is not fades, reversibly and however oft
 EXPECTED = "partly"  # rehearsal keeps 1.2 to 1.4 times what the newest quarter keeps, not 1.5; the rest holds
 SEEDS = (0, 1, 2)
 
-# Thresholds, fixed before the first run. The card's: the curve to 1e-9 and always rising in strength; the same set
+# Thresholds, fixed before the first run. Set beforehand: the curve to 1e-9 and always rising in strength; the same set
 # after 1 and after 1,000 openings; under a cap of 25 %, recall at 10 of rehearsed facts at least 1.5 times that of the
-# newest quarter and of a random one (and no worse than the last used, for which the card asks to say so); the named day
+# newest quarter and of a random one (whether it beats the last used is said in any case); the named day
 # among the first three for at least 0.97 of the questions that name one; no byte of a forgotten user.
 EXACT = 1e-9
 TIMES_FIFO = TIMES_RANDOM = 1.5

@@ -35,7 +35,7 @@ TITLE = "Deciding what to recall, and how much of it, keeps the answer inside a 
 EXPECTED = "partly"  # made-up dialogues hold; on the released ones cutting by rank covers as much at 300 and 1,000
 SEEDS = (0, 1, 2)
 
-# Thresholds, fixed before the first run of this file. The card's: the gold turn among six at least .75 of the time and
+# Thresholds, fixed before the first run of this file: the gold turn among six at least .75 of the time and
 # ten times as often as in the last six turns; recency costs at most 2 points; at 300, 600 and 1,000 words at least 1.2,
 # 1.1 and 1.0 times the coverage of the six best turns in the order of time, cut at the budget; no prompt over its
 # budget; activation separates questions from small talk with an AUC of at least .85; a book of over 200,000 tokens

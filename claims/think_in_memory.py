@@ -33,7 +33,7 @@ TITLE = "Stored conclusions find the evidence better than raw turns, stay tidy, 
 EXPECTED = "holds"
 SEEDS = (0, 1, 2)
 
-# Thresholds, fixed before the first run. The card's: thoughts find 1.10 times as much evidence as turns by the same
+# Thresholds, fixed before the first run. Set beforehand: thoughts find 1.10 times as much evidence as turns by the same
 # vectors, with at most 40 % of the words; the hash (centred, 32 buckets, 8 tables) finds 65 % of the exact first ten
 # while reading at most 27 %, and beats every single table; on 100,000 clustered vectors it finds 90 % and is 3 times as
 # fast as exact numpy; maintenance leaves no duplicate, forgets each superseded fact, touches nothing else and is idle

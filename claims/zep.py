@@ -26,7 +26,7 @@ TITLE = "Facts that change are known as they were at any date"
 EXPECTED = "partly"  # the few chains of P6 give a baseline of a third, and three times that cannot be reached
 SEEDS = (0, 1, 2)
 
-# Thresholds, fixed before the first run. The card's: exact answers at least 0.98 in both orders and three times the
+# Thresholds, fixed before the first run. Set beforehand: exact answers at least 0.98 in both orders and three times the
 # better baseline; hybrid retrieval at least 1.08 times the best single method; facts and summaries at most 10 % of the
 # conversation; name variants resolved with a precision of at least 0.99.
 EXACT = 0.98

@@ -1,11 +1,14 @@
-"""Test doubles: an embedder of hashed words and a scribe that reads one kind of sentence. Deterministic, no model."""
+"""Test doubles: an embedder of hashed words, a scribe of one kind of sentence, a model of recorded answers."""
 
 from __future__ import annotations
 
+import json
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,3 +82,43 @@ class ToyScribe:
 def day(number: int, year: int = 2024) -> datetime:
     """The n-th day of a year."""
     return datetime.fromordinal(datetime(year, 1, 1).toordinal() + number - 1).replace(tzinfo=UTC)
+
+
+@dataclass
+class Said:
+    """What a model wrote."""
+
+    text: str
+
+
+class Recorded:
+    """A language model that gives recorded answers in order; the last one repeats.
+
+    Attributes:
+        prompts: every prompt, as messages; asked: the user's first message of each; schemas: sent along with them.
+    """
+
+    name = "recorded"
+
+    def __init__(self, *answers: object) -> None:
+        self.answers = [a if isinstance(a, str) else json.dumps(a) for a in answers]
+        self.prompts: list[list[Mapping[str, str]]] = []
+        self.schemas: list[Mapping[str, Any] | None] = []
+
+    @property
+    def asked(self) -> list[str]:
+        return [prompt[1]["content"] for prompt in self.prompts]
+
+    def generate(
+        self,
+        prompt: Sequence[Mapping[str, str]],
+        *,
+        max_new_tokens: int,
+        temperature: float = 0.0,
+        stop: Sequence[str] = (),
+        schema: Mapping[str, Any] | None = None,
+    ) -> Said:
+        """The next answer."""
+        self.prompts.append(list(prompt))
+        self.schemas.append(schema)
+        return Said(self.answers[min(len(self.prompts), len(self.answers)) - 1])

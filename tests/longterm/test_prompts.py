@@ -8,7 +8,7 @@ import pytest
 
 from memspan.core.errors import InputError, ModelError
 from memspan.longterm.prompts import Writer, ask_json, first_object, object_schema
-from tests.longterm.gitm.doubles import Recorded
+from tests.longterm.doubles import Recorded
 
 SCHEMA = object_schema(number={"type": "integer"})
 

@@ -4,17 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from memspan.longterm.base import Episode, Extraction, FactDraft, FactView, Relations
-
-
-@dataclass
-class Said:
-    """What a model wrote."""
-
-    text: str
+from tests.longterm.doubles import Said
 
 
 class Recorded:

@@ -19,7 +19,7 @@ from memspan.longterm.gitm import (
     Situation,
     Unreachable,
 )
-from tests.longterm.gitm.doubles import Recorded
+from tests.longterm.doubles import Recorded
 
 
 @pytest.fixture

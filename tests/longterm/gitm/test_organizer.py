@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from memspan import Episode, InputError, Memory
 from memspan.longterm.gitm import Gitm, GitmConfig
-from tests.longterm.doubles import HashEmbedder, day
-from tests.longterm.gitm.doubles import Recorded
+from tests.longterm.doubles import HashEmbedder, Recorded, day
 
 
 def run(goal: str, *actions: object, success: bool = True, **more: object) -> Episode:

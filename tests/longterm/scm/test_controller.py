@@ -17,7 +17,7 @@ from memspan.longterm.scm import (
     estimated_tokens,
 )
 from memspan.longterm.scm.ask_activate import back_reference
-from tests.longterm.scm.doubles import Recorded
+from tests.longterm.doubles import Recorded
 
 RAIN = "It rained on the quiet hills for hours. "
 

@@ -14,7 +14,7 @@ from memspan.cli.main import main
 from memspan.longterm.scm import ModelSummarizer, Piece, RuleSummarizer, estimated_tokens, summarize_long
 from memspan.longterm.scm.extract import extract, stems
 from memspan.longterm.scm.sentences import sentence_spans
-from tests.longterm.scm.doubles import Recorded
+from tests.longterm.doubles import Recorded
 
 BOOK = "\n\n".join(
     f"Chapter {n} tells how the keeper of the lighthouse met guest number {n}. He rowed out at dawn with a lamp. "
@@ -106,7 +106,7 @@ def test_a_model_writes_over_spans_and_sees_what_is_known():
     leaves = [node for node in found.root.walk() if not node.children]
     assert all(leaf.text == "A keeper meets guests." for leaf in leaves)
     assert all((leaf.pieces[0].start, leaf.pieces[0].stop) == (leaf.start, leaf.stop) for leaf in leaves)
-    assert "BACKGROUND" not in model.prompts[0] and "A keeper meets guests." in model.prompts[1]
+    assert "BACKGROUND" not in model.asked[0] and "A keeper meets guests." in model.asked[1]
     assert summarizer.fallbacks == 0 and found.root.start == 0 and found.root.stop == len(BOOK)
 
 

@@ -8,8 +8,7 @@ import pytest
 
 from memspan import Episode, InputError, Memory
 from memspan.longterm.scm import Scm, ScmConfig, estimated_tokens
-from tests.longterm.doubles import HashEmbedder, day
-from tests.longterm.scm.doubles import Recorded
+from tests.longterm.doubles import HashEmbedder, Recorded, day
 
 FILL = "The weather was fine that day and nobody minded the wind. " * 40
 LONG = "We moved the launch of the ferry to May. " + FILL
@@ -145,7 +144,7 @@ def test_a_model_writes_the_summary():
         memory.add([Episode(LONG, id="a1"), Episode("Short.", id="a2")])
         [hit] = memory.recall("ferry", kinds=["summary"])
     assert hit.text == "The ferry starts in May." and hit.why.endswith("written by a language model")
-    assert len(model.prompts) == 1 and LONG in model.prompts[0]
+    assert len(model.prompts) == 1 and LONG in model.asked[0]
 
 
 def test_a_summary_that_is_a_little_long_ends_with_its_last_whole_sentence():

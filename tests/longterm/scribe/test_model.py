@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,38 +17,9 @@ from memspan.longterm.scribe import load_scribe
 from memspan.longterm.scribe.model import ModelScribe
 from memspan.longterm.scribe.rules import RuleScribe
 from memspan.models.schema import checked_schema, violation
+from tests.longterm.doubles import Recorded
 
 AT = datetime(2023, 5, 10, 13, 30, tzinfo=UTC)
-
-
-@dataclass
-class Said:
-    """What a writer wrote."""
-
-    text: str
-
-
-class Script:
-    """Gives prepared answers in order and keeps the prompts; the last answer repeats."""
-
-    def __init__(self, *answers: object) -> None:
-        self.answers = [a if isinstance(a, str) else json.dumps(a) for a in answers]
-        self.prompts: list[list[Mapping[str, str]]] = []
-        self.schemas: list[Mapping[str, Any] | None] = []
-
-    def generate(
-        self,
-        prompt: Sequence[Mapping[str, str]],
-        *,
-        max_new_tokens: int,
-        temperature: float = 0.0,
-        stop: Sequence[str] = (),
-        schema: Mapping[str, Any] | None = None,
-    ) -> Said:
-        """The next answer."""
-        self.prompts.append(list(prompt))
-        self.schemas.append(schema)
-        return Said(self.answers[min(len(self.prompts), len(self.answers)) - 1])
 
 
 def fact(**changes: Any) -> dict[str, Any]:
@@ -71,7 +41,7 @@ NEW = FactDraft(subject="Ann", relation="LIVES_IN", object="Rome", text="Ann liv
 
 
 def test_extraction() -> None:
-    model = Script("Sure!\n```json\n" + json.dumps(answer(fact())) + "\n```")
+    model = Recorded("Sure!\n```json\n" + json.dumps(answer(fact())) + "\n```")
     context = [Episode(text="Where do you live?", speaker="Bob")]
     (found,) = ModelScribe(model).extract([Episode(text="I live in Rome.", speaker="Ann", at=AT)], context)
     (got,) = found.facts
@@ -83,13 +53,13 @@ def test_extraction() -> None:
 
 
 def test_braces_in_a_message_are_text() -> None:
-    model = Script(answer())
+    model = Recorded(answer())
     ModelScribe(model).extract([Episode(text="{text} {0} {}", speaker="{speaker}")])
     assert "{text} {0} {}" in model.prompts[0][-1]["content"]
 
 
 def test_context_is_of_the_session_and_bounded() -> None:
-    model = Script(answer())
+    model = Recorded(answer())
     turns = [Episode(text=f"turn {n}", speaker="Bob", session="a" if n % 2 else "b") for n in range(12)]
     ModelScribe(model, context_turns=2).extract([Episode(text="now", session="a")], turns)
     prompt = model.prompts[0][-1]["content"]
@@ -98,21 +68,21 @@ def test_context_is_of_the_session_and_bounded() -> None:
 
 def test_invented_dates_are_dropped() -> None:
     wrong = answer(fact(valid_at="2024-01-01"), fact(object="Oslo", valid_at="soon"))
-    (found,) = ModelScribe(Script(wrong)).extract([Episode(text="I live in Rome.", speaker="Ann", at=AT)])
+    (found,) = ModelScribe(Recorded(wrong)).extract([Episode(text="I live in Rome.", speaker="Ann", at=AT)])
     assert [f.valid_at for f in found.facts] == [None, None]
     dated = answer(fact(valid_at="2022-01-01"))
-    (found,) = ModelScribe(Script(dated)).extract([Episode(text="I moved last year.", speaker="Ann", at=AT)])
+    (found,) = ModelScribe(Recorded(dated)).extract([Episode(text="I moved last year.", speaker="Ann", at=AT)])
     assert found.facts[0].valid_at == datetime(2022, 1, 1, tzinfo=UTC)
 
 
 def test_facts_that_end_before_they_begin_are_dropped() -> None:
     wrong = answer(fact(valid_at="2022-01-01", invalid_at="2021-01-01"))
-    (found,) = ModelScribe(Script(wrong)).extract([Episode(text="from 2021 to 2022", at=AT)])
+    (found,) = ModelScribe(Recorded(wrong)).extract([Episode(text="from 2021 to 2022", at=AT)])
     assert found.facts == ()
 
 
 def test_the_error_is_told_and_the_next_answer_taken() -> None:
-    model = Script("no idea", {"facts": "none"}, answer(fact()))
+    model = Recorded("no idea", {"facts": "none"}, answer(fact()))
     (found,) = ModelScribe(model).extract([Episode(text="I live in Rome.", speaker="Ann", at=AT)])
     assert len(found.facts) == 1 and len(model.prompts) == 3
     assert "no JSON object" in model.prompts[1][-1]["content"]
@@ -137,28 +107,28 @@ def test_the_error_is_told_and_the_next_answer_taken() -> None:
     ],
 )
 def test_unusable_answers_are_an_error(wrong: object) -> None:
-    model = Script(wrong)
+    model = Recorded(wrong)
     with pytest.raises(ModelError, match="no usable answer in 2 tries"):
         ModelScribe(model, attempts=2).extract([Episode(text="Hello", at=AT)])
     assert len(model.prompts) == 2
 
 
 def test_an_empty_text_asks_nothing() -> None:
-    model = Script(answer())
+    model = Recorded(answer())
     assert ModelScribe(model).extract([Episode(text="  ")])[0].facts == ()
     assert model.prompts == []
 
 
 def test_relations_by_local_index_within_the_subject() -> None:
     known = [view("Bob", "LIVES_IN", "Oslo"), view("Ann", "LIVES_IN", "Paris"), view("ann", "PLAYS", "chess")]
-    model = Script({"duplicates": [7], "contradicted": [0, 99, -1], "reason": "she moved"})
+    model = Recorded({"duplicates": [7], "contradicted": [0, 99, -1], "reason": "she moved"})
     found = ModelScribe(model).relate(NEW, known)
     assert (found.duplicates, found.contradicted, found.reason) == ((), (1,), "she moved")
     assert "Oslo" not in model.prompts[0][-1]["content"]  # a fact of another subject is not even shown
 
 
 def test_repetitions_and_strangers_are_not_asked_about() -> None:
-    model = Script("unused")
+    model = Recorded("unused")
     scribe = ModelScribe(model)
     assert scribe.relate(NEW, [view("Ann", "LIVES_IN", "rome")]).duplicates == (0,)
     assert scribe.relate(NEW, [view("Bob", "LIVES_IN", "Oslo")]) == scribe.relate(NEW, [])
@@ -167,13 +137,13 @@ def test_repetitions_and_strangers_are_not_asked_about() -> None:
 
 def test_an_ending_closes_what_it_repeats() -> None:
     ending = FactDraft(subject="Ann", relation="LIVES_IN", object="Rome", text="Ann lives in Rome.", ends=True)
-    model = Script({"duplicates": [0], "contradicted": [], "reason": ""})
+    model = Recorded({"duplicates": [0], "contradicted": [], "reason": ""})
     found = ModelScribe(model).relate(ending, [view("Ann", "LIVES_IN", "Rome")])
     assert (found.duplicates, found.contradicted) == ((), (0,))
 
 
 def test_wrong_indices_are_asked_again() -> None:
-    model = Script(
+    model = Recorded(
         {"duplicates": ["0"], "contradicted": [], "reason": ""},
         {"duplicates": [True], "contradicted": [], "reason": ""},
         {"duplicates": [], "contradicted": [0], "reason": "x"},
@@ -183,17 +153,17 @@ def test_wrong_indices_are_asked_again() -> None:
 
 
 def test_summary() -> None:
-    assert ModelScribe(Script({"summary": "Ann lives in Rome."})).summarize("Ann", ["x"]) == "Ann lives in Rome."
-    assert ModelScribe(Script("unused")).summarize("Ann", [], previous="old") == "old"
+    assert ModelScribe(Recorded({"summary": "Ann lives in Rome."})).summarize("Ann", ["x"]) == "Ann lives in Rome."
+    assert ModelScribe(Recorded("unused")).summarize("Ann", [], previous="old") == "old"
     with pytest.raises(ModelError, match="characters"):
-        ModelScribe(Script({"summary": "x" * 2000})).summarize("Ann", ["x"])
+        ModelScribe(Recorded({"summary": "x" * 2000})).summarize("Ann", ["x"])
 
 
 def test_each_task_is_asked_by_its_schema() -> None:
     good = answer(fact(relation="LIVES_IN"))
     good["entities"][0]["label"] = "GPE"
     related = {"duplicates": [], "contradicted": [0], "reason": "she moved"}
-    model = Script(good, related, {"summary": "Ann lives in Rome."})
+    model = Recorded(good, related, {"summary": "Ann lives in Rome."})
     scribe = ModelScribe(model)
     scribe.extract([Episode(text="I live in Rome.", speaker="Ann", at=AT)])
     scribe.relate(NEW, [view("Ann", "LIVES_IN", "Paris")])
@@ -208,7 +178,7 @@ def test_each_task_is_asked_by_its_schema() -> None:
 
 @given(st.text())
 def test_any_answer_is_read_or_refused(text: str) -> None:
-    scribe = ModelScribe(Script(text), attempts=1)
+    scribe = ModelScribe(Recorded(text), attempts=1)
     try:
         scribe.relate(NEW, [view("Ann", "LIVES_IN", "Paris")])
     except ModelError:
@@ -219,7 +189,7 @@ def test_any_answer_is_read_or_refused(text: str) -> None:
 
 def test_wrong_options() -> None:
     with pytest.raises(InputError, match="attempts"):
-        ModelScribe(Script("x"), attempts=0)
+        ModelScribe(Recorded("x"), attempts=0)
 
 
 def test_load_scribe() -> None:
@@ -227,7 +197,7 @@ def test_load_scribe() -> None:
     assert isinstance(rules, RuleScribe) and "DRIVES" in rules.functional
     named = load_scribe("rules:en_core_web_md")
     assert isinstance(named, RuleScribe) and named.pipeline == "en_core_web_md"
-    own: Scribe = ModelScribe(Script("x"))
+    own: Scribe = ModelScribe(Recorded("x"))
     assert load_scribe(own) is own
     with pytest.raises(InputError, match="no scribe 'gpt'"):
         load_scribe("gpt")

@@ -15,8 +15,7 @@ from memspan import Episode, InputError, Memory
 from memspan.longterm.kept import KEPT
 from memspan.longterm.scribe.structured import StructuredScribe
 from memspan.longterm.think_in_memory import ThinkInMemory, ThinkInMemoryConfig
-from tests.longterm.doubles import HashEmbedder, ToyScribe, day
-from tests.longterm.gitm.doubles import Recorded
+from tests.longterm.doubles import HashEmbedder, Recorded, ToyScribe, day
 
 
 def told(head: str, rel: str, tail: str, *, id: str | None = None, at: object = None, **more: object) -> Episode:

@@ -17,37 +17,17 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from memspan.core.errors import InputError
 from memspan.longterm.base import EntityDraft, Episode, Extraction, FactDraft, FactView, Relations
 from memspan.longterm.clock import utc
-from memspan.longterm.prompts import ask_json
+from memspan.longterm.prompts import Writer, ask_json
 from memspan.longterm.scribe.dates import has_time
 from memspan.longterm.scribe.names import normal_phrase, normalize_name
 from memspan.longterm.scribe.relations import RELATIONS
 
 _T = TypeVar("_T")
-
-
-class _Written(Protocol):
-    @property
-    def text(self) -> str: ...
-
-
-class Writer(Protocol):
-    """What a scribe needs of a language model."""
-
-    def generate(
-        self,
-        prompt: Sequence[Mapping[str, str]],
-        *,
-        max_new_tokens: int,
-        temperature: float = 0.0,
-        stop: Sequence[str] = (),
-        schema: Mapping[str, Any] | None = None,
-    ) -> _Written:
-        """Continue the conversation with one JSON value that fits the schema."""
 
 
 def _line(most: int) -> dict[str, Any]:

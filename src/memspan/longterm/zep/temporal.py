@@ -1,4 +1,4 @@
-"""The temporal closing rule and the two-axis view: pure functions of time (Zep, section 2.2.3; card: graphiti's code).
+"""The temporal closing rule and the two-axis view: pure functions of time (Zep, section 2.2.3, and graphiti's code).
 
 Times are microseconds; None is unknown for a beginning, and open for an end.
 """
