@@ -190,7 +190,7 @@ def ask(options: argparse.Namespace) -> int:
         print()
     for citation in answer.citations:
         said = ", ".join(part for part in (citation.speaker or "", _day(citation.at)) if part)
-        print(f"  [{citation.number}] {citation.episode}  {said}: {_clipped(citation.text)}")
+        print(f"  [{citation.number}] {citation.episode}  {said + ': ' if said else ''}{_clipped(citation.text)}")
     for conflict in answer.conflicts:
         print("\nthe documents disagree:")
         for stated in conflict.statements:
