@@ -206,8 +206,11 @@ def test_ctrl_c_keeps_what_is_finished_and_stops_the_rest(folder: Path) -> None:
         before=f"import os, time; open({str(pid_file)!r}, 'w').write(str(os.getpid())); time.sleep(60)",
     )
     write(folder, "c-never")
+    # A job that a shell put into the background inherits that SIGINT is ignored; a person's Ctrl-C never meets that.
     program = textwrap.dedent(f"""
+        import signal
         from memspan.core.claims import run_claims
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             run_claims((), "smoke", {str(folder.parent / "out")!r}, claims_dir={str(folder)!r})
         except KeyboardInterrupt:
