@@ -37,21 +37,24 @@ _CACHED_WORDS = 200_000
 _local = threading.local()  # a Stemmer is not safe to share between threads
 
 
-def _hash(word: str) -> int:
-    """The 32-bit hash of a word's stem; 0 for a stop word. Two of 100,000 stems collide about once in two corpora."""
-    known: dict[str, int] | None = getattr(_local, "known", None)
-    if known is None or len(known) > _CACHED_WORDS:
-        known = _local.known = dict.fromkeys(STOP_WORDS, 0)
-        _local.stem = Stemmer.Stemmer("english", 0).stemWord
-    value = known.get(word)
-    if value is None:
-        value = known[word] = zlib.crc32(_local.stem(word).encode()) or 1
-    return value
+class _Hashes(dict[str, int]):
+    """Word -> 32-bit hash of its stem, 0 for a stop word. Two of 100,000 stems collide about once in two corpora."""
+
+    def __init__(self) -> None:
+        super().__init__(dict.fromkeys(STOP_WORDS, 0))
+        self._stem = Stemmer.Stemmer("english", 0).stemWord
+
+    def __missing__(self, word: str) -> int:
+        value = self[word] = zlib.crc32(self._stem(word).encode()) or 1
+        return value
 
 
 def term_hashes(text: str) -> NDArray[np.uint32]:
     """Hashes of the stems of `text` in order, stop words left out. Shape [words], uint32."""
-    hashes = [_hash(word) for word in _WORD.findall(_POSSESSIVE.sub("", text.lower()))]
+    known: _Hashes | None = getattr(_local, "known", None)
+    if known is None or len(known) > _CACHED_WORDS:
+        known = _local.known = _Hashes()
+    hashes = [known[word] for word in _WORD.findall(_POSSESSIVE.sub("", text.lower()))]
     return np.array([value for value in hashes if value], dtype=np.uint32)
 
 
