@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 
 import pytest
 
-from memspan.core.errors import MissingExtraError
 from memspan.longterm.base import Episode, FactDraft, FactView
 from memspan.longterm.scribe.rules import RuleScribe
 from memspan.longterm.scribe.told import OVER
@@ -14,16 +13,6 @@ from memspan.longterm.scribe.told import OVER
 pytest.importorskip("spacy")
 
 AT = datetime(2024, 6, 12, 9, tzinfo=UTC)  # a Wednesday
-
-
-@pytest.fixture(scope="module")
-def scribe() -> RuleScribe:
-    made = RuleScribe()
-    try:
-        made.nlp  # noqa: B018
-    except MissingExtraError as error:
-        pytest.skip(str(error))
-    return made
 
 
 def read(scribe: RuleScribe, text: str) -> tuple[FactDraft, ...]:

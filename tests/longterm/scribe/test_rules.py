@@ -18,16 +18,6 @@ pytest.importorskip("spacy")
 AT = datetime(2023, 5, 10, 13, 30, tzinfo=UTC)  # a Wednesday
 
 
-@pytest.fixture(scope="module")
-def scribe() -> RuleScribe:
-    made = RuleScribe()
-    try:
-        made.nlp  # noqa: B018
-    except MissingExtraError as error:
-        pytest.skip(str(error))
-    return made
-
-
 def read(scribe: RuleScribe, text: str, speaker: str | None = "Ann", at: datetime | None = AT) -> Extraction:
     episode = Episode(text=text, speaker=speaker, at=at, session="s")
     (extraction,) = scribe.extract([episode], context=[Episode(text="Hi!", speaker="Bob", session="s")])

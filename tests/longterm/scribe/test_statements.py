@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 
 import pytest
 
-from memspan.core.errors import MissingExtraError
 from memspan.longterm.base import Episode, FactDraft, FactView
 from memspan.longterm.scribe.rules import RuleScribe
 
@@ -14,16 +13,6 @@ pytest.importorskip("spacy")
 
 AT = datetime(2024, 6, 12, 9, tzinfo=UTC)  # a Wednesday
 TODAY = "2024-06-12"
-
-
-@pytest.fixture(scope="module")
-def scribe() -> RuleScribe:
-    made = RuleScribe()
-    try:
-        made.nlp  # noqa: B018
-    except MissingExtraError as error:
-        pytest.skip(str(error))
-    return made
 
 
 def read(scribe: RuleScribe, text: str) -> tuple[FactDraft, ...]:
