@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from memspan.longterm.base import FactDraft
+from memspan.longterm.scribe.filling import as_subject, fill
 from memspan.longterm.scribe.relations import Effect
 from memspan.longterm.scribe.statements import NAME, Statement, joined
 from memspan.longterm.scribe.values import CLOCK, DAY, DOSE, MONEY, source_text, value
@@ -53,15 +54,11 @@ def call(reader: StatementReader, statement: Statement) -> Iterator[FactDraft]:
             found = m["v"].split(" ")[0] if mail else value(statement.group(m, "v"), "phone", reader.names)
             subject = reader.referent(statement.group(m, "s"))
             if found and subject:
-                text = f"{_shown(subject)}'s {'email address' if mail else 'phone number'} is {{v}}"
+                text = f"{as_subject(subject)}'s {'email address' if mail else 'phone number'} is {{v}}"
                 effect: Effect = "change" if statement.now else "state"
                 relation = "HAS_EMAIL" if mail else "HAS_PHONE_NUMBER"
                 yield from reader.draft(statement, subject, relation, found, effect, text=text)
             return
-
-
-def _shown(subject: str) -> str:
-    return f"The {subject}" if subject[:1].islower() else subject
 
 
 _MEETS = (
@@ -152,7 +149,7 @@ def _on_day(
     named = day.lower().rstrip("s").capitalize()
     own = [t for t in statement.all if re.fullmatch(DAY, t.text) and not _relative(statement, t)]
     for fact in reader.draft(
-        statement, subject, "SCHEDULED_FOR", named, effect, text=f"{_shown(subject)} is on {{v}}s", without=own
+        statement, subject, "SCHEDULED_FOR", named, effect, text=f"{as_subject(subject)} is on {{v}}s", without=own
     ):
         yield replace(fact, valid_at=start) if isinstance(start, datetime) and not statement.spans else fact
 
@@ -253,7 +250,7 @@ def money(reader: StatementReader, statement: Statement) -> Iterator[FactDraft]:
             subject = reader.referent(statement.group(m, "s"))
             found = value(statement.group(m, "v"), "amount", reader.names)
             yield from reader.draft(
-                statement, subject, "PRICE", found, effect, text=f"{_shown(subject or '')} costs {{v}}"
+                statement, subject, "PRICE", found, effect, text=f"{as_subject(subject or '')} costs {{v}}"
             )
             return
 
@@ -313,7 +310,7 @@ def typed_verbs(reader: StatementReader, statement: Statement) -> Iterator[FactD
         shown = m["verb"] if m["verb"].endswith("s") and statement.tense == "present" else third_person(verb)
         relation = f"{shown}{part} {preposition}".upper().replace(" ", "_")
         plural = reader.doc[verb.i - 1].tag_ == "NNS"
-        said = f"{_shown(subject)} {lemma if plural else shown}{part} {preposition} {{v}}"
+        said = f"{as_subject(subject)} {lemma if plural else shown}{part} {preposition} {{v}}"
         reader.thing = subject
         if (lemma and statement.tense in ("present", "perfect", "future")) or statement.spans:
             own = [t for t in clock if re.match(r"[\d:]", t.text) and not _dated(statement, t)]
@@ -339,14 +336,13 @@ def typed_verbs(reader: StatementReader, statement: Statement) -> Iterator[FactD
         )
         preposition = "from" if m["p"] == "from" else "on" if "floor" in where else "in"
         verb = {"take place": "takes place", "took place": "takes place", "met": "meets"}.get(verb, verb)
-        said = f"{_shown(subject)} {verb} {preposition} {{v}}"
+        said = f"{as_subject(subject)} {verb} {preposition} {{v}}"
         yield from reader.draft(
             statement, subject, "LOCATED_AT", where.removeprefix("the "), effect, text=said, said=where
         )
 
 
 def _due(reader: StatementReader, statement: Statement) -> Iterator[FactDraft]:
-    from memspan.longterm.scribe.changes import fill
     from memspan.longterm.scribe.descriptions import Slot
 
     text = re.sub(r"^(?:.* )?(?=(?:[Tt]he|[Mm]y|[Oo]ur) )", "", statement.full)
@@ -357,7 +353,7 @@ def _due(reader: StatementReader, statement: Statement) -> Iterator[FactDraft]:
     if subject:
         verb = "due" if " due" in m[0] else "scheduled"
         relation = "DUE_ON" if verb == "due" else "SCHEDULED_FOR"
-        text = f"{_shown(subject)} is due on {{v}}" if verb == "due" else ""
+        text = f"{as_subject(subject)} is due on {{v}}" if verb == "due" else ""
         yield from fill(
             reader, statement, Slot(subject, relation, "time", text, False), _tokens(statement, m["v"]), "change"
         )
