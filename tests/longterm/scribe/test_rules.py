@@ -398,6 +398,11 @@ def test_any_text_is_read(scribe: RuleScribe, texts: list[str]) -> None:
         assert fact.subject and fact.relation and fact.text and (fact.object or fact.ends)
 
 
+def test_an_owner_whom_the_tagger_takes_for_a_name(scribe: RuleScribe) -> None:
+    heading = "- **Structure Your Argument**: Apply the tricks learned to structure your talk well."
+    assert [r.facts for r in scribe.extract([Episode(heading, speaker="assistant")], [])] == [()]
+
+
 def test_wrong_options() -> None:
     with pytest.raises(InputError, match="set of relation names"):
         RuleScribe(functional="DRIVES")

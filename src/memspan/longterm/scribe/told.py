@@ -32,6 +32,7 @@ OVER = "OVER"  # what is over, whatever relation it stood in: matched with known
 _EVENTS = frozenset(("it", "that", "this", "the move", "the change", "the switch", "the news"))
 _ME = frozenset(("i", "we", "me", "us", "myself", "ourselves"))
 _THIRD = frozenset(("he", "him", "she", "her", "his"))
+_OWNERS = frozenset(("my", "our", "your", "his", "her", "their"))
 
 
 class StatementReader:
@@ -149,7 +150,7 @@ class StatementReader:
         if (len(tokens) == 1 and first.pos_ == "PRON") or first.lower_ in _ME:
             found = self.person(first) if len(tokens) == 1 else None
             return self._known(found, "PERSON") if found else None
-        if first.lower_ in ("my", "our", "your", "his", "her", "their") or any(t.tag_ == "POS" for t in tokens[:-1]):
+        if first.lower_ in _OWNERS or any(t.tag_ == "POS" for t in tokens[:-1]):
             return self._owned(tokens)
         run = name_run(tokens)
         if run and len(run) == len(tokens) and (run[0].pos_ == "PROPN" or not run[0].is_stop):
@@ -176,11 +177,7 @@ class StatementReader:
             return None
         kin = next((t for t in tokens if t.lemma_.lower() in table.KIN and t.pos_ in ("NOUN", "PROPN")), None)
         place = next(
-            (
-                k
-                for k, t in enumerate(tokens)
-                if t.tag_ == "POS" or t.lower_ in ("my", "our", "your", "his", "her", "their")
-            ),
+            (k for k, t in enumerate(tokens) if t.tag_ == "POS" or t.lower_ in _OWNERS),
             0,
         )
         owner = self.owner(tokens[: place + 1])
@@ -204,9 +201,7 @@ class StatementReader:
     def owner(self, tokens: Sequence[Token]) -> str | None:
         """Who is meant by "my", "Ann's", "the club's"."""
         tokens = [t for t in tokens if t.tag_ != "POS"]
-        if (len(tokens) == 1 and tokens[0].pos_ in ("PRON", "DET")) or (
-            tokens and tokens[0].lower_ in ("my", "our") and len(tokens) == 1
-        ):
+        if len(tokens) == 1 and (tokens[0].pos_ in ("PRON", "DET") or tokens[0].lower_ in _OWNERS):
             return self.person(tokens[0])
         return self.referent(tokens)
 
