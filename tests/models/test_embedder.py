@@ -58,6 +58,20 @@ def test_order_is_kept_in_many_batches(embedder):
     assert np.array_equal(together, embedder.embed(texts))
 
 
+def test_few_lengths_reach_the_model(embedder):
+    """A kernel is kept for every shape: lengths that differ by a token must not each make one."""
+    shapes = set()
+    hook = embedder._model.register_forward_pre_hook(
+        lambda module, args, kwargs: shapes.add(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    try:
+        for words in range(1, 60):
+            embedder.embed(["word " * words])
+    finally:
+        hook.remove()
+    assert len(shapes) == 4
+
+
 def test_empty_and_extreme_texts(embedder):
     assert embedder.embed([]).shape == (0, 384)
     vectors = embedder.embed(["", "word " * 100_000, "a" * 100_000, "half an emoji \ud83d", "\x00", " \n"])

@@ -31,6 +31,8 @@ POOLINGS = ("mean", "cls", "max")
 DTYPES = ("auto", "float32", "bfloat16")
 BATCH_TOKENS = 4096  # bounds the activations: about 60 MB per worker for MiniLM
 _CAST_TOKENS = 128  # casting the weights to bfloat16 pays from about here on; a question stays in float32
+# Padding to steps: a kernel and its buffers are kept for every shape ever seen, 150 kB and more each, without end.
+_LENGTH_STEP = 16
 _CHUNK = 4096  # texts tokenized at once: their token ids stay small, and sorting inside a chunk loses nothing
 _CHARS_PER_TOKEN = 128  # far above any real text: what is cut before tokenizing would not have been read
 _LEGACY_POOLINGS = {
@@ -170,7 +172,8 @@ class TransformersEmbedder:
         from torch.nn.functional import normalize
 
         lengths = np.array([len(ids[i]) for i in batch])
-        tokens = np.full((len(batch), max(1, lengths.max())), self._pad, dtype=np.int64)
+        width = min(self.max_tokens, _LENGTH_STEP * max(1, -(-int(lengths.max()) // _LENGTH_STEP)))
+        tokens = np.full((len(batch), width), self._pad, dtype=np.int64)
         for row, i in enumerate(batch):
             tokens[row, : len(ids[i])] = ids[i]
         mask = torch.from_numpy(np.arange(tokens.shape[1]) < lengths[:, None])
