@@ -31,7 +31,7 @@ _TABLES: dict[str, dict[str, str]] = {
     "passage": {"id": "passage", "space": "space", "record": "record"},
     "vector": {"id": "vector", "passage": "passage"},
 }
-_LOCAL_META = ("generation", "derived_generation")
+_LOCAL_META = ("generation", "derived_generation", "scrubs")
 
 
 def export_store(store: Store, now: int, path: Path) -> int:

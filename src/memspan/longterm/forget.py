@@ -83,7 +83,7 @@ def forget_episodes(
     _delete(tx, alone)
     kept = sorted(touched & supported)
     organizer.on_forget(tx, sorted({*kept, *((reopened | unmade) - set(alone))}))
-    tx.bump()
+    tx.bump(episodes)
     tx.erased += texts
     return Forgotten(episodes=len(episodes), derived=derived, kept=len(kept), reopened=len(reopened))
 

@@ -1,7 +1,9 @@
 """What one process keeps in RAM to search a space: postings, passage order, vectors.
 
-The rows are the truth. An index reads the passages and vectors that were added since it last looked, and starts anew
-when rows were changed or removed (`meta.generation`), so that many processes can search while one writes.
+The rows are the truth. An index reads the passages and vectors that were added since it last looked, takes out the
+episodes that were forgotten since (`erasure`), and starts anew when rows were changed otherwise (`meta.generation`), so
+that many processes can search while one writes. What need not be in RAM can be spilled, a level more at a time:
+vectors' values, then postings, then all columns; results are the same.
 
 Legend: P passages, R records, D dimensions.
 """
@@ -9,75 +11,38 @@ Legend: P passages, R records, D dimensions.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from memspan.core.footprint import Footprint
 from memspan.longterm.cues import STANDING_TERMS, is_standing
-from memspan.longterm.passages import PASSAGE_CHARS, ROLES, term_hashes
+from memspan.longterm.passages import ROLES, term_hashes
+from memspan.longterm.postings import Segment
+from memspan.longterm.spill import Spill
 from memspan.longterm.store import Transaction
-from memspan.longterm.vectors import F32, I64, Column, VectorTable
+from memspan.longterm.vectors import F32, I64, Column, VectorTable, Zeros
 
 K1, B = 1.2, 0.6
 """BM25's constants (Robertson and Zaragoza 2009); b is below the usual 0.75, since neighbours even out the lengths."""
 _MOST_STALE = 0.2  # share of places of rewritten records from which on the index is read anew
 _MERGE_SHARE = 0.2  # a segment this much smaller than the one before it stays apart; else the two are merged
-
-
-@dataclass(slots=True)
-class _Segment:
-    """Postings of a run of passages, sorted by term: `passages[starts[i]:starts[i+1]]` hold `terms[i]`."""
-
-    terms: NDArray[np.uint32]
-    starts: I64
-    passages: NDArray[np.int32]
-    counts: NDArray[np.uint16]
-
-    @classmethod
-    def build(cls, words: NDArray[np.uint32], owners: NDArray[np.int32]) -> _Segment:
-        """From one (term, passage) pair per word."""
-        keys = (words.astype(np.uint64) << np.uint64(32)) | owners.astype(np.uint64)
-        pairs, counts = np.unique(keys, return_counts=True)
-        return cls._grouped(
-            (pairs >> np.uint64(32)).astype(np.uint32),
-            (pairs & np.uint64(0xFFFFFFFF)).astype(np.int32),
-            np.minimum(counts, 65535).astype(np.uint16),
-        )
-
-    @classmethod
-    def _grouped(cls, words: NDArray[np.uint32], passages: NDArray[np.int32], counts: NDArray[np.uint16]) -> _Segment:
-        first = np.flatnonzero(np.r_[True, words[1:] != words[:-1]]) if len(words) else np.zeros(0, np.int64)
-        return cls(words[first], np.r_[first, len(words)].astype(np.int64), passages, counts)
-
-    def merged(self, later: _Segment) -> _Segment:
-        """Both segments as one; `later` holds only later passages."""
-        words = np.r_[self._spread(), later._spread()]
-        order = np.argsort(words, kind="stable")  # stable keeps passages in order within a term
-        return self._grouped(
-            words[order], np.r_[self.passages, later.passages][order], np.r_[self.counts, later.counts][order]
-        )
-
-    def _spread(self) -> NDArray[np.uint32]:
-        return np.repeat(self.terms, np.diff(self.starts))
-
-    def lookup(self, term: int) -> tuple[NDArray[np.int32], NDArray[np.uint16]]:
-        """Passages that hold a term, and how often."""
-        at = int(np.searchsorted(self.terms, np.uint32(term)))
-        if at == len(self.terms) or self.terms[at] != term:
-            return self.passages[:0], self.counts[:0]
-        span = slice(int(self.starts[at]), int(self.starts[at + 1]))
-        return self.passages[span], self.counts[span]
-
-    @property
-    def nbytes(self) -> int:
-        return self.terms.nbytes + self.starts.nbytes + self.passages.nbytes + self.counts.nbytes
+_MERGED_ON_DISK = 2_000_000  # postings up to which spilled segments are merged: that takes 60 MB of RAM
+NAME_BYTES = 250  # a session's name and its entries in two dictionaries
+_CHUNK = 16_384  # rows read at a time
+IN_RAM, VALUES, POSTINGS, COLUMNS = range(4)
+"""Levels of spilling: nothing, the vectors' values, postings too, all columns and the vectors' signs too."""
 
 
 class PassageIndex:
     """Searchable passages of the records of one family ("episode", or everything derived) in one space.
+
+    Args:
+        space: its row id.
+        episodes: the family.
+        spill: where arrays go that are not kept in RAM.
+        level: how much is spilled.
 
     Attributes:
         record_ids: [R] ids of the records, in the order in which they were indexed: ascending for episodes; a derived
@@ -110,9 +75,11 @@ class PassageIndex:
     before: NDArray[np.int32]
     after: NDArray[np.int32]
 
-    def __init__(self, space: int, *, episodes: bool) -> None:
+    def __init__(self, space: int, *, episodes: bool, spill: Spill | None = None, level: int = IN_RAM) -> None:
         self.space = space
         self.episodes = episodes
+        self.level = IN_RAM if spill is None else level
+        self._spill = spill
         self._reset("")
 
     def _reset(self, generation: str) -> None:
@@ -120,25 +87,27 @@ class PassageIndex:
         self._stale = 0
         self._seen_passage = 0
         self._seen_vector = 0
-        self._segments: list[_Segment] = []
-        self._columns: dict[str, Column] = {
-            "record_ids": Column(np.int64),
-            "first": Column(np.int64),
-            "speaker": Column(np.int32),
-            "session": Column(np.int32),
-            "role": Column(np.int8),
-            "at": Column(np.int64),
-            "is_question": Column(np.bool_),
-            "standing": Column(np.bool_),
-            "kind": Column(np.int16),
-            "owner": Column(np.int32),
-            "length": Column(np.float32),
-            "passage_ids": Column(np.int64),
-            "before": Column(np.int32),
-            "after": Column(np.int32),
+        self._segments: list[Segment] = []
+        kinds: dict[str, DTypeLike] = {
+            "record_ids": np.int64,
+            "first": np.int64,
+            "speaker": np.int32,
+            "session": np.int32,
+            "role": np.int8,
+            "at": np.int64,
+            "is_question": np.bool_,
+            "standing": np.bool_,
+            "kind": np.int16,
+            "owner": np.int32,
+            "length": np.float32,
+            "passage_ids": np.int64,
+            "before": np.int32,
+            "after": np.int32,
         }
+        zeros = self._zeros(COLUMNS)
+        self._columns = {name: Column(kind, zeros=zeros) for name, kind in kinds.items()}
         self.vectors: VectorTable | None = None
-        self._has_vector = Column(np.bool_)
+        self._has_vector = Column(np.bool_, zeros=zeros)
         self.speakers: dict[str, int] = {}
         self._speaker_words: list[frozenset[int]] = []
         self.sessions: dict[str, int] = {}
@@ -146,6 +115,9 @@ class PassageIndex:
         self._kept_windows: dict[tuple[float, ...], tuple[list[tuple[float, NDArray[np.int32]]], F32]] = {}
         self._session_end: dict[int, int] = {}  # session code -> its last passage so far
         self._order: I64 | None = None
+
+    def _zeros(self, level: int) -> Zeros | None:
+        return self._spill.zeros if self._spill is not None and self.level >= level else None
 
     def __getattr__(self, name: str) -> Any:
         columns = self.__dict__.get("_columns", {})
@@ -161,7 +133,14 @@ class PassageIndex:
     def refresh(self, tx: Transaction) -> None:
         """Read the rows that were committed since the last call."""
         generation = tx.meta("generation" if self.episodes else "derived_generation") or ""
-        if generation != self._generation or self._stale > _MOST_STALE * len(self):
+        if generation != self._generation:
+            gone = tx.erased_since(self._generation, generation) if self.episodes and len(self) else None
+            if gone is None:
+                self._reset(generation)
+            else:
+                self._take_out(gone)
+                self._generation = generation
+        if self._stale > _MOST_STALE * len(self):
             self._reset(generation)
         newest = tx.execute("SELECT coalesce((SELECT max(id) FROM passage), 0)").fetchone()[0]
         if newest > self._seen_passage:
@@ -181,13 +160,23 @@ class PassageIndex:
             f" FROM passage p CROSS JOIN record r ON r.id = p.record WHERE p.id > ? AND p.space = ? AND {family}"
             " ORDER BY p.id",
             (self._seen_passage, self.space),
-        ).fetchall()
+        )
+        left: list[tuple] = []  # type: ignore[type-arg]
+        while read := rows.fetchmany(_CHUNK):
+            # The last record's passages may go on in the next chunk.
+            cut = next(at for at in range(len(read), -1, -1) if at == 0 or read[at - 1][1] != read[-1][1])
+            self._read_records(tx, left + read[:cut] if cut else [])
+            left = read[cut:] if cut else left + read
+        self._read_records(tx, left)
+
+    def _read_records(self, tx: Transaction, rows: list[tuple]) -> None:  # type: ignore[type-arg]
         if not rows:
             return
         known = len(self)
         texts = tx.select("SELECT id, text FROM record WHERE id IN ({ids})", self._append(rows))
         standing = sorted(record for record, text in texts if is_standing(text))
         self.standing[known + np.searchsorted(self.record_ids[known:], standing)] = True
+        self.release()
 
     def _append(self, rows: list[tuple]) -> list[int]:  # type: ignore[type-arg]
         """Add passages; returns the records whose text may state something lasting."""
@@ -197,10 +186,13 @@ class PassageIndex:
         lengths = np.fromiter((len(blob) // 4 for blob in blobs), np.int64, len(blobs))
         words = np.frombuffer(b"".join(blobs), np.uint32)
         positions = np.arange(base_passage, base_passage + len(ids), dtype=np.int32)
-        segment = _Segment.build(words, np.repeat(positions, lengths))
+        segment = Segment.build(words, np.repeat(positions, lengths))
+        spilled = self._spill is not None and self.level >= POSTINGS
         while self._segments and len(segment.passages) >= _MERGE_SHARE * len(self._segments[-1].passages):
+            if spilled and len(segment.passages) + len(self._segments[-1].passages) > _MERGED_ON_DISK:
+                break
             segment = self._segments.pop().merged(segment)
-        self._segments.append(segment)
+        self._segments.append(self._stored(segment))
 
         record_array = np.array(records, np.int64)
         starts = np.flatnonzero(np.r_[True, record_array[1:] != record_array[:-1]])
@@ -257,6 +249,58 @@ class PassageIndex:
         ).tolist()
         return hinted
 
+    def _stored(self, segment: Segment) -> Segment:
+        if self._spill is None or self.level < POSTINGS:
+            return segment
+        return segment.stored(self._spill.copy)
+
+    def _take_out(self, records: I64) -> None:
+        """Leave out records that are no more: what stays is what an index made anew would hold."""
+        keep = ~np.isin(self.record_ids, records)
+        if keep.all():
+            return
+        there = keep[self.owner]
+        passages = np.where(there, np.cumsum(there) - 1, -1).astype(np.int32)
+        owner = (np.cumsum(keep) - 1)[self.owner[there]]
+        self._segments = [self._stored(segment.renumbered(passages)) for segment in self._segments]
+        self._segments = [segment for segment in self._segments if len(segment.passages)]
+        of_passages = ("owner", "length", "passage_ids", "before", "after")
+        for name, column in self._columns.items():
+            self._columns[name] = column.kept(there if name in of_passages else keep)
+        self.owner[:] = owner
+        self.first[:] = np.flatnonzero(np.r_[True, owner[1:] != owner[:-1]][: len(owner)])
+        names = list(self.sessions)
+        codes, places = np.unique(self.session, return_inverse=True)
+        staying = [names[code] for code in codes.tolist() if code >= 0]
+        self.session[:] = places - (len(codes) - len(staying))
+        self.sessions = {name: code for code, name in enumerate(staying)}
+        self._join_neighbours()
+        self._has_vector = self._has_vector.kept(there)
+        if self.vectors is not None:
+            self.vectors.keep(there)
+        self._kept_windows.clear()
+        self._order = None
+        self.release()
+
+    def _join_neighbours(self) -> None:
+        """Every passage's neighbours anew, from the sessions and the order of the passages."""
+        session = self.session[self.owner].astype(np.int64)
+        group = np.where(session >= 0, session, len(self.sessions) + self.owner)
+        order = np.argsort(group, kind="stable")
+        same = group[order[1:]] == group[order[:-1]]
+        self.before[:] = -1
+        self.after[:] = -1
+        self.before[order[1:][same]] = order[:-1][same]
+        self.after[order[:-1][same]] = order[1:][same]
+        last = order[np.r_[~same, True][: len(order)]]
+        ends = last[session[last] >= 0]
+        self._session_end = dict(zip(session[ends].tolist(), ends.tolist(), strict=True))
+
+    def release(self) -> None:
+        """Give back the RAM that spilled arrays took while they were read."""
+        if self._spill is not None:
+            self._spill.release()
+
     def _read_vectors(self, tx: Transaction) -> None:
         family = "r.kind = 'episode'" if self.episodes else "r.kind <> 'episode'"
         rows = tx.execute(
@@ -264,16 +308,18 @@ class PassageIndex:
             " CROSS JOIN record r ON r.id = p.record"
             f" WHERE v.id > ? AND p.space = ? AND {family} ORDER BY v.id",
             (self._seen_vector, self.space),
-        ).fetchall()
-        if not rows:
-            return
-        dim = len(rows[0][2]) // 2
-        if self.vectors is None:
-            self.vectors = VectorTable(dim, len(self.owner))
-        slots = np.searchsorted(self.passage_ids, np.array([row[1] for row in rows], np.int64))
-        stacked = np.frombuffer(b"".join(row[2] for row in rows), np.float16).reshape(len(rows), dim)
-        self.vectors.put(slots, stacked)
-        self._has_vector.array[slots] = True
+        )
+        while read := rows.fetchmany(_CHUNK):
+            dim = len(read[0][2]) // 2
+            if self.vectors is None:
+                self.vectors = VectorTable(
+                    dim, len(self.owner), values=self._zeros(VALUES), signs=self._zeros(COLUMNS)
+                )
+            slots = np.searchsorted(self.passage_ids, np.array([row[1] for row in read], np.int64))
+            stacked = np.frombuffer(b"".join(row[2] for row in read), np.float16).reshape(len(read), dim)
+            self.vectors.put(slots, stacked)
+            self._has_vector.array[slots] = True
+            self.release()
 
     # --- searching ---
 
@@ -362,6 +408,8 @@ class PassageIndex:
             length = np.r_[self.length, np.float32(0)]
             wide = length + sum((weight * length[near] for weight, near in reach), np.zeros_like(length))
             norm = (K1 * (1 - B + B * wide / max(float(wide[:-1].mean()), 1e-6))).astype(np.float32)
+            if self._spill is not None and self.level >= COLUMNS:
+                reach, norm = [(weight, self._spill.copy(near)) for weight, near in reach], self._spill.copy(norm)
             kept = self._kept_windows[window] = reach, norm
         return kept
 
@@ -392,39 +440,15 @@ class PassageIndex:
         return counts
 
     def footprint(self) -> Footprint:
-        """RAM of all arrays, exact."""
+        """RAM of all arrays and names, and the disk that spilled ones take."""
         nbytes = sum(column.nbytes for column in self._columns.values()) + self._has_vector.nbytes
-        nbytes += sum(segment.nbytes for segment in self._segments)
+        nbytes += sum(
+            segment.keys_nbytes if self.level >= POSTINGS else segment.nbytes for segment in self._segments
+        )
         nbytes += self.vectors.nbytes if self.vectors is not None else 0
         nbytes += 0 if self._order is None else self._order.nbytes
-        for reach, norm in self._kept_windows.values():
-            nbytes += norm.nbytes + sum(near.nbytes for _, near in reach)
+        if self.level < COLUMNS:
+            for reach, norm in self._kept_windows.values():
+                nbytes += norm.nbytes + sum(near.nbytes for _, near in reach)
+        nbytes += NAME_BYTES * (len(self.sessions) + len(self.speakers))
         return Footprint.of("store", "ram", nbytes)
-
-
-def expected_bytes(tx: Transaction, dim: int = 0) -> int:
-    """RAM that the indexes of a space will take, counted from the file; the columns that grow are doubled at times.
-
-    Args:
-        tx: of the space.
-        dim: length of the vectors that passages still wait for; 0 counts only those that are there.
-    """
-    words, count, vectors, there = tx.execute(
-        "SELECT coalesce(sum(length(terms)) / 4, 0), count(*), count(v.id), coalesce(max(length(v.data)) / 2, 0)"
-        " FROM passage p LEFT JOIN vector v ON v.passage = p.id WHERE p.space = ?",
-        (tx.space_id,),
-    ).fetchone()
-    return _bytes_of(words, count, max(dim, there if vectors else 0))
-
-
-def expected_of_texts(lengths: Iterable[int], dim: int) -> int:
-    """RAM that texts of so many characters will take in the index, by an estimate of their words and passages."""
-    words = count = 0
-    for length in lengths:
-        words += length // 6 + 1
-        count += length // PASSAGE_CHARS + 1
-    return _bytes_of(words, count, dim)
-
-
-def _bytes_of(words: int, passages: int, dim: int) -> int:
-    return 6 * words + (90 + dim + dim // 8) * passages  # vectors: a byte and a bit a dimension

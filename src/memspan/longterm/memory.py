@@ -21,7 +21,8 @@ from memspan.longterm.base import Episode, Organizer, Query, Recollection, Scrib
 from memspan.longterm.changes import Change, changes, undo
 from memspan.longterm.embedding import EmbedderSlot
 from memspan.longterm.forget import Forgotten, forget_episodes
-from memspan.longterm.index import PassageIndex, expected_bytes, expected_of_texts
+from memspan.longterm.index import PassageIndex
+from memspan.longterm.limits import expected_bytes, expected_of_texts
 from memspan.longterm.kept import keep_answer, kept_answer
 from memspan.longterm.recall import (
     Deadline,
@@ -314,7 +315,7 @@ class Memory:
     def _recall_episodes(self, search: Search) -> list[Recollection]:
         search.shown = self.organizer.shown(search)
         extra = self.organizer.episode_bonus(search)
-        for record in phrase_matches(search.tx, quoted_phrases(search.query.text)):
+        for record in phrase_matches(search, quoted_phrases(search.query.text)):
             bonus, why = extra.get(record, (0.0, ""))
             extra[record] = (bonus + PHRASE_BONUS, f"{why}, " * bool(why) + "quoted words")
         inside = search.episodes.record_ids

@@ -49,6 +49,11 @@ class _Hashes(dict[str, int]):
         return value
 
 
+def words_of(text: str) -> list[str]:
+    """The words of a text in order, in lower case."""
+    return _WORD.findall(text.lower())
+
+
 def term_hashes(text: str) -> NDArray[np.uint32]:
     """Hashes of the stems of `text` in order, stop words left out. Shape [words], uint32."""
     known: _Hashes | None = getattr(_local, "known", None)

@@ -31,7 +31,7 @@ from memspan.longterm.base import Query, Recollection
 from memspan.longterm.clock import to_micros
 from memspan.longterm.cues import asks_for_answers, time_match
 from memspan.longterm.index import PassageIndex
-from memspan.longterm.passages import term_hashes
+from memspan.longterm.passages import term_hashes, words_of
 from memspan.longterm.store import Transaction
 from memspan.longterm.vectors import F32
 
@@ -227,12 +227,24 @@ def quoted_phrases(text: str) -> list[str]:
     return [phrase for phrase in re.findall(r'["“]([^"“”]+)["”]', text) if len(phrase.split()) > 1]
 
 
-def phrase_matches(tx: Transaction, phrases: Sequence[str]) -> set[int]:
-    """Ids of the records that hold any of the phrases, by SQLite's full-text index."""
+def phrase_matches(search: Search, phrases: Sequence[str]) -> set[int]:
+    """Ids of the episodes that hold any of the phrases word for word; case and punctuation do not matter."""
     found: set[int] = set()
+    index = search.episodes
     for phrase in phrases:
-        match = '"' + phrase.replace('"', " ") + '"'
-        found.update(row[0] for row in tx.execute("SELECT rowid FROM fulltext WHERE fulltext MATCH ?", (match,)))
+        words = words_of(phrase)
+        if not words:
+            continue
+        terms = term_hashes(phrase)
+        holding = np.ones(len(index), np.bool_)
+        for term in np.unique(terms):
+            holding &= index.holding(np.array([term], np.uint32))
+        pattern = re.compile(r"(?<![^\W_])" + r"[\W_]+".join(map(re.escape, words)) + r"(?![^\W_])")
+        for record, text in search.tx.select(
+            "SELECT id, text FROM record WHERE id IN ({ids})", index.record_ids[holding].tolist()
+        ):
+            if pattern.search(text.lower()):
+                found.add(record)
     return found
 
 

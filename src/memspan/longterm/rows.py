@@ -12,21 +12,41 @@ from numpy.typing import NDArray
 from memspan.core.errors import InputError
 from memspan.longterm import clock
 from memspan.longterm.base import Episode, Recollection
-from memspan.longterm.passages import passages
+from memspan.longterm.passages import passages, term_hashes
 from memspan.longterm.store import Row, Transaction
 
 
 def index_derived(tx: Transaction) -> None:
     """Give every record that has no passage yet its passages."""
     rows = tx.execute(
+        # Two ranges of the index instead of "<>", which would read every episode of the space.
         "SELECT r.id, r.text FROM record r LEFT JOIN passage p ON p.record = r.id"
-        " WHERE r.space = ? AND r.kind <> 'episode' AND p.id IS NULL",
+        " WHERE r.space = ?1 AND r.kind < 'episode' AND p.id IS NULL UNION ALL"
+        " SELECT r.id, r.text FROM record r LEFT JOIN passage p ON p.record = r.id"
+        " WHERE r.space = ?1 AND r.kind > 'episode' AND p.id IS NULL ORDER BY 1",
         (tx.space_id,),
     ).fetchall()
     tx.executemany(
         "INSERT INTO passage (space, record, start, stop, terms) VALUES (?, ?, ?, ?, ?)",
         [(tx.space_id, row[0], part.start, part.stop, part.terms) for row in rows for part in passages(row[1])],
     )
+
+
+def episodes_hold(tx: Transaction, phrase: str) -> bool:
+    """Whether an episode of the space holds the stems of a phrase one after the other. Reads passages until one does."""
+    wanted = term_hashes(phrase).tobytes()
+    rows = tx.execute(
+        "SELECT p.terms FROM passage p JOIN record r ON r.id = p.record"
+        " WHERE p.space = ? AND r.kind = 'episode' AND instr(p.terms, ?) > 0",
+        (tx.space_id, wanted),
+    )
+    for (terms,) in rows:
+        at = terms.find(wanted)
+        while wanted and at >= 0:
+            if at % 4 == 0:  # hashes are four bytes each
+                return True
+            at = terms.find(wanted, at + 1)
+    return False
 
 
 def episode_of(row: Row) -> Episode:

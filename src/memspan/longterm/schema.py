@@ -7,9 +7,122 @@ now; `version` is the append-only log of what was believed when, so that both ti
 
 A `passage` is the unit that is indexed: a whole short text or one chunk of a long one. `terms` holds the 32-bit hashes
 of its stems in order, `vector.data` its embedding as float16; both can be rebuilt from `record.text`.
+
+`usage` counts what each space takes, kept by triggers, so that whoever writes is counted. Its `bytes` are those of the
+rows in a file without slack: what they hold, and for each row a constant that covers its header, its entries in the
+indexes and its share of the pages' own bytes (see tests/longterm/test_limits.py, which holds it against files).
 """
 
 from __future__ import annotations
+
+
+def _bytes_of_record(row: str) -> str:
+    """SQL for the bytes that a record takes; its id stands in the row and in an index, its session too."""
+    return (
+        f"(150 + length(CAST({row}.text AS BLOB)) + 2 * length(CAST({row}.uid AS BLOB)) + length({row}.kind)"
+        f" + coalesce(length(CAST({row}.speaker AS BLOB)), 0) + coalesce(length(CAST({row}.data AS BLOB)), 0)"
+        f" + 2 * coalesce(length(CAST({row}.session AS BLOB)), 0)"
+        f" + length(CAST({row}.text AS BLOB)) / 16)"
+    )
+
+
+def _bytes_of_passage(row: str) -> str:
+    return f"(60 + length({row}.terms) + length({row}.terms) / 16)"
+
+
+def _bytes_of_vector(row: str) -> str:
+    return f"(40 + length({row}.data) + length({row}.data) / 3)"
+
+
+# Table, the column that names the record it belongs to, and the bytes of a row with its index entries.
+_SMALL = (("source", "record", 70), ("link", "src", 90), ("fact", "record", 160), ("version", "record", 110))
+_BYTES_OF_CHANGE = "(120 + length({row}.old) + length({row}.new) + length({row}.reason))"
+
+
+def _usage_triggers() -> str:
+    """Keep `usage`. Rows that go with their record are counted off when the record goes, for then it is still there."""
+
+    def change(table: str, event: str, space: str, sums: str, when: str = "AFTER") -> str:
+        name = f"usage_{table}_{event.split()[0].lower()}"
+        return (
+            f"CREATE TRIGGER {name} {when} {event} ON {table} BEGIN"
+            f" UPDATE usage SET {sums} WHERE space = {space}; END;\n"
+        )
+
+    made = (
+        "CREATE TRIGGER usage_space AFTER INSERT ON space BEGIN INSERT INTO usage (space) VALUES (new.id); END;\n"
+        + change("record", "INSERT", "new.space", f"bytes = bytes + {_bytes_of_record('new')}")
+        + change(
+            "record",
+            "UPDATE OF text, data",
+            "new.space",
+            f"bytes = bytes + {_bytes_of_record('new')} - {_bytes_of_record('old')}",
+        )
+    )
+    goes = _bytes_of_record("old")
+    for table, owner, each in _SMALL:
+        goes += f" + {each} * (SELECT count(*) FROM {table} WHERE {owner} = old.id)"
+    changes = _BYTES_OF_CHANGE.format(row="c")
+    goes += f" + coalesce((SELECT sum({changes}) FROM change c WHERE c.record = old.id), 0)"
+    made += change("record", "DELETE", "old.space", f"bytes = bytes - ({goes})", "BEFORE")
+
+    vector = _bytes_of_vector("v")
+    made += change(
+        "passage",
+        "INSERT",
+        "new.space",
+        f"bytes = bytes + {_bytes_of_passage('new')}, passages = passages + 1, words = words + length(new.terms) / 4",
+    )
+    made += change(
+        "passage",
+        "DELETE",
+        "old.space",
+        f"bytes = bytes - {_bytes_of_passage('old')}"
+        f" - coalesce((SELECT {vector} FROM vector v WHERE v.passage = old.id), 0),"
+        " passages = passages - 1, words = words - length(old.terms) / 4,"
+        " vectors = vectors - (SELECT count(*) FROM vector WHERE passage = old.id)",
+        "BEFORE",
+    )
+    for event, row, sign in (("INSERT", "new", "+"), ("DELETE", "old", "-")):
+        made += change(
+            "vector",
+            event,
+            f"(SELECT space FROM passage WHERE id = {row}.passage)",
+            f"bytes = bytes {sign} {_bytes_of_vector(row)}, vectors = vectors {sign} 1",
+        )
+        for table, owner, each in _SMALL:
+            space = f"(SELECT space FROM record WHERE id = {row}.{owner})"
+            made += change(table, event, space, f"bytes = bytes {sign} {each}")
+        space = f"(SELECT space FROM record WHERE id = {row}.record)"
+        made += change("change", event, space, f"bytes = bytes {sign} {_BYTES_OF_CHANGE.format(row=row)}")
+    return made
+
+
+def _usage() -> str:
+    """What each space takes, counted from its rows."""
+    record, passage, vector = _bytes_of_record("r"), _bytes_of_passage("p"), _bytes_of_vector("v")
+    joined = "FROM vector v JOIN passage p ON p.id = v.passage WHERE p.space = s.id"
+    parts = [
+        f"(SELECT sum({record}) FROM record r WHERE r.space = s.id)",
+        f"(SELECT sum({passage}) FROM passage p WHERE p.space = s.id)",
+        f"(SELECT sum({vector}) {joined})",
+        f"(SELECT sum({_BYTES_OF_CHANGE.format(row='c')})"
+        " FROM change c JOIN record r ON r.id = c.record WHERE r.space = s.id)",
+    ]
+    for table, owner, each in _SMALL:
+        parts.append(
+            f"{each} * (SELECT count(*) FROM {table} t JOIN record r ON r.id = t.{owner} WHERE r.space = s.id)"
+        )
+    return (
+        f"SELECT s.id AS space, {' + '.join(f'coalesce({part}, 0)' for part in parts)} AS bytes,"
+        " (SELECT count(*) FROM passage p WHERE p.space = s.id) AS passages,"
+        " coalesce((SELECT sum(length(p.terms) / 4) FROM passage p WHERE p.space = s.id), 0) AS words,"
+        f" (SELECT count(*) {joined}) AS vectors FROM space s"
+    )
+
+
+USAGE = _usage()
+"""SQL for the rows that `usage` ought to have."""
 
 MIGRATIONS: tuple[str, ...] = (
     """
@@ -127,6 +240,42 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE INDEX change_record ON change (record, field);
     CREATE INDEX change_cause ON change (cause) WHERE cause IS NOT NULL;
     """,
+    # SQLite's full text goes: it took a third of the file and of the time of an add, could not be erased from without
+    # being rewritten whole, and only served quoted phrases, which the postings find. What each space takes is counted
+    # and can be limited. `erasure` tells an index in RAM which episodes are no more (no record: all is to be read).
+    """
+    DROP TRIGGER record_insert;
+    DROP TRIGGER record_delete;
+    DROP TRIGGER record_update;
+    DROP TABLE fulltext;
+    CREATE TABLE usage (
+        space INTEGER PRIMARY KEY REFERENCES space ON DELETE CASCADE,
+        bytes INTEGER NOT NULL DEFAULT 0,
+        passages INTEGER NOT NULL DEFAULT 0,
+        words INTEGER NOT NULL DEFAULT 0,
+        vectors INTEGER NOT NULL DEFAULT 0
+    );
+    CREATE TABLE budget (
+        space INTEGER PRIMARY KEY REFERENCES space ON DELETE CASCADE,
+        disk INTEGER,
+        ram INTEGER,
+        when_full TEXT NOT NULL DEFAULT 'evict'
+    );
+    CREATE TABLE eviction (
+        id INTEGER PRIMARY KEY,
+        space INTEGER NOT NULL REFERENCES space ON DELETE CASCADE,
+        evicted_at INTEGER NOT NULL,
+        episodes INTEGER NOT NULL,
+        derived INTEGER NOT NULL,
+        bytes INTEGER NOT NULL,
+        oldest INTEGER,
+        newest INTEGER
+    );
+    CREATE TABLE erasure (generation INTEGER NOT NULL, record INTEGER);
+    CREATE INDEX erasure_generation ON erasure (generation, record);
+    """
+    + f"INSERT INTO usage (space, bytes, passages, words, vectors) {USAGE};\n"
+    + _usage_triggers(),
 )
 """One script per schema version; the store's version is the number of scripts that have run."""
 

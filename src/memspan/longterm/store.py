@@ -17,12 +17,17 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import unquote
 
+import numpy as np
+from numpy.typing import NDArray
+
 from memspan.core.errors import InputError, StoreBusyError, StoreError
 from memspan.core.footprint import Footprint
-from memspan.longterm import schema
+from memspan.longterm import schema, scrub
 
 Row = sqlite3.Row
 _APPLICATION_ID = 0x6D73706E  # "mspn": tells our files from other SQLite files
+_FREE_SHARE = 0.25  # of the pages: from here on a purge rewrites the file
+_ERASURES_KEPT = 100_000  # ids of forgotten episodes that a process which lags behind can still read
 _BATCH = 500  # bound variables per statement stay well under SQLite's oldest limit (999)
 
 
@@ -166,43 +171,78 @@ class Store:
                     self.connection.execute("COMMIT")
 
     def purge(self) -> bool:
-        """Make deleted bytes unreadable: merge the full-text segments, rewrite the file, empty the write-ahead log.
+        """Make deleted bytes unreadable; they are in no page of the file and not in its write-ahead log afterwards.
 
         `secure_delete` alone is not enough: pages that were rebalanced keep copies of moved cells in their free space.
+        That space is zeroed in place; a file of which much is free is rewritten instead, which also makes it smaller.
 
         Returns:
             True when done; False when another reader kept the log from being emptied within the timeout.
         """
         with self.lock:
             try:
-                with self._immediate():
-                    self.connection.execute("INSERT INTO fulltext (fulltext) VALUES ('optimize')")
-                self.connection.execute("VACUUM")
                 deadline = time.monotonic() + self.timeout
-                while self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
-                    if time.monotonic() > deadline:
-                        return False
-                    time.sleep(0.02)
-                return True
+                pages, free = self.pages()
+                if self.path == ":memory:" or free > _FREE_SHARE * pages or pages > scrub.MOST_PAGES:
+                    self.connection.execute("VACUUM")
+                elif not self._scrub(deadline):
+                    return False
+                return self._empty_log(deadline)
             except sqlite3.Error as error:
                 raise self._translated(error) from error
 
+    def _scrub(self, deadline: float) -> bool:
+        """Zero the free space of all pages, while nobody can write and the log is empty, so that the file is all."""
+        while True:
+            if not self._empty_log(deadline):
+                return False
+            self.connection.execute("BEGIN IMMEDIATE")
+            log = Path(self.path + "-wal")
+            if not log.exists() or not log.stat().st_size:
+                break
+            self.connection.execute("ROLLBACK")  # another process wrote meanwhile
+        try:
+            size = self.connection.execute("PRAGMA page_size").fetchone()[0]
+            scrub.scrub(Path(self.path), size)
+            # A commit makes every other connection drop the pages that it has cached, which may hold the old bytes.
+            self.connection.execute(
+                "INSERT INTO meta (key, value) VALUES ('scrubs', '1')"
+                " ON CONFLICT (key) DO UPDATE SET value = CAST(value AS INTEGER) + 1"
+            )
+        except BaseException:
+            self.connection.execute("ROLLBACK")
+            raise
+        self.connection.execute("COMMIT")
+        self.connection.execute("PRAGMA shrink_memory")  # and this connection too
+        return True
+
+    def _empty_log(self, deadline: float) -> bool:
+        while self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.02)
+        return True
+
     def check(self) -> list[str]:
-        """Problems found: SQLite's integrity check, foreign keys, and full text against rows. Empty when sound."""
+        """Problems found: SQLite's integrity check, foreign keys, missing passages, byte counts. Empty when sound."""
         with self.lock:
             run = self.connection.execute
             problems = [row[0] for row in run("PRAGMA integrity_check") if row[0] != "ok"]
             problems += [f"row {row[1]} of {row[0]} points at a missing row" for row in run("PRAGMA foreign_key_check")]
-            try:
-                run("INSERT INTO fulltext (fulltext, rank) VALUES ('integrity-check', 1)")
-            except sqlite3.DatabaseError as error:
-                problems.append(f"full text disagrees with the rows ({error})")
             bare = run(
                 "SELECT count(*) FROM record WHERE kind = 'episode' AND id NOT IN (SELECT record FROM passage)"
             ).fetchone()[0]
             if bare:
                 problems.append(f"{bare} episodes have no passage")
+            counted = {tuple(row) for row in run("SELECT space, bytes, passages, words, vectors FROM usage")}
+            if counted ^ {tuple(row) for row in run(schema.USAGE)}:
+                problems.append("the bytes that spaces take are miscounted")
             return problems
+
+    def pages(self) -> tuple[int, int]:
+        """Pages of the file, and how many of them are free."""
+        run = self.connection.execute
+        return run("PRAGMA page_count").fetchone()[0], run("PRAGMA freelist_count").fetchone()[0]
 
     def disk_bytes(self) -> int:
         """Bytes of the file, its write-ahead log and its shared-memory index."""
@@ -402,18 +442,43 @@ class Transaction:
         """Write a setting of the store."""
         self.execute("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)", (key, value))
 
-    def bump(self) -> None:
-        """Tell every process that indexed rows were changed or removed, so that it drops what it has in RAM."""
-        self._count_up("generation")
+    def bump(self, erased: Sequence[int] | None = None) -> None:
+        """Tell every process that indexed rows were changed or removed, so that what it has in RAM follows.
+
+        Args:
+            erased: ids of the episodes that are no more, when nothing else has changed for the index of episodes;
+                None makes processes read all episodes anew.
+        """
         self._count_up("derived_generation")
+        generation = self._count_up("generation")
+        if erased is None or len(erased) > _ERASURES_KEPT // 4:
+            erased = None
+            self.execute("DELETE FROM erasure")
+        self.executemany(
+            "INSERT INTO erasure (generation, record) VALUES (?, ?)",
+            [(generation, None)] if erased is None else [(generation, record) for record in erased],
+        )
+        self.execute(
+            "DELETE FROM erasure WHERE generation <="
+            " (SELECT generation FROM erasure ORDER BY rowid DESC LIMIT 1 OFFSET ?)",
+            (_ERASURES_KEPT,),
+        )
+
+    def erased_since(self, old: str, new: str) -> NDArray[np.int64] | None:
+        """Ids of the episodes erased between two generations; None when the log does not tell."""
+        first = self.execute("SELECT min(generation) FROM erasure").fetchone()[0]
+        if not new or first is None or int(old or 0) < first - 1:
+            return None
+        rows = self.execute("SELECT record FROM erasure WHERE generation > ?", (int(old or 0),)).fetchall()
+        if not rows or any(row[0] is None for row in rows):
+            return None
+        return np.array([row[0] for row in rows], np.int64)
 
     def bump_derived(self) -> None:
         """The same for derived records alone: the episodes in RAM stay good."""
         self._count_up("derived_generation")
 
-    def _count_up(self, key: str) -> None:
-        self.execute(
-            "INSERT INTO meta (key, value) VALUES (?, '1')"
-            " ON CONFLICT (key) DO UPDATE SET value = CAST(value AS INTEGER) + 1",
-            (key,),
-        )
+    def _count_up(self, key: str) -> int:
+        value = int(self.meta(key) or 0) + 1
+        self.set_meta(key, str(value))
+        return value

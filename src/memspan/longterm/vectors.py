@@ -13,16 +13,18 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
+Zeros = Callable[[tuple[int, ...], DTypeLike], NDArray[Any]]
 
 SCAN_ALL = 8192
 """Up to so many rows all are scored: that takes about 2 ms."""
 SIFTED = 4096
 """Rows that the signs let through to be scored by value, at least."""
 _OVERSAMPLING = 10
+_KEPT = 65_536  # rows copied at a time
 _BLOCK = 2048  # rows widened at a time: 3 MB at D = 384, which stays in the processor's cache
 
 
@@ -38,23 +40,46 @@ _count: Callable[[NDArray[np.uint64]], NDArray[np.uint8]] = getattr(np, "bitwise
 
 
 class Column:
-    """An array that grows at its end."""
+    """An array that grows at its end.
 
-    __slots__ = ("_data", "_size")
+    Args:
+        dtype: of its values.
+        width: columns of a two-dimensional one.
+        zeros: makes arrays of zeros somewhere else than in RAM, such as `Spill.zeros`.
+    """
 
-    def __init__(self, dtype: type, width: int = 0) -> None:
+    __slots__ = ("_data", "_size", "_zeros")
+
+    def __init__(self, dtype: DTypeLike, width: int = 0, zeros: Zeros | None = None) -> None:
+        self._zeros = zeros
         self._data: NDArray[Any] = np.zeros((0, width) if width else 0, dtype)
         self._size = 0
 
     def extend(self, values: NDArray[Any]) -> None:
         """Append along the first axis."""
-        need = self._size + len(values)
+        begin = self._size
+        self.grow(len(values))
+        self._data[begin : self._size] = values
+
+    def grow(self, count: int) -> None:
+        """Append zeros."""
+        need = self._size + count
         if need > len(self._data):
-            grown = np.zeros((max(need, int(1.25 * len(self._data))), *self._data.shape[1:]), self._data.dtype)
+            shape = (max(need, int(1.25 * len(self._data))), *self._data.shape[1:])
+            grown = (self._zeros or np.zeros)(shape, self._data.dtype)
             grown[: self._size] = self.array
             self._data = grown
-        self._data[self._size : need] = values
         self._size = need
+
+    def kept(self, mask: NDArray[np.bool_]) -> Column:
+        """The values where the mask is true, in a column of the same kind."""
+        made = Column(self._data.dtype, 0 if self._data.ndim == 1 else self._data.shape[1], self._zeros)
+        places = np.flatnonzero(mask)
+        made.grow(len(places))
+        for begin in range(0, len(places), _KEPT):
+            part = places[begin : begin + _KEPT]
+            made._data[begin : begin + len(part)] = self._data[part]
+        return made
 
     @property
     def array(self) -> NDArray[Any]:
@@ -63,8 +88,8 @@ class Column:
 
     @property
     def nbytes(self) -> int:
-        """Bytes held, room to grow included."""
-        return self._data.nbytes
+        """Bytes held in RAM, room to grow included."""
+        return 0 if self._zeros is not None else self._data.nbytes
 
 
 class VectorTable:
@@ -73,14 +98,17 @@ class VectorTable:
     Args:
         dim: D.
         rows: how many rows there are at first, all zero.
+        values: makes the large array of values somewhere else than in RAM.
+        signs: the same for signs and scales.
     """
 
-    def __init__(self, dim: int, rows: int = 0) -> None:
+    def __init__(self, dim: int, rows: int = 0, *, values: Zeros | None = None, signs: Zeros | None = None) -> None:
         self.dim = dim
         self._words = -(-dim // 64)
-        self._values = Column(np.int8, dim)
-        self._scale = Column(np.float32)
-        self._signs = [Column(np.uint64) for _ in range(self._words)]  # a column a word: a scan reads them in order
+        self._values = Column(np.int8, dim, values)
+        self._scale = Column(np.float32, zeros=signs)
+        # A column a word: a scan reads them in order.
+        self._signs = [Column(np.uint64, zeros=signs) for _ in range(self._words)]
         self.grow(rows)
 
     def __len__(self) -> int:
@@ -88,10 +116,13 @@ class VectorTable:
 
     def grow(self, rows: int) -> None:
         """Append zero rows."""
-        self._values.extend(np.zeros((rows, self.dim), np.int8))
-        self._scale.extend(np.zeros(rows, np.float32))
-        for column in self._signs:
-            column.extend(np.zeros(rows, np.uint64))
+        for column in (self._values, self._scale, *self._signs):
+            column.grow(rows)
+
+    def keep(self, mask: NDArray[np.bool_]) -> None:
+        """Drop the rows where the mask is false."""
+        self._values, self._scale = self._values.kept(mask), self._scale.kept(mask)
+        self._signs = [column.kept(mask) for column in self._signs]
 
     def put(self, rows: I64, vectors: NDArray[np.floating[Any]]) -> None:
         """Set rows to vectors, [len(rows), D]."""
@@ -152,5 +183,5 @@ class VectorTable:
 
     @property
     def nbytes(self) -> int:
-        """Bytes held."""
+        """Bytes held in RAM."""
         return self._values.nbytes + self._scale.nbytes + sum(column.nbytes for column in self._signs)

@@ -30,7 +30,7 @@ from memspan.longterm.changes import attributes, set_attribute
 from memspan.longterm.passages import ROLES, term_hashes
 from memspan.longterm.prompts import Writer
 from memspan.longterm.recall import Search
-from memspan.longterm.rows import index_derived
+from memspan.longterm.rows import episodes_hold, index_derived
 from memspan.longterm.store import Row, Transaction
 
 
@@ -206,14 +206,7 @@ class AMem(Organizer):
         def kept(tags: Sequence[str], own: set[int]) -> list[str]:
             for tag in tags:
                 if tag not in held:
-                    match = '"' + tag.replace('"', " ") + '"'
-                    held[tag] = bool(
-                        tx.execute(
-                            "SELECT 1 FROM fulltext f JOIN record r ON r.id = f.rowid"
-                            " WHERE fulltext MATCH ? AND r.space = ? AND r.kind = 'episode' LIMIT 1",
-                            (match, tx.space_id),
-                        ).fetchone()
-                    )
+                    held[tag] = episodes_hold(tx, tag)
             return [tag for tag in tags if held[tag] or not stems([tag]).isdisjoint(own)]
 
         rows = tx.execute(

@@ -22,7 +22,7 @@ SHARP: tuple[Precision, ...] = ("time", "day", "week")
 
 def word_for_word(search: Search) -> Mask:
     """[R] which episodes hold a quoted phrase of the question."""
-    found = phrase_matches(search.tx, quoted_phrases(search.query.text))
+    found = phrase_matches(search, quoted_phrases(search.query.text))
     if not found:
         return np.zeros(len(search.episodes), np.bool_)
     return np.isin(search.episodes.record_ids, sorted(found))

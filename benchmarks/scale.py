@@ -1,0 +1,303 @@
+"""One store from a hundred thousand to a million episodes: does every verb finish, how fast, in how many bytes.
+
+    python benchmarks/scale.py [--sizes 100k,300k,1000k] [--vectors] [--budget 300MB] [--disk-budget 500MB] [--json]
+
+Texts are made by synthetic.py. A hundredth of them goes into a space of its own, so that a whole space can be
+forgotten. With `--vectors` every passage gets a vector of 384 dimensions, which is no model's: a sum of fixed random
+vectors, one a word (a model would need an hour for a million texts). So bytes and speed are measured, not quality.
+Every stage is a process of its own; RSS is what the process holds beyond what it held before it opened the store.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+import zlib
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from common import machine, machine_line, positive, say, size, table
+from numpy.typing import NDArray
+from synthetic import DIM, episodes, questions
+
+from memspan import Episode, Footprint, Memory
+
+BATCH = 1000
+PART = 50_000  # texts made at a time
+SMALL = 100  # every so-many-th batch goes into the small space
+QUESTIONS = 200
+WANTED_P95 = 100.0  # ms with everything in RAM, at a million
+
+
+class WordVectors:
+    """Sums of fixed random vectors, one a word: deterministic, cheap, and near for texts with common words."""
+
+    name, fingerprint, dim, max_tokens = "hashed words", "hashed-words-384-4096", DIM, None
+    _ROWS = 4096
+
+    def __init__(self) -> None:
+        self._rows = np.random.default_rng(3).standard_normal((self._ROWS, DIM)).astype(np.float32)
+        self._known: dict[str, int] = {}
+
+    def embed(self, texts: Sequence[str], *, progress: bool = False) -> NDArray[np.float32]:
+        """[n, 384] unit vectors."""
+        places: list[int] = []
+        starts = []
+        for text in texts:
+            starts.append(len(places))
+            for word in text.lower().split() or [""]:
+                at = self._known.get(word)
+                if at is None:
+                    at = self._known[word] = zlib.crc32(word.encode()) % self._ROWS
+                places.append(at)
+        summed = np.add.reduceat(self._rows[places], starts, axis=0)
+        unit: NDArray[np.float32] = summed / np.maximum(np.linalg.norm(summed, axis=1, keepdims=True), 1e-9)
+        return unit
+
+    def footprint(self) -> Footprint:
+        """The table of words."""
+        return Footprint.of("weights", "ram", self._rows.nbytes)
+
+
+def batches(count: int) -> Iterator[tuple[list[Episode], str]]:
+    """Batches of episodes and the space they belong to."""
+    number = 0
+    for begin in range(0, count, PART):
+        turns = episodes(min(PART, count - begin), seed=begin // PART)
+        for first in range(0, len(turns), BATCH):
+            made = [
+                Episode(
+                    text=turn["text"],
+                    speaker=turn["speaker"],
+                    at=datetime.fromisoformat(turn["at"]),
+                    session=f"{begin // PART}-{turn['session']}",
+                    id=f"{begin // PART}-{turn['id']}",
+                )
+                for turn in turns[first : first + BATCH]
+            ]
+            yield made, "small" if number % SMALL == SMALL - 1 else "default"
+            number += 1
+
+
+def rss() -> int:
+    """Bytes of RAM that this process holds now."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmRSS"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def peak() -> int:
+    """The most that this process ever held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def disk(folder: Path) -> int:
+    """Bytes of the store's files."""
+    return sum(path.stat().st_size for path in folder.glob("memory.db*"))
+
+
+class Clock:
+    """Wall and processor seconds of a block."""
+
+    def __enter__(self) -> Clock:
+        self._wall, self._cpu = time.perf_counter(), time.process_time()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.wall, self.cpu = time.perf_counter() - self._wall, time.process_time() - self._cpu
+
+
+def opened(options: argparse.Namespace) -> Memory:
+    """The store under test."""
+    more: dict[str, Any] = {"budget": options.budget} if options.budget else {}
+    if options.disk_budget:
+        more["disk_budget"] = options.disk_budget
+    embedder = WordVectors() if options.vectors else None
+    return Memory.open(Path(options.folder, "memory.db"), embedder=embedder, **more)
+
+
+def stage_add(options: argparse.Namespace) -> dict[str, Any]:
+    """All episodes in batches."""
+    count, wall, cpu, evicted, slowest = options.count, 0.0, 0.0, 0, 0.0
+    before = rss()
+    with opened(options) as memory:
+        for batch, space in batches(count):
+            with Clock() as clock:
+                ids = memory.add(batch, space=space)
+            wall, cpu, slowest = wall + clock.wall, cpu + clock.cpu, max(slowest, clock.wall)
+            if getattr(ids, "evicted", None):
+                evicted += ids.evicted.episodes
+        with Clock() as clock:
+            memory.embed_pending()
+    return {
+        "add_per_second": count / (wall + clock.wall),
+        "add_per_cpu_second": count / (cpu + clock.cpu),
+        "slowest_batch": slowest,
+        "evicted": evicted,
+        "disk": disk(Path(options.folder)),
+        "rss": rss() - before,
+    }
+
+
+def stage_recall(options: argparse.Namespace) -> dict[str, Any]:
+    """Open, the first recall, then all questions."""
+    asked = questions(episodes(PART, seed=0), QUESTIONS + 1)
+    before = rss()
+    with Clock() as opening:
+        memory = opened(options)
+    with memory:
+        with Clock() as first:
+            memory.recall(asked[0])
+        waits, found = [], 0
+        for question in asked[1:]:
+            with Clock() as clock:
+                found += len(memory.recall(question)) == 10
+            waits.append(1000 * clock.wall)
+        report = {
+            "open_ms": 1000 * opening.wall,
+            "first_recall": first.wall,
+            "recall_ms": {f"p{q}": float(np.percentile(waits, q)) for q in (50, 95, 99)},
+            "answered": found,
+            "rss": rss() - before,
+            "peak": peak() - before,
+            "counted": memory.footprint().by_place,
+        }
+        last = f"0-t{PART // 2 - 1}"
+        with Clock() as clock:
+            memory.forget(last)
+        report["forget_one"] = clock.wall
+        with Clock() as clock:
+            memory.recall(asked[1])
+        report["recall_after"] = clock.wall
+    return report
+
+
+def stage_forget(options: argparse.Namespace) -> dict[str, Any]:
+    """A session, and a whole space."""
+    with opened(options) as memory:
+        with Clock() as session:
+            one = memory.forget(session="0-s40")
+        with Clock() as space:
+            whole = memory.forget(space="small")
+    return {
+        "forget_session": session.wall,
+        "session": one.episodes,
+        "forget_space": space.wall,
+        "space": whole.episodes,
+        "purged": one.purged and whole.purged,
+        "disk": disk(Path(options.folder)),
+        "peak": peak(),
+    }
+
+
+def stage_export(options: argparse.Namespace) -> dict[str, Any]:
+    """Everything as JSON lines."""
+    path = Path(options.folder, "all.jsonl")
+    with opened(options) as memory, Clock() as clock:
+        rows = memory.export(path)
+    written = path.stat().st_size
+    path.unlink()
+    return {"export": clock.wall, "rows": rows, "bytes": written, "peak": peak()}
+
+
+STAGES = {"add": stage_add, "recall": stage_recall, "forget": stage_forget, "export": stage_export}
+
+
+def measure(options: argparse.Namespace, count: int) -> dict[str, Any]:
+    """All stages at one size."""
+    row: dict[str, Any] = {"episodes": count}
+    with tempfile.TemporaryDirectory(prefix="memspan-scale-", dir=options.dir) as folder:
+        for name in STAGES:
+            say(f"{count:,} episodes: {name}")
+            command = [sys.executable, __file__, "--stage", name, "--count", str(count), "--folder", folder]
+            command += ["--vectors"] if options.vectors else []
+            command += ["--budget", options.budget] if options.budget else []
+            command += ["--disk-budget", options.disk_budget] if options.disk_budget else []
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+            if done.returncode:
+                row[name] = {"error": f"ended with status {done.returncode}"}
+                continue
+            row[name] = json.loads(done.stdout)
+            say(f"  {done.stdout.strip()}")
+    return row
+
+
+def show(rows: list[dict[str, Any]]) -> str:
+    """An aligned table."""
+    lines = []
+    for row in rows:
+        add, recall, forget, export = (row[name] for name in STAGES)
+        if any("error" in part for part in (add, recall, forget, export)):
+            lines.append([f"{row['episodes']:,}", *["failed"] * 14])
+            continue
+        waits = recall["recall_ms"]
+        lines.append(
+            [
+                f"{row['episodes']:,}",
+                f"{add['add_per_second']:,.0f}",
+                size(add["disk"]),
+                f"{recall['open_ms']:.0f} ms",
+                f"{recall['first_recall']:.1f} s",
+                f"{waits['p50']:.0f} / {waits['p95']:.0f} / {waits['p99']:.0f}",
+                size(recall["rss"]),
+                size(recall["counted"].get("ram", 0)),
+                f"{recall['forget_one']:.1f} s",
+                f"{recall['recall_after']:.1f} s",
+                f"{forget['forget_session']:.1f} s",
+                f"{forget['forget_space']:.1f} s",
+                f"{export['export']:.0f} s",
+                size(export["bytes"]),
+            ]
+        )
+    header = ["episodes", "add/s", "disk", "open", "first recall", "recall ms p50/95/99", "RSS", "counted RAM"]
+    header += ["forget 1", "recall after", "a session", "a space", "export", "file"]
+    return table(header, lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sizes", default="100k,300k,1000k", help="numbers of episodes (default: 100k,300k,1000k)")
+    parser.add_argument("--vectors", action="store_true", help="give every passage a vector of hashed words")
+    parser.add_argument("--budget", help="RAM that the store may hold, such as 300MB")
+    parser.add_argument("--disk-budget", help="disk that the default space may take, such as 500MB")
+    parser.add_argument("--dir", help="where the stores are made (default: the system's temporary folder)")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--stage", choices=STAGES, help=argparse.SUPPRESS)
+    parser.add_argument("--count", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.stage:
+        print(json.dumps(STAGES[options.stage](options)))
+        return 0
+    try:
+        sizes = [positive(part) for part in options.sizes.split(",")]
+    except ValueError:
+        parser.error(f"--sizes {options.sizes}: numbers such as 100k")
+    facts = machine()
+    rows = [measure(options, count) for count in sizes]
+    failed = any("error" in row[name] for row in rows for name in STAGES)
+    if options.json:
+        print(json.dumps({"machine": facts, "vectors": options.vectors, "rows": rows}, indent=1))
+        return int(failed)
+    print("Vectors are sums of random vectors of words, no model's." if options.vectors else "Full text alone.")
+    print(show(rows))
+    for row in rows:
+        if "error" not in row["recall"] and row["episodes"] >= 1_000_000 and not options.budget:
+            p95 = row["recall"]["recall_ms"]["p95"]
+            print(f"recall p95: {p95:.0f} ms (wanted {WANTED_P95:.0f}): {'met' if p95 <= WANTED_P95 else 'NOT MET'}")
+    print(f"\n{machine_line(facts)}")
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
