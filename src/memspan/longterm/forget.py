@@ -57,19 +57,22 @@ def forget_episodes(
             values.append(value)
     where = " AND ".join(tests)
     if uids:
-        rows = tx.select(f"SELECT id, uid, text FROM record WHERE uid IN ({{ids}}) AND {where}", uids, *values)
+        rows = tx.select(f"SELECT id, uid FROM record WHERE uid IN ({{ids}}) AND {where}", uids, *values)
         missing = set(uids) - {row["uid"] for row in rows}
         if missing and session is None and speaker is None and before is None:
             raise InputError(
                 f"no episode has the id {sorted(missing)[0]!r} in space {tx.space!r}; nothing was forgotten"
             )
     else:
-        rows = tx.execute(f"SELECT id, uid, text FROM record WHERE {where}", values).fetchall()
-    episodes = [row["id"] for row in rows]
-    texts = [row["text"] for row in rows]
+        rows = tx.execute(f"SELECT id, uid FROM record WHERE {where}", values).fetchall()
+    return remove_episodes(tx, organizer, [row["id"] for row in rows])
+
+
+def remove_episodes(tx: Transaction, organizer: Organizer, episodes: Sequence[int]) -> Forgotten:
+    """Remove episodes by record id and everything derived only from them; the texts are added to `tx.erased`."""
     if not episodes:
         return Forgotten(episodes=0, derived={}, kept=0, reopened=0)
-
+    texts = [row[0] for row in tx.select("SELECT text FROM record WHERE id IN ({ids})", episodes)]
     touched = {row[0] for row in tx.select("SELECT record FROM source WHERE episode IN ({ids})", episodes)}
     reopened = _take_back(tx, episodes)
     unmade = take_back(tx, episodes)

@@ -312,9 +312,7 @@ class PassageIndex:
         while read := rows.fetchmany(_CHUNK):
             dim = len(read[0][2]) // 2
             if self.vectors is None:
-                self.vectors = VectorTable(
-                    dim, len(self.owner), values=self._zeros(VALUES), signs=self._zeros(COLUMNS)
-                )
+                self.vectors = VectorTable(dim, len(self.owner), values=self._zeros(VALUES), signs=self._zeros(COLUMNS))
             slots = np.searchsorted(self.passage_ids, np.array([row[1] for row in read], np.int64))
             stacked = np.frombuffer(b"".join(row[2] for row in read), np.float16).reshape(len(read), dim)
             self.vectors.put(slots, stacked)
@@ -442,9 +440,7 @@ class PassageIndex:
     def footprint(self) -> Footprint:
         """RAM of all arrays and names, and the disk that spilled ones take."""
         nbytes = sum(column.nbytes for column in self._columns.values()) + self._has_vector.nbytes
-        nbytes += sum(
-            segment.keys_nbytes if self.level >= POSTINGS else segment.nbytes for segment in self._segments
-        )
+        nbytes += sum(segment.keys_nbytes if self.level >= POSTINGS else segment.nbytes for segment in self._segments)
         nbytes += self.vectors.nbytes if self.vectors is not None else 0
         nbytes += 0 if self._order is None else self._order.nbytes
         if self.level < COLUMNS:

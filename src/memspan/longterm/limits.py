@@ -1,36 +1,132 @@
-"""What the index of a space takes in RAM: foretold from the counts that the store keeps, before anything is read."""
+"""How many bytes a space may take, on disk and in RAM, and what it takes.
+
+On disk, what counts are the rows of the space as `schema` defines it: the bytes that they take in a file without slack,
+and beforehand those of the vectors that passages still wait for. The file itself is larger by the pages of an empty
+store (about 110 kB), by pages that are free or half empty until `purge` rewrites it, and by its write-ahead log.
+
+In RAM, what counts is what an index holds between two recalls and the arrays that one recall works with.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, get_args
 
+from memspan.core.budget import parse_bytes
+from memspan.core.errors import InputError
+from memspan.longterm.index import COLUMNS, IN_RAM, POSTINGS, VALUES
 from memspan.longterm.passages import PASSAGE_CHARS
 from memspan.longterm.store import Transaction
 
+WhenFull = Literal["evict", "raise"]
+Bytes = str | int | float
 
-def expected_bytes(tx: Transaction, dim: int = 0) -> int:
-    """RAM that the indexes of a space will take, counted from the file; the columns that grow are doubled at times.
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a space takes and may take, in bytes.
+
+    Attributes:
+        disk: allowed on disk; None is no limit.
+        ram: allowed to its index in RAM, in every process; None is no limit.
+        when_full: what an add does that would exceed `disk`: "evict" what is worth least, or "raise" a BudgetError.
+        used: on disk now, vectors that are still to be made included.
+    """
+
+    disk: int | None = None
+    ram: int | None = None
+    when_full: WhenFull = "evict"
+    used: int = 0
+
+
+def read_limits(tx: Transaction) -> Limits:
+    """The limits of the transaction's space; all are None where none was set."""
+    row = tx.execute(
+        "SELECT u.bytes, u.passages - u.vectors, b.disk, b.ram, b.when_full FROM usage u"
+        " LEFT JOIN budget b ON b.space = u.space WHERE u.space = ?",
+        (tx.space_id,),
+    ).fetchone()
+    if row is None:
+        return Limits()
+    used, waiting, disk, ram, when_full = row
+    used += waiting * _vector_bytes(known_dim(tx))
+    return Limits(disk=disk, ram=ram, when_full=when_full or "evict", used=used)
+
+
+def set_limits(
+    tx: Transaction,
+    *,
+    disk: Bytes | None = None,
+    ram: Bytes | None = None,
+    when_full: WhenFull | None = None,
+) -> None:
+    """Change what is given; 0 takes a limit away.
+
+    Raises:
+        InputError: no number of bytes, or an unknown `when_full`.
+    """
+    if when_full is not None and when_full not in get_args(WhenFull):
+        raise InputError(f"when_full is {when_full!r}; it can be {' or '.join(get_args(WhenFull))}")
+    now = read_limits(tx)
+    values = [
+        before if wanted is None else parse_bytes(wanted) or None
+        for before, wanted in ((now.disk, disk), (now.ram, ram))
+    ]
+    tx.execute(
+        "INSERT OR REPLACE INTO budget (space, disk, ram, when_full) VALUES (?, ?, ?, ?)",
+        (tx.space_id, *values, when_full or now.when_full),
+    )
+
+
+def known_dim(tx: Transaction) -> int:
+    """Length of the store's vectors; 0 when no embedder has been used with it."""
+    known = tx.meta("embedder")
+    return 0 if known is None else int(json.loads(known)["dim"])
+
+
+def _vector_bytes(dim: int) -> int:
+    """What the schema counts for a vector of this length."""
+    size = 2 * dim
+    if not size:
+        return 0
+    return 14 + (4096 // (4088 // (size + 14)) if size < 4000 else 4096 * (size // 4092 + 2))
+
+
+# --- RAM -------------------------------------------------------------------------------------------------------------
+
+_COLUMNS = 105  # bytes a passage of the columns, with room to grow, and of the neighbours with their weights
+_NAMES = 25  # of the names of sessions, at ten passages a session
+_WORK = 48  # of the arrays of one recall
+
+
+def expected_bytes(tx: Transaction, dim: int = 0, level: int = IN_RAM) -> int:
+    """RAM that the indexes of a space will take.
 
     Args:
         tx: of the space.
         dim: length of the vectors that passages still wait for; 0 counts only those that are there.
+        level: how much is spilled.
     """
-    words, count, vectors, there = tx.execute(
-        "SELECT coalesce(sum(length(terms)) / 4, 0), count(*), count(v.id), coalesce(max(length(v.data)) / 2, 0)"
-        " FROM passage p LEFT JOIN vector v ON v.passage = p.id WHERE p.space = ?",
-        (tx.space_id,),
-    ).fetchone()
-    return _bytes_of(words, count, max(dim, there if vectors else 0))
+    row = tx.execute("SELECT words, passages, vectors FROM usage WHERE space = ?", (tx.space_id,)).fetchone()
+    words, passages, vectors = row or (0, 0, 0)
+    return _bytes_of(words, passages, max(dim, known_dim(tx) if vectors else 0), level)
 
 
-def expected_of_texts(lengths: Iterable[int], dim: int) -> int:
+def expected_of_texts(lengths: Iterable[int], dim: int, level: int = IN_RAM) -> int:
     """RAM that texts of so many characters will take in the index, by an estimate of their words and passages."""
     words = count = 0
     for length in lengths:
         words += length // 6 + 1
         count += length // PASSAGE_CHARS + 1
-    return _bytes_of(words, count, dim)
+    return _bytes_of(words, count, dim, level)
 
 
-def _bytes_of(words: int, passages: int, dim: int) -> int:
-    return 6 * words + (90 + dim + dim // 8) * passages  # vectors: a byte and a bit a dimension
+def _bytes_of(words: int, passages: int, dim: int, level: int) -> int:
+    each = _NAMES + _WORK
+    if level < COLUMNS:
+        each += _COLUMNS + (dim // 8 + 4) * 5 // 4
+    if level < VALUES:
+        each += dim * 5 // 4
+    return each * passages + (words if level >= POSTINGS else 7 * words)  # the terms themselves stay

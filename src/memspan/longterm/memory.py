@@ -20,10 +20,12 @@ from memspan.longterm.adding import insert_episodes
 from memspan.longterm.base import Episode, Organizer, Query, Recollection, Scribe, Snapshot, Surroundings
 from memspan.longterm.changes import Change, changes, undo
 from memspan.longterm.embedding import EmbedderSlot
+from memspan.longterm.evict import Added, Eviction, Evictor
 from memspan.longterm.forget import Forgotten, forget_episodes
-from memspan.longterm.index import PassageIndex
-from memspan.longterm.limits import expected_bytes, expected_of_texts
+from memspan.longterm.index import COLUMNS, IN_RAM, PassageIndex
+from memspan.longterm.indexes import Indexes
 from memspan.longterm.kept import keep_answer, kept_answer
+from memspan.longterm.limits import Bytes, Limits, WhenFull, expected_bytes, expected_of_texts, read_limits, set_limits
 from memspan.longterm.recall import (
     Deadline,
     RankingConfig,
@@ -44,6 +46,7 @@ from memspan.longterm.rows import (
     names,
 )
 from memspan.longterm.store import Store, Transaction
+from memspan.longterm.upkeep import maintain, make_room, rewrite_if_loose, stats
 
 if TYPE_CHECKING:
     from memspan.core.budget import Budget
@@ -101,11 +104,13 @@ class Memory:
         self.store = store
         self.organizer = organizer
         self.space = space
-        self.budget = budget
         self.ranking = ranking or RankingConfig()
         self._clock = now
-        self._indexes: dict[tuple[int, bool], PassageIndex] = {}
         self._embedding = EmbedderSlot(store, embedder, self._now)
+        self._indexes = Indexes(store, budget, lambda: store.footprint() + self._embedding.footprint())
+        self._evictor = Evictor(organizer)
+        self._evicted: Eviction | None = None
+        store.before_commit = self._make_room
 
     @classmethod
     def open(
@@ -117,6 +122,7 @@ class Memory:
         embedder: str | Embedder | None = "auto",
         space: str = "default",
         budget: str | int | Budget | None = None,
+        disk_budget: Bytes | None = None,
         timeout: float = 30.0,
         create: bool = True,
         now: Callable[[], datetime] = clock.now,
@@ -130,7 +136,9 @@ class Memory:
             embedder: "auto" (the bundled one when it is installed, else none), a model spec, an object, or None
                 for full text alone.
             space: the tenant; every other method can name another.
-            budget: bytes the store may hold in RAM, checked before an index is loaded.
+            budget: bytes the store may hold in RAM. An index that does not fit is kept on disk as far as it must be,
+                which is slower; a `BudgetError` comes before one is loaded that does not fit even so.
+            disk_budget: bytes the space may take on disk, from now on and for every later opener; see `limits`.
             timeout: seconds to wait for another writer.
             create: make the file when it is missing.
             now: the store's clock, for tests and for replaying history.
@@ -148,7 +156,14 @@ class Memory:
         else:
             limit = budget
         store = Store(target, timeout=timeout, create=create)
-        return cls(store, chosen, embedder=embedder, space=space, budget=limit, now=now)
+        memory = cls(store, chosen, embedder=embedder, space=space, budget=limit, now=now)
+        if disk_budget is not None:
+            try:
+                memory.limits(disk=disk_budget)
+            except BaseException:
+                store.close()
+                raise
+        return memory
 
     def _now(self) -> int:
         moment = clock.to_micros(self._clock())
@@ -157,24 +172,28 @@ class Memory:
 
     # --- add ---
 
-    def add(self, episodes: Iterable[Episode] | Episode, *, space: str | None = None) -> list[str]:
+    def add(self, episodes: Iterable[Episode] | Episode, *, space: str | None = None) -> Added:
         """Add episodes: all of them, or none.
 
         An episode whose id is already there with the same text is left as it is, so that an interrupted run can
         simply be repeated.
 
         Returns:
-            The ids, in order. The episodes survive a kill of the process from here on.
+            The ids, in order. The episodes survive a kill of the process from here on. `.evicted` says what had to go
+            to make room for them.
 
         Raises:
             InputError: an episode cannot be stored; the message names its position.
+            BudgetError: the space has no room for them, and nothing can or may be evicted.
             StoreBusyError: another process wrote for longer than the timeout.
         """
         batch = [episodes] if isinstance(episodes, Episode) else list(episodes)
         payloads = [checked_episode(position, episode) for position, episode in enumerate(batch)]
         if not batch:
-            return []
+            return Added()
         space = self.space if space is None else space
+        if self._limited(space):
+            self._embedding.get()  # so that the bytes of vectors that are still to be made are known
         around = Surroundings(
             snapshot=lambda: self._snapshot(space),
             embed=lambda texts: None if self._embedding.get() is None else self._embedding.embed(texts),
@@ -184,10 +203,53 @@ class Memory:
         with self.store.write(self._now(), space) as tx:
             ids, fresh = insert_episodes(tx, batch, payloads)
             if fresh:
+                tx.added = [record for _, record in fresh]
                 self.organizer.on_add(tx, [(record, batch[i], prepared[i]) for i, record in fresh])
                 index_derived(tx)
+        added = Added(ids)
+        added.evicted, self._evicted = self._evicted, None
+        if added.evicted is not None:
+            rewrite_if_loose(self)
         self._embedding.embed_batches()
-        return ids
+        return added
+
+    def _make_room(self, tx: Transaction) -> None:
+        self._evicted = make_room(self, tx)
+
+    def _limited(self, space: str) -> bool:
+        with self.store.read(self._now(), space) as tx:
+            return read_limits(tx).disk is not None
+
+    def limits(
+        self,
+        *,
+        disk: Bytes | None = None,
+        ram: Bytes | None = None,
+        when_full: WhenFull | None = None,
+        space: str | None = None,
+    ) -> Limits:
+        """What a space may take, after changing what is given. Limits are kept in the store, for every later opener.
+
+        Args:
+            disk: bytes on disk, as a number or "200MB"; 0 takes the limit away. What is too much goes at once.
+            ram: bytes of its index in RAM, in every process.
+            when_full: "evict" (the default) or "raise", which leaves the store as it was.
+            space: the tenant.
+
+        Raises:
+            InputError: no number of bytes, or an unknown `when_full`.
+            BudgetError: the space takes more already and may not, or cannot, be made to fit.
+        """
+        space = self.space if space is None else space
+        if disk is not None or ram is not None or when_full is not None:
+            if disk is not None:
+                self._embedding.get()
+            with self.store.write(self._now(), space) as tx:
+                set_limits(tx, disk=disk, ram=ram, when_full=when_full)
+            if self._evicted is not None:
+                rewrite_if_loose(self)
+        with self.store.read(self._now(), space) as tx:
+            return read_limits(tx)
 
     @contextlib.contextmanager
     def _snapshot(self, space: str) -> Iterator[Snapshot]:
@@ -297,6 +359,7 @@ class Memory:
         results = Recollections(found[: asked.k])
         results.skipped = tuple(deadline.skipped)
         results.seconds = deadline.seconds
+        self._indexes.release()
         return results
 
     def _compose(self, space: str) -> None:
@@ -330,35 +393,18 @@ class Memory:
         return hits
 
     def _index(self, tx: Transaction, *, episodes: bool) -> PassageIndex:
-        key = (tx.space_id, episodes)
-        index = self._indexes.get(key)
-        if index is None:
-            if (tx.space_id, not episodes) not in self._indexes:  # both are counted when the first is loaded
-                self._require_ram(tx)
-            index = self._indexes[key] = PassageIndex(tx.space_id, episodes=episodes)
-        index.refresh(tx)
-        return index
+        return self._indexes.get(tx, episodes=episodes)
 
-    def _require_ram(self, tx: Transaction) -> None:
-        """Refuse an index that would not fit beside what is held, before it is read."""
-        if self.budget is None:
-            return
-        held = self.budget.total - self.budget.remaining(self.footprint())
-        self.budget.require(
-            "the store with its index" + (", beside the embedder," if self._embedding.footprint().total else ""),
-            held + expected_bytes(tx),
-            advice="raise the budget, open with embedder=None, or move tenants to stores of their own",
-        )
-
-    def expected_ram(self, episodes: Sequence[Episode] = (), *, dim: int = 0) -> int:
+    def expected_ram(self, episodes: Sequence[Episode] = (), *, dim: int = 0, least: bool = False) -> int:
         """Bytes of RAM that the store will hold with its index loaded, `episodes` added and vectors of length `dim`.
 
         What is in the file is counted; for new episodes it is an estimate, with as much again for what an organizer
-        derives from them.
+        derives from them. With `least`, as much of the index is on disk as can be.
         """
+        level = COLUMNS if least else IN_RAM
         with self.store.read(self._now(), self.space) as tx:
-            kept = expected_bytes(tx, dim)
-        new = expected_of_texts((len(episode.text) for episode in episodes), dim)
+            kept = expected_bytes(tx, dim, level)
+        new = expected_of_texts((len(episode.text) for episode in episodes), dim, level)
         return self.store.footprint().by_place.get("ram", 0) + kept + new * (2 if self.organizer.kinds else 1)
 
     def ask(self, question: str, **options: Any) -> Answer:
@@ -496,71 +542,19 @@ class Memory:
         Returns:
             Counts of what was done.
         """
-        done: dict[str, int] = {}
-        if reembed:
-            done["vectors_dropped"] = self._embedding.reset()
-        done["embedded"] = self._embedding.embed_all()  # first, so that organizers can compare vectors
-        for (name,) in self.store.connection.execute("SELECT name FROM space").fetchall():
-            with self.store.write(self._now(), name) as tx:
-                for what, count in self.organizer.maintain(tx, self._clock(), prune=prune).items():
-                    done[what] = done.get(what, 0) + count
-                index_derived(tx)
-            if tx.erased:
-                self._embedding.forget(tx.erased)
-            self._compose(name)  # last, so that nothing is written that is about to go
-        done["embedded"] += self._embedding.embed_all()
-        with self.store.lock:
-            self.store.connection.execute("PRAGMA optimize")
-            if prune:
-                before = self.store.disk_bytes()
-                self.store.purge()
-                done["bytes_freed"] = max(0, before - self.store.disk_bytes())
-        return done
+        return maintain(self, prune=prune, reembed=reembed)
 
     def check(self) -> list[str]:
         """Problems found in the file and between its rows and indexes; empty when sound."""
         return self.store.check()
 
     def stats(self, *, space: str | None = None) -> dict[str, Any]:
-        """Counts by kind, vectors, sessions, speakers, the span of time, and bytes."""
-        with self.store.read(self._now(), self.space if space is None else space) as tx:
-            kinds = dict(
-                tx.execute("SELECT kind, count(*) FROM record WHERE space = ? GROUP BY kind", (tx.space_id,)).fetchall()
-            )
-            sessions, speakers, first, last = tx.execute(
-                "SELECT count(DISTINCT session), count(DISTINCT speaker), min(at), max(at) FROM record"
-                " WHERE space = ? AND kind = 'episode'",
-                (tx.space_id,),
-            ).fetchone()
-            indexed, embedded = tx.execute(
-                "SELECT count(*), count(v.id) FROM passage p LEFT JOIN vector v ON v.passage = p.id WHERE p.space = ?",
-                (tx.space_id,),
-            ).fetchone()
-            spaces = [row[0] for row in tx.execute("SELECT name FROM space ORDER BY name")]
-            more = self.organizer.stats(tx)
-        start, end = clock.from_micros(first), clock.from_micros(last)
-        return {
-            "space": self.space if space is None else space,
-            "spaces": spaces,
-            "organizer": self.organizer.name,
-            "embedder": self._embedding.name,
-            "records": kinds,
-            "sessions": sessions,
-            "speakers": speakers,
-            "first": start.isoformat() if start else None,
-            "last": end.isoformat() if end else None,
-            "passages": indexed,
-            "embedded": embedded,
-            "bytes": self.footprint().to_json(),
-            **({self.organizer.name: more} if more else {}),
-        }
+        """Counts by kind, vectors, sessions, speakers, the span of time, bytes, limits, and what was evicted."""
+        return stats(self, self.space if space is None else space)
 
     def footprint(self) -> Footprint:
         """Bytes of the store: RAM of the loaded indexes and SQLite's cache, disk of the file and its log."""
-        total = self.store.footprint() + self._embedding.footprint()
-        for index in self._indexes.values():
-            total += index.footprint()
-        return total
+        return self.store.footprint() + self._embedding.footprint() + self._indexes.footprint()
 
     def close(self) -> None:
         """Embed what waits if the embedder is loaded, and close the file."""

@@ -33,7 +33,7 @@ def index_derived(tx: Transaction) -> None:
 
 
 def episodes_hold(tx: Transaction, phrase: str) -> bool:
-    """Whether an episode of the space holds the stems of a phrase one after the other. Reads passages until one does."""
+    """Whether an episode of the space holds the stems of a phrase one after the other."""
     wanted = term_hashes(phrase).tobytes()
     rows = tx.execute(
         "SELECT p.terms FROM passage p JOIN record r ON r.id = p.record"

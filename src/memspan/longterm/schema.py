@@ -16,22 +16,31 @@ indexes and its share of the pages' own bytes (see tests/longterm/test_limits.py
 from __future__ import annotations
 
 
+def _with_waste(length: str) -> str:
+    """SQL for the bytes of content of this length, with its share of what stays free in pages of 4096 bytes.
+
+    On average half a row does not fit at the end of a page; of a row of several pages only the part on its first one.
+    """
+    return f"({length} + min({length}, 2000) * min({length}, 2000) / 8192 + {length} / 64)"
+
+
 def _bytes_of_record(row: str) -> str:
-    """SQL for the bytes that a record takes; its id stands in the row and in an index, its session too."""
-    return (
-        f"(150 + length(CAST({row}.text AS BLOB)) + 2 * length(CAST({row}.uid AS BLOB)) + length({row}.kind)"
-        f" + coalesce(length(CAST({row}.speaker AS BLOB)), 0) + coalesce(length(CAST({row}.data AS BLOB)), 0)"
-        f" + 2 * coalesce(length(CAST({row}.session AS BLOB)), 0)"
-        f" + length(CAST({row}.text AS BLOB)) / 16)"
-    )
+    """SQL for the bytes that a record takes: its row, and its entries under its id and its session."""
+    text, data = f"length(CAST({row}.text AS BLOB))", f"coalesce(length(CAST({row}.data AS BLOB)), 0)"
+    names = f"2 * length(CAST({row}.uid AS BLOB)) + 2 * length({row}.kind)"
+    names += f" + coalesce(length(CAST({row}.speaker AS BLOB)), 0)"
+    names += f" + coalesce(12 + 2 * length(CAST({row}.session AS BLOB)), 0)"
+    return f"(72 + {_with_waste(f'({text} + {data})')} + {names})"
 
 
 def _bytes_of_passage(row: str) -> str:
-    return f"(60 + length({row}.terms) + length({row}.terms) / 16)"
+    return f"(40 + {_with_waste(f'length({row}.terms)')})"
 
 
 def _bytes_of_vector(row: str) -> str:
-    return f"(40 + length({row}.data) + length({row}.data) / 3)"
+    """All vectors are equally long, so as many rows stand on a page as whole ones fit."""
+    size = f"length({row}.data)"
+    return f"(14 + CASE WHEN {size} < 4000 THEN 4096 / (4088 / ({size} + 14)) ELSE 4096 * ({size} / 4092 + 2) END)"
 
 
 # Table, the column that names the record it belongs to, and the bytes of a row with its index entries.
@@ -123,6 +132,12 @@ def _usage() -> str:
 
 USAGE = _usage()
 """SQL for the rows that `usage` ought to have."""
+
+EPISODE_BYTES = (
+    f"({_bytes_of_record('r')} + coalesce((SELECT sum({_bytes_of_passage('x')} + coalesce({_bytes_of_vector('v')}, 0))"
+    " FROM passage x LEFT JOIN vector v ON v.passage = x.id WHERE x.record = r.id), 0))"
+)
+"""SQL for the bytes that an episode `r` takes with its passages and vectors."""
 
 MIGRATIONS: tuple[str, ...] = (
     """

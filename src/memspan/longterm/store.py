@@ -66,6 +66,9 @@ class Store:
         timeout: seconds a writer waits for another writer before `StoreBusyError`.
         create: make the file when it does not exist.
 
+    Attributes:
+        before_commit: called with every writing transaction before it is committed; what it raises undoes it.
+
     Raises:
         StoreError: not a memspan store, damaged, or written by a newer memspan.
         StoreBusyError: another writer held the lock for longer than `timeout`.
@@ -74,6 +77,7 @@ class Store:
     def __init__(self, target: str | Path, *, timeout: float = 30.0, create: bool = True) -> None:
         self.path = store_path(target)
         self.timeout = timeout
+        self.before_commit: Callable[[Transaction], None] | None = None
         self.lock = threading.RLock()
         if self.path != ":memory:":
             path = Path(self.path)
@@ -151,7 +155,10 @@ class Store:
                 raise StoreError("a transaction is already open in this thread; finish it first")
             try:
                 with self._immediate():
-                    yield Transaction(self, now, space, writable=True)
+                    tx = Transaction(self, now, space, writable=True)
+                    yield tx
+                    if self.before_commit is not None:
+                        self.before_commit(tx)
             except sqlite3.Error as error:
                 raise self._translated(error) from error
 
@@ -170,11 +177,14 @@ class Store:
                 if not nested and self.connection.in_transaction:
                     self.connection.execute("COMMIT")
 
-    def purge(self) -> bool:
+    def purge(self, *, rewrite: bool = False) -> bool:
         """Make deleted bytes unreadable; they are in no page of the file and not in its write-ahead log afterwards.
 
         `secure_delete` alone is not enough: pages that were rebalanced keep copies of moved cells in their free space.
         That space is zeroed in place; a file of which much is free is rewritten instead, which also makes it smaller.
+
+        Args:
+            rewrite: rewrite it in any case.
 
         Returns:
             True when done; False when another reader kept the log from being emptied within the timeout.
@@ -183,7 +193,7 @@ class Store:
             try:
                 deadline = time.monotonic() + self.timeout
                 pages, free = self.pages()
-                if self.path == ":memory:" or free > _FREE_SHARE * pages or pages > scrub.MOST_PAGES:
+                if rewrite or self.path == ":memory:" or free > _FREE_SHARE * pages or pages > scrub.MOST_PAGES:
                     self.connection.execute("VACUUM")
                 elif not self._scrub(deadline):
                     return False
@@ -290,6 +300,7 @@ class Transaction:
         now: the store's time of this transaction, in microseconds.
         space: the tenant's name; every method sees only its rows.
         erased: texts of the records that were erased or rewritten, so that what is cached of them can go too.
+        added: ids of the episodes that it adds.
     """
 
     def __init__(self, store: Store, now: int, space: str, *, writable: bool) -> None:
@@ -297,6 +308,7 @@ class Transaction:
         self.now = now
         self.space = space
         self.erased: list[str] = []
+        self.added: list[int] = []
         self.execute: Callable[..., sqlite3.Cursor] = store.connection.execute
         self.executemany: Callable[..., sqlite3.Cursor] = store.connection.executemany
         row = self.execute("SELECT id FROM space WHERE name = ?", (space,)).fetchone()

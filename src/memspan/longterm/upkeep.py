@@ -1,0 +1,130 @@
+"""What a memory does beside adding and recalling: room on disk, housekeeping, counts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from memspan.longterm import clock
+from memspan.longterm.evict import Eviction
+from memspan.longterm.limits import known_dim, read_limits
+from memspan.longterm.rows import index_derived
+from memspan.longterm.store import Transaction
+
+if TYPE_CHECKING:
+    from memspan.longterm.memory import Memory
+
+_SLACK = 0.3  # share of the file that may be free or half-empty pages after an eviction
+_LEAST = 4 * 2**20  # bytes up to which a file is not worth rewriting
+
+
+def make_room(memory: Memory, tx: Transaction) -> Eviction | None:
+    """Evict in every space that takes more than it may; what was evicted in the transaction's own.
+
+    A transaction may make other spaces than its own grow: vectors are made for all of them together, and an import
+    brings several.
+
+    Raises:
+        BudgetError: see `Evictor.make_room`.
+    """
+    own = None
+    names = tx.execute(
+        "SELECT s.name FROM budget b JOIN space s ON s.id = b.space WHERE b.disk IS NOT NULL ORDER BY s.id"
+    ).fetchall()
+    for (name,) in names:
+        of_space = tx if name == tx.space else Transaction(tx.store, tx.now, name, writable=False)
+        done = memory._evictor.make_room(of_space, tx.added)
+        if done is not None and name == tx.space:
+            own = done
+        if of_space.erased:
+            memory._embedding.forget(of_space.erased)
+    return own
+
+
+def rewrite_if_loose(memory: Memory) -> bool:
+    """Rewrite the file when evictions have left much of it free or half empty."""
+    pages, _ = memory.store.pages()
+    run = memory.store.connection.execute
+    size = pages * int(run("PRAGMA page_size").fetchone()[0])
+    used = run("SELECT coalesce(sum(bytes), 0) FROM usage").fetchone()[0]
+    if memory.store.path == ":memory:" or size <= _LEAST or size * (1 - _SLACK) <= used:
+        return False
+    return memory.store.purge(rewrite=True)
+
+
+def maintain(memory: Memory, *, prune: bool, reembed: bool) -> dict[str, int]:
+    """See `Memory.maintain`."""
+    store, embedding = memory.store, memory._embedding
+    done: dict[str, int] = {}
+    if reembed:
+        done["vectors_dropped"] = embedding.reset()
+    done["embedded"] = embedding.embed_all()  # first, so that organizers can compare vectors
+    for (name,) in store.connection.execute("SELECT name FROM space").fetchall():
+        with store.write(memory._now(), name) as tx:
+            for what, count in memory.organizer.maintain(tx, memory._clock(), prune=prune).items():
+                done[what] = done.get(what, 0) + count
+            index_derived(tx)
+        if tx.erased:
+            embedding.forget(tx.erased)
+        memory._compose(name)  # last, so that nothing is written that is about to go
+    done["embedded"] += embedding.embed_all()
+    with store.lock:
+        store.connection.execute("PRAGMA optimize")
+        if prune:
+            before = store.disk_bytes()
+            store.purge(rewrite=True)
+            done["bytes_freed"] = max(0, before - store.disk_bytes())
+    return done
+
+
+def stats(memory: Memory, space: str) -> dict[str, Any]:
+    """See `Memory.stats`."""
+    with memory.store.read(memory._now(), space) as tx:
+        kinds = dict(
+            tx.execute("SELECT kind, count(*) FROM record WHERE space = ? GROUP BY kind", (tx.space_id,)).fetchall()
+        )
+        sessions, speakers, first, last = tx.execute(
+            "SELECT count(DISTINCT session), count(DISTINCT speaker), min(at), max(at) FROM record"
+            " WHERE space = ? AND kind = 'episode'",
+            (tx.space_id,),
+        ).fetchone()
+        counted = tx.execute("SELECT passages, vectors FROM usage WHERE space = ?", (tx.space_id,)).fetchone()
+        spaces = [row[0] for row in tx.execute("SELECT name FROM space ORDER BY name")]
+        limits, dim = read_limits(tx), known_dim(tx)
+        times, episodes, derived, freed, oldest, newest = tx.execute(
+            "SELECT count(*), coalesce(sum(episodes), 0), coalesce(sum(derived), 0), coalesce(sum(bytes), 0),"
+            " min(oldest), max(newest) FROM eviction WHERE space = ?",
+            (tx.space_id,),
+        ).fetchone()
+        more = memory.organizer.stats(tx)
+    passages, vectors = counted or (0, 0)
+    return {
+        "space": space,
+        "spaces": spaces,
+        "organizer": memory.organizer.name,
+        "embedder": memory._embedding.name,
+        "records": kinds,
+        "sessions": sessions,
+        "speakers": speakers,
+        "first": _iso(first),
+        "last": _iso(last),
+        "passages": passages,
+        "embedded": vectors,
+        "dim": dim,
+        "disk": {"used": limits.used, "allowed": limits.disk, "when_full": limits.when_full},
+        "ram": {"allowed": limits.ram},
+        "evicted": {
+            "times": times,
+            "episodes": episodes,
+            "derived": derived,
+            "bytes": freed,
+            "oldest": _iso(oldest),
+            "newest": _iso(newest),
+        },
+        "bytes": memory.footprint().to_json(),
+        **({memory.organizer.name: more} if more else {}),
+    }
+
+
+def _iso(micros: int | None) -> str | None:
+    moment = clock.from_micros(micros)
+    return None if moment is None else moment.isoformat()
