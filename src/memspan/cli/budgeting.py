@@ -89,9 +89,25 @@ class AskPlan:
             said.append(f"--model none with --embedder none ({least:,})")
         return ", or ".join(said)
 
-    def store_bytes(self, memory: Memory, episodes: Sequence[Episode]) -> int:
-        """Bytes of RAM that the store will hold when it has read these episodes."""
-        return memory.expected_ram(episodes, dim=0 if self.embedder is None else self.embedder.dim)
+    def fit(self, memory: Memory, episodes: Sequence[Episode]) -> int:
+        """What `require` gives with the store's index in RAM, or where that is too much, on disk as far as can be.
+
+        In the second case the memory may hold no more than that from then on.
+
+        Raises:
+            BudgetError: see `require`.
+        """
+        from memspan.core.budget import Budget
+
+        dim = 0 if self.embedder is None else self.embedder.dim
+        try:
+            return self.require(memory.expected_ram(episodes, dim=dim))
+        except BudgetError:
+            least = memory.expected_ram(episodes, dim=dim, least=True)
+            weights = self.require(least)
+        embedder = 0 if self.embedder is None else self.embedder.weights + self.embedder.activations
+        memory.budget = Budget(least + embedder)
+        return weights
 
 
 def _embedder(spec: str) -> EmbedderPlan | None:

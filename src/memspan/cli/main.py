@@ -98,6 +98,14 @@ def parser() -> argparse.ArgumentParser:
     remember = verb("remember", "read files into a store", verbs.remember)
     remember.add_argument("files", nargs="+", metavar="FILE")
     store(remember)
+    remember.add_argument(
+        "--disk-budget",
+        metavar="BYTES",
+        help="disk that the space may take, from now on (such as 200MB; 0: no limit); what is worth least is evicted",
+    )
+    remember.add_argument(
+        "--when-full", choices=("evict", "raise"), help="what to do when the space is full (default: as it was, evict)"
+    )
     embedding(remember)
     organizing(remember)
     reading(remember)

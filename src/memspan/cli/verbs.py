@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from memspan.core.budget import Budget
     from memspan.core.footprint import Footprint
     from memspan.longterm.base import Episode, Recollection
+    from memspan.longterm.evict import Eviction
     from memspan.longterm.memory import Memory
     from memspan.models.base import LanguageModel
 
@@ -103,11 +104,16 @@ def _read(files: list[str], options: argparse.Namespace) -> list[Episode]:
     return list(read_all([_input(name) for name in files], format=options.format))
 
 
-def _add(memory: Memory, episodes: list[Episode], options: argparse.Namespace) -> None:
+def _add(memory: Memory, episodes: list[Episode], options: argparse.Namespace) -> list[Eviction]:
+    """Add all; what had to be evicted for it."""
     batches = [episodes[i : i + _ADD_BATCH] for i in range(0, len(episodes), _ADD_BATCH)]
+    evictions = []
     for batch in _progress(batches, f"reading {len(episodes):,} episodes", options, show=len(batches) > 1):
-        memory.add(batch)
+        added = memory.add(batch)
+        if added.evicted is not None:
+            evictions.append(added.evicted)
     memory.embed_pending(progress=not options.quiet)
+    return evictions
 
 
 def _input(name: str) -> Path:
@@ -177,7 +183,7 @@ def ask(options: argparse.Namespace) -> int:
         if plan.scribe is not None:  # it is loaded when the store is opened
             plan.require(0)
         memory = stack.enter_context(_memory(options, create=bool(options.read), budget=budget))
-        weights = plan.require(plan.store_bytes(memory, episodes))
+        weights = plan.fit(memory, episodes)
         _add(memory, episodes, options)
         model = None if options.model == "none" else load_language_model(options.model, budget=weights)
         answer = memory.ask(options.question, model=model, k=options.k, **_filters(options))
@@ -247,12 +253,23 @@ def remember(options: argparse.Namespace) -> int:
     """`memspan remember`."""
     episodes = _read(options.files, options)
     with _memory(options, create=True) as memory:
-        _add(memory, episodes, options)
+        if options.disk_budget is not None or options.when_full is not None:
+            memory.limits(disk=options.disk_budget, when_full=options.when_full)
+        evictions = _add(memory, episodes, options)
         stats = memory.stats()
+    gone = sum(eviction.episodes for eviction in evictions)
+    freed = sum(eviction.bytes for eviction in evictions)
     if options.json:
-        _print_json({"read": len(episodes), **stats})
-    else:
-        print(f"read {len(episodes):,} episodes into {options.store}: {_counts(stats['records'])}")
+        _print_json({"read": len(episodes), "evicted_now": {"episodes": gone, "bytes": freed}, **stats})
+        return 0
+    print(f"read {len(episodes):,} episodes into {options.store}: {_counts(stats['records'])}")
+    if evictions:
+        oldest = min((eviction.oldest for eviction in evictions if eviction.oldest), default=None)
+        print(
+            f"evicted {_counts({'episode': gone})} ({freed:,} bytes, the oldest of {_day(oldest)}) to stay within"
+            f" {stats['disk']['allowed']:,} bytes",
+            file=sys.stderr,
+        )
     return 0
 
 
@@ -403,6 +420,15 @@ def stats(options: argparse.Namespace) -> int:
         rows = [[kind, f"{count:,}"] for kind, count in report["records"].items()]
         rows += [[name, f"{report[name]:,}"] for name in ("sessions", "speakers", "passages", "embedded")]
         rows += [["first", report["first"] or ""], ["last", report["last"] or ""]]
+        disk, evicted = report["disk"], report["evicted"]
+        allowed = (
+            "no limit" if disk["allowed"] is None else f"{format_bytes(disk['allowed'])}, else {disk['when_full']}"
+        )
+        rows.append(["space on disk", f"{format_bytes(disk['used'])} of {allowed}"])
+        if report["ram"]["allowed"] is not None:
+            rows.append(["index in RAM", f"at most {format_bytes(report['ram']['allowed'])}"])
+        if evicted["times"]:
+            rows.append(["evicted", f"{_counts({'episode': evicted['episodes']})}, {format_bytes(evicted['bytes'])}"])
         rows += [[f"{e['tier']} {e['place']}", format_bytes(e["bytes"])] for e in report["bytes"]["entries"]]
         rows.append(["sound", "yes" if not problems else "; ".join(problems)])
         print(_table(["what", "value"], rows, right={1}))

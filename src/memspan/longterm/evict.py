@@ -3,7 +3,7 @@ derived from them alone.
 
     value(e) = information(e) * prior(e) * strength(e) * left(e) / bytes(e)
 
-*information* is the sum over the distinct terms of its passages of log2(words / times said), in the space: what nothing
+*information* is the sum over the distinct terms of its passages of log2(passages / times said), in the space: what nothing
 else tells is worth much, a greeting next to nothing. *prior*: a lasting rule or preference counts four times, a
 question half, an assistant's turn (where roles are told) half, and an episode of which a later one says nearly the same
 a tenth. *strength* grows by use, and *left* is a power law of the time since the last use, slow enough (a year takes a
@@ -40,7 +40,8 @@ STANDING, QUESTION, ANSWERING, REPEATED = 4.0, 0.5, 0.5, 0.1
 """Factors of the prior: see above."""
 _FADING = Retention("power", days=365.0)
 _HEADROOM = 0.02  # of the limit is freed beyond what is needed
-_QUEUED = 0.1  # of the episodes are queued at a time
+_RANKED_ANEW = 10_000  # passages up to which every eviction looks at all of them
+_QUEUED = 0.1  # of the episodes are queued at a time when there are more
 _STEP = 256  # episodes taken out before the bytes are looked at again
 _CHUNK = 16_384  # passages read at a time
 _TABLE = 2**20  # counters of terms: those that share one are few
@@ -119,6 +120,9 @@ class Evictor:
         episodes = derived = 0
         moments: list[int] = []
         used, reranked = limits.used, False
+        passages = tx.execute("SELECT passages FROM usage WHERE space = ?", (tx.space_id,)).fetchone()[0]
+        if passages <= _RANKED_ANEW:
+            self._queues.pop(tx.space_id, None)
         while used > wanted:
             chosen = self._next(tx, used - wanted, kept)
             if not chosen and not reranked:
@@ -152,7 +156,8 @@ class Evictor:
     def _rank(self, tx: Transaction) -> None:
         """Queue the candidates that are worth least."""
         found = self._ranking(tx)
-        order = np.argsort(found.values, kind="stable")[: max(_STEP, int(_QUEUED * len(found.values)))]
+        count = int(_QUEUED * len(found.values)) if len(found.values) > _RANKED_ANEW else None
+        order = np.argsort(found.values, kind="stable")[:count]
         self._queues[tx.space_id] = tx.now, found.records[order[::-1]].tolist()
 
     def _next(self, tx: Transaction, excess: int, kept: set[int]) -> list[tuple[int, int, int]]:
@@ -183,10 +188,11 @@ class Evictor:
 def candidates(tx: Transaction) -> Candidates:
     """The episodes of a space that are not pinned, with their values. Takes 60 bytes of RAM an episode."""
     said = np.zeros(_TABLE, np.int64)
+    passages = 0
     for rows in _chunks(tx, "p.terms"):
         words = np.frombuffer(b"".join(row[0] for row in rows), np.uint32)
         said += np.bincount(words & np.uint32(_TABLE - 1), minlength=_TABLE)
-    total = float(said.sum())
+        passages += len(rows)
     columns = (
         "r.id, p.terms, r.strength, coalesce(r.used_at, r.recorded_at), substr(rtrim(r.text), -1) = '?',"
         " coalesce(json_extract(r.data, '$.role'), ''), coalesce(json_extract(r.data, '$.pinned'), 0),"
@@ -199,7 +205,8 @@ def candidates(tx: Transaction) -> Candidates:
         words = np.frombuffer(b"".join(blobs), np.uint32)
         owners = np.repeat(np.arange(len(ids)), [len(blob) // 4 for blob in blobs])
         pairs = np.unique((owners.astype(np.uint64) << np.uint64(32)) | words)
-        rarity = np.log2((total + 1) / np.maximum(said[(pairs & np.uint64(_TABLE - 1)).astype(np.int64)], 1))
+        times = np.maximum(said[(pairs & np.uint64(_TABLE - 1)).astype(np.int64)], 1)
+        rarity = np.maximum(np.log2((passages + 1) / times), 0)
         information = np.bincount((pairs >> np.uint64(32)).astype(np.int64), rarity, len(ids))
         prior = np.where(np.array(questions, bool), QUESTION, 1.0)
         prior *= [ANSWERING if role and role not in ("user", "human") else 1.0 for role in roles]

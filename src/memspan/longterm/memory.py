@@ -165,6 +165,15 @@ class Memory:
                 raise
         return memory
 
+    @property
+    def budget(self) -> Budget | None:
+        """Bytes the store may hold in RAM; None is no limit. Set it before the first recall."""
+        return self._indexes.budget
+
+    @budget.setter
+    def budget(self, budget: Budget | None) -> None:
+        self._indexes.budget = budget
+
     def _now(self) -> int:
         moment = clock.to_micros(self._clock())
         assert moment is not None

@@ -75,6 +75,10 @@ def _usage_triggers() -> str:
     goes += f" + coalesce((SELECT sum({changes}) FROM change c WHERE c.record = old.id), 0)"
     made += change("record", "DELETE", "old.space", f"bytes = bytes - ({goes})", "BEFORE")
 
+    new, was = (_BYTES_OF_CHANGE.format(row=row) for row in ("new", "old"))
+    space = "(SELECT space FROM record WHERE id = new.record)"
+    made += change("change", "UPDATE OF old, new", space, f"bytes = bytes + {new} - {was}")
+
     vector = _bytes_of_vector("v")
     made += change(
         "passage",
