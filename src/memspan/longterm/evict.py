@@ -3,8 +3,8 @@ derived from them alone.
 
     value(e) = information(e) * prior(e) * strength(e) * left(e) / bytes(e)
 
-*information* is the sum over the distinct terms of its passages of log2(passages / times said), in the space: what nothing
-else tells is worth much, a greeting next to nothing. *prior*: a lasting rule or preference counts four times, a
+*information* is the sum over the distinct terms of its passages of log2(passages / times said), in the space: what
+nothing else tells is worth much, a greeting next to nothing. *prior*: a lasting rule or preference counts four times, a
 question half, an assistant's turn (where roles are told) half, and an episode of which a later one says nearly the same
 a tenth. *strength* grows by use, and *left* is a power law of the time since the last use, slow enough (a year takes a
 tenth) that age alone decides little. What has a true `pinned` in its metadata stays, and so does what the present

@@ -46,7 +46,7 @@ from memspan.longterm.rows import (
     names,
 )
 from memspan.longterm.store import Store, Transaction
-from memspan.longterm.upkeep import maintain, make_room, rewrite_if_loose, stats
+from memspan.longterm.upkeep import maintain, make_room, stats
 
 if TYPE_CHECKING:
     from memspan.core.budget import Budget
@@ -217,8 +217,8 @@ class Memory:
                 index_derived(tx)
         added = Added(ids)
         added.evicted, self._evicted = self._evicted, None
-        if added.evicted is not None:
-            rewrite_if_loose(self)
+        if added.evicted is not None and self.store.loose():
+            self.store.purge()
         self._embedding.embed_batches()
         return added
 
@@ -255,8 +255,8 @@ class Memory:
                 self._embedding.get()
             with self.store.write(self._now(), space) as tx:
                 set_limits(tx, disk=disk, ram=ram, when_full=when_full)
-            if self._evicted is not None:
-                rewrite_if_loose(self)
+            if self._evicted is not None and self.store.loose():
+                self.store.purge()
         with self.store.read(self._now(), space) as tx:
             return read_limits(tx)
 

@@ -21,7 +21,7 @@ def _with_waste(length: str) -> str:
 
     On average half a row does not fit at the end of a page; of a row of several pages only the part on its first one.
     """
-    return f"({length} + min({length}, 2000) * min({length}, 2000) / 8192 + {length} / 64)"
+    return f"({length} + min({length}, 2800) * min({length}, 2800) / 8192 + {length} / 64)"
 
 
 def _bytes_of_record(row: str) -> str:
@@ -261,7 +261,7 @@ MIGRATIONS: tuple[str, ...] = (
     """,
     # SQLite's full text goes: it took a third of the file and of the time of an add, could not be erased from without
     # being rewritten whole, and only served quoted phrases, which the postings find. What each space takes is counted
-    # and can be limited. `erasure` tells an index in RAM which episodes are no more (no record: all is to be read).
+    # and can be limited. `erasure` tells an index in RAM which episodes are no more (record 0: all is to be read).
     """
     DROP TRIGGER record_insert;
     DROP TRIGGER record_delete;
@@ -290,8 +290,7 @@ MIGRATIONS: tuple[str, ...] = (
         oldest INTEGER,
         newest INTEGER
     );
-    CREATE TABLE erasure (generation INTEGER NOT NULL, record INTEGER);
-    CREATE INDEX erasure_generation ON erasure (generation, record);
+    CREATE TABLE erasure (generation INTEGER, record INTEGER, PRIMARY KEY (generation, record)) WITHOUT ROWID;
     """
     + f"INSERT INTO usage (space, bytes, passages, words, vectors) {USAGE};\n"
     + _usage_triggers(),

@@ -26,8 +26,9 @@ from memspan.longterm import schema, scrub
 
 Row = sqlite3.Row
 _APPLICATION_ID = 0x6D73706E  # "mspn": tells our files from other SQLite files
-_FREE_SHARE = 0.25  # of the pages: from here on a purge rewrites the file
-_ERASURES_KEPT = 100_000  # ids of forgotten episodes that a process which lags behind can still read
+_SLACK = 0.3  # share of the file that is free or half-empty pages: from here on a purge rewrites it
+_EMPTY = 2**18  # bytes of a store without rows, rounded up
+_ERASURES_KEPT = 50_000  # ids of forgotten episodes that a process which lags behind can still read
 _BATCH = 500  # bound variables per statement stay well under SQLite's oldest limit (999)
 
 
@@ -192,8 +193,7 @@ class Store:
         with self.lock:
             try:
                 deadline = time.monotonic() + self.timeout
-                pages, free = self.pages()
-                if rewrite or self.path == ":memory:" or free > _FREE_SHARE * pages or pages > scrub.MOST_PAGES:
+                if rewrite or self.path == ":memory:" or self.loose() or self.pages()[0] > scrub.MOST_PAGES:
                     self.connection.execute("VACUUM")
                 elif not self._scrub(deadline):
                     return False
@@ -253,6 +253,12 @@ class Store:
         """Pages of the file, and how many of them are free."""
         run = self.connection.execute
         return run("PRAGMA page_count").fetchone()[0], run("PRAGMA freelist_count").fetchone()[0]
+
+    def loose(self) -> bool:
+        """Whether so much of the file is free or in half-empty pages that rewriting it is worth its time."""
+        size = self.pages()[0] * int(self.connection.execute("PRAGMA page_size").fetchone()[0])
+        used = self.connection.execute("SELECT coalesce(sum(bytes), 0) FROM usage").fetchone()[0]
+        return bool(size * (1 - _SLACK) > used + _EMPTY)
 
     def disk_bytes(self) -> int:
         """Bytes of the file, its write-ahead log and its shared-memory index."""
@@ -463,16 +469,16 @@ class Transaction:
         """
         self._count_up("derived_generation")
         generation = self._count_up("generation")
-        if erased is None or len(erased) > _ERASURES_KEPT // 4:
+        if erased is None or len(erased) > _ERASURES_KEPT:
             erased = None
             self.execute("DELETE FROM erasure")
         self.executemany(
             "INSERT INTO erasure (generation, record) VALUES (?, ?)",
-            [(generation, None)] if erased is None else [(generation, record) for record in erased],
+            [(generation, 0)] if erased is None else [(generation, record) for record in erased],
         )
         self.execute(
             "DELETE FROM erasure WHERE generation <="
-            " (SELECT generation FROM erasure ORDER BY rowid DESC LIMIT 1 OFFSET ?)",
+            " (SELECT generation FROM erasure ORDER BY generation DESC LIMIT 1 OFFSET ?)",
             (_ERASURES_KEPT,),
         )
 
@@ -482,7 +488,7 @@ class Transaction:
         if not new or first is None or int(old or 0) < first - 1:
             return None
         rows = self.execute("SELECT record FROM erasure WHERE generation > ?", (int(old or 0),)).fetchall()
-        if not rows or any(row[0] is None for row in rows):
+        if not rows or any(row[0] == 0 for row in rows):
             return None
         return np.array([row[0] for row in rows], np.int64)
 

@@ -13,9 +13,6 @@ from memspan.longterm.store import Transaction
 if TYPE_CHECKING:
     from memspan.longterm.memory import Memory
 
-_SLACK = 0.3  # share of the file that may be free or half-empty pages after an eviction
-_LEAST = 4 * 2**20  # bytes up to which a file is not worth rewriting
-
 
 def make_room(memory: Memory, tx: Transaction) -> Eviction | None:
     """Evict in every space that takes more than it may; what was evicted in the transaction's own.
@@ -38,17 +35,6 @@ def make_room(memory: Memory, tx: Transaction) -> Eviction | None:
         if of_space.erased:
             memory._embedding.forget(of_space.erased)
     return own
-
-
-def rewrite_if_loose(memory: Memory) -> bool:
-    """Rewrite the file when evictions have left much of it free or half empty."""
-    pages, _ = memory.store.pages()
-    run = memory.store.connection.execute
-    size = pages * int(run("PRAGMA page_size").fetchone()[0])
-    used = run("SELECT coalesce(sum(bytes), 0) FROM usage").fetchone()[0]
-    if memory.store.path == ":memory:" or size <= _LEAST or size * (1 - _SLACK) <= used:
-        return False
-    return memory.store.purge(rewrite=True)
 
 
 def maintain(memory: Memory, *, prune: bool, reembed: bool) -> dict[str, int]:
