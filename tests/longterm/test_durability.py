@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 from memspan import Memory
 from memspan.longterm.zep import Zep
 from tests.longterm.doubles import HashEmbedder, ToyScribe
+from tests.longterm.evicting_writer import LIMIT, SIZE, batch
 
 KILLS = 50
 ROOT = Path(__file__).parents[2]
@@ -75,3 +77,62 @@ def test_fifty_kills(tmp_path: Path):
         assert unindexed == 0, "indexes agree with rows"
         newest = max(present)
         assert memory.recall(f"City{newest}", k=1)[0].id == f"{newest}:6"
+
+
+def test_kills_while_a_full_space_evicts_and_forgets(tmp_path: Path):
+    path = tmp_path / "a.db"
+    with Memory.open(path, embedder=HashEmbedder(), disk_budget=LIMIT) as memory:
+        first = 0
+        while memory.add(batch(first)).evicted is None:
+            first += 1
+        first += 1
+    chance = random.Random(1)
+    said: dict[str, set[int]] = {"added": set(), "evicted": set(), "forgot": set()}
+    for _ in range(15):
+        writer = subprocess.Popen(
+            [sys.executable, "-m", "tests.longterm.evicting_writer", str(path), str(first)],
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+        )
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "ready\n"
+        time.sleep(chance.uniform(0, 0.25))
+        writer.send_signal(signal.SIGKILL)
+        lines = writer.stdout.readlines()
+        writer.stdout.close()
+        writer.wait()
+        for line in lines:
+            if line.endswith("\n"):
+                what, number = line.split()
+                said[what].add(int(number))
+                first = max(first, int(number) + 1)
+        first += 1  # the one after may or may not have been committed before the kill
+        with sqlite3.connect(path) as raw:
+            assert raw.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        raw.close()
+    assert said["evicted"] and said["forgot"], "kills came after evictions and after forgetting"
+
+    with Memory.open(path, embedder=HashEmbedder()) as memory:
+        assert memory.check() == [] and memory.limits().used <= LIMIT
+        run = memory.store.connection.execute
+        here = {row[0] for row in run("SELECT uid FROM record")}
+        made = run("SELECT seq FROM sqlite_sequence WHERE name = 'record'").fetchone()[0]
+        evicted = run("SELECT sum(episodes) FROM eviction").fetchone()[0]
+        forgotten = made - len(here) - evicted
+        assert len(said["forgot"]) * SIZE // 10 <= forgotten <= (len(said["forgot"]) + 15) * SIZE // 10
+        assert made % SIZE == 0, "a batch is there as a whole or not at all"
+        newest = max(int(uid.split(":")[0]) for uid in here)
+        last = {uid for uid in here if uid.startswith(f"{newest}:")}
+        assert len(last) in (SIZE, SIZE - SIZE // 10), "what was added last was not evicted"
+        files = b"".join(file.read_bytes() for file in tmp_path.iterdir())
+        for number in said["forgot"]:
+            assert f"marker{number}x".encode() not in files
+        memory.maintain(prune=True)
+        files = b"".join(file.read_bytes() for file in tmp_path.iterdir())
+        for number in range(newest):
+            if not any(uid.startswith(f"{number}:") for uid in here):
+                assert f"marker{number}x".encode() not in files
+        quick = [(hit.id, hit.score) for hit in memory.recall(f"turn {newest} subject 3", k=20)]
+        memory._indexes.clear()
+        assert quick == [(hit.id, hit.score) for hit in memory.recall(f"turn {newest} subject 3", k=20)]
