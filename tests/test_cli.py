@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from memspan import Memory
 from memspan.cli import main
 
 CHAT = [
@@ -51,6 +52,42 @@ def test_recall_and_stats(capsys, store):
     assert (hit["kind"], hit["id"], hit["episodes"]) == ("episode", "b", ["b"])
     stats = run_json(capsys, "stats", "--store", store)
     assert stats["records"] == {"episode": 2} and stats["problems"] == []
+
+
+def test_a_disk_budget_is_kept_and_shown(capsys, tmp_path):
+    talk = tmp_path / "talk.jsonl"
+    talk.write_text(
+        "".join(json.dumps({"text": f"Turn {i} on subject {i % 9}, at length. " * 9}) + "\n" for i in range(900))
+    )
+    store = str(tmp_path / "a.db")
+    plain = ("--store", store, str(talk), "--organizer", "plain", "--embedder", "none")
+    read = run_json(capsys, "remember", *plain, "--disk-budget", "450kB")
+    assert 0 < read["evicted_now"]["episodes"] < 900 and read["evicted_now"]["bytes"] > 0
+    stats = run_json(capsys, "stats", "--store", store)
+    assert stats["disk"]["used"] <= stats["disk"]["allowed"] == 450_000
+    assert stats["records"]["episode"] + stats["evicted"]["episodes"] == 900
+    assert main(["stats", "--store", store]) == 0
+    assert "of 439.45 KiB, else evict" in capsys.readouterr().out
+    assert main(["remember", *plain]) == 0
+    assert "to stay within 450,000 bytes" in capsys.readouterr().err
+    assert main(["remember", *plain, "--when-full", "raise", "--quiet"]) == 3
+    assert "space 'default' on disk needs" in capsys.readouterr().err
+
+
+def test_ask_works_inside_a_budget_that_the_index_does_not_fit(capsys, tmp_path):
+    big = tmp_path / "big.jsonl"
+    big.write_text("".join(json.dumps({"text": f"Note {i} on the weather of day {i}."}) + "\n" for i in range(3000)))
+    store = str(tmp_path / "b.db")
+    plain = ["--organizer", "plain", "--embedder", "none"]
+    assert main(["remember", "--store", store, str(big), *plain, "--quiet"]) == 0
+    with Memory.open(store, embedder=None) as memory:
+        full, least = memory.expected_ram(), memory.expected_ram(least=True)
+    for budget in (full, (full + least) // 2):
+        options = ["--budget", str(budget), "--model", "none", "--store", store, *plain]
+        answer = run_json(capsys, "ask", *options, "What was the weather of day 1234?")
+        assert answer["citations"][0]["text"] == "Note 1234 on the weather of day 1234."
+        ram = sum(e["bytes"] for e in answer["cost"]["entries"] if e["place"] == "ram")
+        assert ram <= budget
 
 
 def test_forget_export_import(capsys, store, tmp_path):

@@ -8,6 +8,7 @@ from memspan.core.errors import InputError
 from memspan.longterm import clock
 from memspan.longterm.base import Episode
 from memspan.longterm.passages import passages
+from memspan.longterm.rows import episode_of
 from memspan.longterm.store import Transaction
 
 
@@ -78,3 +79,12 @@ def _known(tx: Transaction, uids: Sequence[str]) -> dict[str, str]:
         "SELECT uid, text FROM record WHERE uid IN ({ids}) AND kind = 'episode' AND space = ?", uids, tx.space_id
     )
     return {row[0]: row[1] for row in rows}
+
+
+def turns_before(tx: Transaction, session: str, count: int) -> list[Episode]:
+    """The last turns of a session, in order."""
+    rows = tx.execute(
+        "SELECT * FROM record WHERE space = ? AND session = ? AND kind = 'episode' ORDER BY id DESC LIMIT ?",
+        (tx.space_id, session, count),
+    ).fetchall()
+    return [episode_of(row) for row in reversed(rows)]

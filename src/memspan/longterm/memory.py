@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 from memspan.core.errors import InputError, StoreBusyError
 from memspan.core.footprint import Footprint
 from memspan.longterm import clock
-from memspan.longterm.adding import insert_episodes
+from memspan.longterm.adding import insert_episodes, turns_before
 from memspan.longterm.base import Episode, Organizer, Query, Recollection, Scribe, Snapshot, Surroundings
 from memspan.longterm.changes import Change, changes, undo
 from memspan.longterm.embedding import EmbedderSlot
@@ -25,28 +25,33 @@ from memspan.longterm.forget import Forgotten, forget_episodes
 from memspan.longterm.index import COLUMNS, IN_RAM, PassageIndex
 from memspan.longterm.indexes import Indexes
 from memspan.longterm.kept import keep_answer, kept_answer
-from memspan.longterm.limits import Bytes, Limits, WhenFull, expected_bytes, expected_of_texts, read_limits, set_limits
+from memspan.longterm.limits import (
+    Bytes,
+    Limits,
+    WhenFull,
+    expected_bytes,
+    expected_of_texts,
+    known_dim,
+    read_limits,
+    set_limits,
+)
+from memspan.longterm.organizers import load_organizer
 from memspan.longterm.recall import (
     Deadline,
     RankingConfig,
     Recollections,
     Search,
-    phrase_matches,
-    quoted_phrases,
-    rank_episodes,
+    recall_episodes,
 )
 from memspan.longterm.rows import (
     checked_count,
     checked_episode,
     checked_question,
-    episode_of,
-    episode_recollection,
-    holds,
     index_derived,
     names,
 )
 from memspan.longterm.store import Store, Transaction
-from memspan.longterm.upkeep import maintain, make_room, stats
+from memspan.longterm.upkeep import compose, maintain, make_room, stats, use
 
 if TYPE_CHECKING:
     from memspan.core.budget import Budget
@@ -54,30 +59,6 @@ if TYPE_CHECKING:
     from memspan.models.base import Embedder, LanguageModel
 
 Moment = datetime | date | str | None
-PHRASE_BONUS = 3.0
-"""What an episode that holds a quoted phrase word for word gains, in standard deviations."""
-
-
-def load_organizer(name: str | Organizer, scribe: str | Scribe) -> Organizer:
-    """An organizer by its catalogue name.
-
-    Raises:
-        InputError: no organizer of this name works.
-    """
-    if not isinstance(name, str):
-        return name
-    if name == "plain":
-        from memspan.longterm.plain import Plain
-
-        return Plain()
-    from memspan.core import catalog
-
-    info = catalog.system(name)
-    if info.status != "working" or info.interface != "Organizer":
-        working = [s.slug for s in catalog.systems() if s.status == "working" and s.interface == "Organizer"]
-        raise InputError(f"organizer {name!r} cannot be used; those that work: {', '.join(['plain', *working])}")
-    organizer: Organizer = catalog.load(name)(scribe=scribe)
-    return organizer
 
 
 class Memory:
@@ -201,8 +182,7 @@ class Memory:
         if not batch:
             return Added()
         space = self.space if space is None else space
-        if self._limited(space):
-            self._embedding.get()  # so that the bytes of vectors that are still to be made are known
+        self._know_vectors(space)
         around = Surroundings(
             snapshot=lambda: self._snapshot(space),
             embed=lambda texts: None if self._embedding.get() is None else self._embedding.embed(texts),
@@ -225,9 +205,12 @@ class Memory:
     def _make_room(self, tx: Transaction) -> None:
         self._evicted = make_room(self, tx)
 
-    def _limited(self, space: str) -> bool:
+    def _know_vectors(self, space: str, *, limited: bool = False) -> None:
+        """Load the embedder if a limit is set and nothing tells yet how long its vectors, still to be made, will be."""
         with self.store.read(self._now(), space) as tx:
-            return read_limits(tx).disk is not None
+            unknown = (limited or read_limits(tx).disk is not None) and not known_dim(tx)
+        if unknown:
+            self._embedding.get()
 
     def limits(
         self,
@@ -251,8 +234,7 @@ class Memory:
         """
         space = self.space if space is None else space
         if disk is not None or ram is not None or when_full is not None:
-            if disk is not None:
-                self._embedding.get()
+            self._know_vectors(space, limited=disk is not None)
             with self.store.write(self._now(), space) as tx:
                 set_limits(tx, disk=disk, ram=ram, when_full=when_full)
             if self._evicted is not None and self.store.loose():
@@ -271,11 +253,7 @@ class Memory:
         if first.session is None or self.organizer.context_turns == 0:
             return []
         with self.store.read(self._now(), space) as tx:
-            rows = tx.execute(
-                "SELECT * FROM record WHERE space = ? AND session = ? AND kind = 'episode' ORDER BY id DESC LIMIT ?",
-                (tx.space_id, first.session, self.organizer.context_turns),
-            ).fetchall()
-        return [episode_of(row) for row in reversed(rows)]
+            return turns_before(tx, first.session, self.organizer.context_turns)
 
     def embed_pending(self, *, progress: bool = False) -> int:
         """Embed everything that still waits for its vector; returns how many passages that was."""
@@ -340,7 +318,7 @@ class Memory:
             if asked.kinds != ("episode",):
                 # Another process that writes for long must not keep this one from reading.
                 with contextlib.suppress(StoreBusyError):
-                    self._compose(asked.space)
+                    compose(self, asked.space)
             self._embedding.embed_all()
         vector = self._embedding.embed_query(asked.text, deadline)
         with self.store.read(self._now(), asked.space) as tx:
@@ -356,7 +334,7 @@ class Memory:
             )
             found: list[Recollection] = []
             if "episode" in asked.kinds:
-                found += self._recall_episodes(search)
+                found += recall_episodes(search, self.organizer, self.ranking)
             if others := [kind for kind in asked.kinds if kind != "episode"]:
                 unknown = [kind for kind in others if kind not in self.organizer.kinds]
                 if unknown:
@@ -370,36 +348,6 @@ class Memory:
         results.seconds = deadline.seconds
         self._indexes.release()
         return results
-
-    def _compose(self, space: str) -> None:
-        """Let the organizer write what it writes late; the slow part is done while the store is not locked."""
-        with self.store.read(self._now(), space) as tx:
-            pending = self.organizer.pending(tx)
-        if pending is None:
-            return
-        composed = self.organizer.compose(pending)
-        with self.store.write(self._now(), space) as tx:
-            self.organizer.on_composed(tx, composed)
-            index_derived(tx)
-        if tx.erased:
-            self._embedding.forget(tx.erased)
-
-    def _recall_episodes(self, search: Search) -> list[Recollection]:
-        search.shown = self.organizer.shown(search)
-        extra = self.organizer.episode_bonus(search)
-        for record in phrase_matches(search, quoted_phrases(search.query.text)):
-            bonus, why = extra.get(record, (0.0, ""))
-            extra[record] = (bonus + PHRASE_BONUS, f"{why}, " * bool(why) + "quoted words")
-        inside = search.episodes.record_ids
-        extra = {record: value for record, value in extra.items() if holds(inside, record)}
-        ranked = rank_episodes(search, self.ranking, extra)
-        rows = search.tx.records(int(inside[hit.position]) for hit in ranked)
-        left_out = f" (left out: {', '.join(search.deadline.skipped)})" if search.deadline.skipped else ""
-        hits = []
-        for hit in ranked:
-            row = rows[int(inside[hit.position])]
-            hits.append(episode_recollection(row, hit.score, hit.why + left_out))
-        return hits
 
     def _index(self, tx: Transaction, *, episodes: bool) -> PassageIndex:
         return self._indexes.get(tx, episodes=episodes)
@@ -446,17 +394,8 @@ class Memory:
         Raises:
             InputError: no episode has one of the ids.
         """
-        wanted = list(dict.fromkeys(names(ids)))
         with self.store.write(self._now(), self.space if space is None else space) as tx:
-            rows = tx.select(
-                "SELECT id, uid FROM record WHERE uid IN ({ids}) AND kind = 'episode' AND space = ?",
-                wanted,
-                tx.space_id,
-            )
-            if missing := set(wanted) - {row["uid"] for row in rows}:
-                raise InputError(f"no episode has the id {sorted(missing)[0]!r} in space {tx.space!r}")
-            self.organizer.on_use(tx, [row["id"] for row in rows])
-        return len(rows)
+            return use(tx, self.organizer, list(dict.fromkeys(names(ids))))
 
     # --- look after ---
 

@@ -27,11 +27,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from memspan.longterm.base import Query, Recollection
+from memspan.longterm.base import Organizer, Query, Recollection
 from memspan.longterm.clock import to_micros
 from memspan.longterm.cues import asks_for_answers, time_match
 from memspan.longterm.index import PassageIndex
 from memspan.longterm.passages import term_hashes, words_of
+from memspan.longterm.rows import episode_recollection, holds
 from memspan.longterm.store import Transaction
 from memspan.longterm.vectors import F32
 
@@ -52,6 +53,8 @@ class RankingConfig:
     pool: int = 300  # candidates taken from each list
 
 
+PHRASE_BONUS = 3.0
+"""What an episode that holds a quoted phrase word for word gains, in standard deviations."""
 NEAREST = 600
 """Passages of a large index whose records' vectors are scored."""
 
@@ -364,3 +367,18 @@ def _session_means(score: F32, session: NDArray[np.int32], count: int = 3) -> F3
     lifted = np.empty_like(score)
     lifted[order] = np.repeat(sums / np.minimum(sizes, count), sizes)
     return np.where(session < 0, score, lifted)
+
+
+def recall_episodes(search: Search, organizer: Organizer, config: RankingConfig) -> list[Recollection]:
+    """The best episodes with what the organizer shows and adds, and with what holds a quoted phrase before others."""
+    search.shown = organizer.shown(search)
+    extra = organizer.episode_bonus(search)
+    for record in phrase_matches(search, quoted_phrases(search.query.text)):
+        bonus, why = extra.get(record, (0.0, ""))
+        extra[record] = (bonus + PHRASE_BONUS, f"{why}, " * bool(why) + "quoted words")
+    inside = search.episodes.record_ids
+    extra = {record: value for record, value in extra.items() if holds(inside, record)}
+    ranked = rank_episodes(search, config, extra)
+    rows = search.tx.records(int(inside[hit.position]) for hit in ranked)
+    left_out = f" (left out: {', '.join(search.deadline.skipped)})" if search.deadline.skipped else ""
+    return [episode_recollection(rows[int(inside[hit.position])], hit.score, hit.why + left_out) for hit in ranked]

@@ -15,6 +15,9 @@ indexes and its share of the pages' own bytes (see tests/longterm/test_limits.py
 
 from __future__ import annotations
 
+import sqlite3
+from collections.abc import Iterator
+
 
 def _with_waste(length: str) -> str:
     """SQL for the bytes of content of this length, with its share of what stays free in pages of 4096 bytes.
@@ -259,9 +262,9 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE INDEX change_record ON change (record, field);
     CREATE INDEX change_cause ON change (cause) WHERE cause IS NOT NULL;
     """,
-    # SQLite's full text goes: it took a third of the file and of the time of an add, could not be erased from without
-    # being rewritten whole, and only served quoted phrases, which the postings find. What each space takes is counted
-    # and can be limited. `erasure` tells an index in RAM which episodes are no more (record 0: all is to be read).
+    # SQLite's full text goes: it took a third of the file and half of the time of an add, could not be erased from
+    # without being rewritten whole, and only served quoted phrases, which the postings find. What each space takes is
+    # counted and can be limited. `erasure` tells an index in RAM which episodes are no more (record 0: read all anew).
     """
     DROP TRIGGER record_insert;
     DROP TRIGGER record_delete;
@@ -298,3 +301,13 @@ MIGRATIONS: tuple[str, ...] = (
 """One script per schema version; the store's version is the number of scripts that have run."""
 
 VERSION = len(MIGRATIONS)
+
+
+def statements(script: str) -> Iterator[str]:
+    """The statements of a script one by one (`executescript` would commit the open transaction)."""
+    pending = ""
+    for line in script.splitlines(keepends=True):
+        pending += line
+        if sqlite3.complete_statement(pending):
+            yield pending
+            pending = ""

@@ -119,7 +119,7 @@ class Store:
             with self._immediate():
                 version = run("PRAGMA user_version").fetchone()[0]  # another process may have migrated meanwhile
                 for number, script in enumerate(schema.MIGRATIONS[version:], start=version + 1):
-                    for statement in _statements(script):
+                    for statement in schema.statements(script):
                         run(statement)
                     run(f"PRAGMA user_version = {number}")
                 run(f"PRAGMA application_id = {_APPLICATION_ID}")
@@ -287,16 +287,6 @@ class Store:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _statements(script: str) -> Iterator[str]:
-    """The statements of a script one by one (`executescript` would commit the open transaction)."""
-    pending = ""
-    for line in script.splitlines(keepends=True):
-        pending += line
-        if sqlite3.complete_statement(pending):
-            yield pending
-            pending = ""
 
 
 class Transaction:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from memspan.core.errors import InputError
 from memspan.longterm import clock
+from memspan.longterm.base import Organizer
 from memspan.longterm.evict import Eviction
 from memspan.longterm.limits import known_dim, read_limits
 from memspan.longterm.rows import index_derived
@@ -37,6 +40,32 @@ def make_room(memory: Memory, tx: Transaction) -> Eviction | None:
     return own
 
 
+def use(tx: Transaction, organizer: Organizer, ids: Sequence[str]) -> int:
+    """See `Memory.use`."""
+    rows = tx.select(
+        "SELECT id, uid FROM record WHERE uid IN ({ids}) AND kind = 'episode' AND space = ?", ids, tx.space_id
+    )
+    if missing := set(ids) - {row["uid"] for row in rows}:
+        raise InputError(f"no episode has the id {sorted(missing)[0]!r} in space {tx.space!r}")
+    organizer.on_use(tx, [row["id"] for row in rows])
+    return len(rows)
+
+
+def compose(memory: Memory, space: str) -> None:
+    """Let the organizer write what it writes late; the slow part is done while the store is not locked."""
+    organizer = memory.organizer
+    with memory.store.read(memory._now(), space) as tx:
+        pending = organizer.pending(tx)
+    if pending is None:
+        return
+    composed = organizer.compose(pending)
+    with memory.store.write(memory._now(), space) as tx:
+        organizer.on_composed(tx, composed)
+        index_derived(tx)
+    if tx.erased:
+        memory._embedding.forget(tx.erased)
+
+
 def maintain(memory: Memory, *, prune: bool, reembed: bool) -> dict[str, int]:
     """See `Memory.maintain`."""
     store, embedding = memory.store, memory._embedding
@@ -51,7 +80,7 @@ def maintain(memory: Memory, *, prune: bool, reembed: bool) -> dict[str, int]:
             index_derived(tx)
         if tx.erased:
             embedding.forget(tx.erased)
-        memory._compose(name)  # last, so that nothing is written that is about to go
+        compose(memory, name)  # last, so that nothing is written that is about to go
     done["embedded"] += embedding.embed_all()
     with store.lock:
         store.connection.execute("PRAGMA optimize")
