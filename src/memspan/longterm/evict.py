@@ -10,8 +10,9 @@ a tenth. *strength* grows by use, and *left* is a power law of the time since th
 tenth) that age alone decides little. What has a true `pinned` in its metadata stays, and so does what the present
 transaction adds. benchmarks/eviction.py measures what this costs in recall.
 
-Looking at every episode costs some 15 microseconds each, so a tenth of them is queued at a time, and a little more room
-is made than is needed.
+Looking at every episode costs some 20 microseconds each, so of a large space a tenth is queued at a time, and a little
+more room is made than is needed. Evicted bytes are overwritten, but what `forget` promises of every copy in the file
+holds for them only after the next `forget` or `maintain(prune=True)`.
 """
 
 from __future__ import annotations

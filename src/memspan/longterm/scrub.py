@@ -14,6 +14,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+AVAILABLE = hasattr(os, "pread")
 MOST_PAGES = 2**24
 """Up to so many pages the first byte of a page tells a b-tree's from others, which begin with a page number."""
 _INTERIOR, _LEAF = (2, 5), (10, 13)

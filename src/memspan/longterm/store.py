@@ -193,18 +193,23 @@ class Store:
         with self.lock:
             try:
                 deadline = time.monotonic() + self.timeout
-                if rewrite or self.path == ":memory:" or self.loose() or self.pages()[0] > scrub.MOST_PAGES:
+                if rewrite or not self._can_scrub() or self.loose():
                     self.connection.execute("VACUUM")
                 elif not self._scrub(deadline):
                     return False
                 return self._empty_log(deadline)
             except sqlite3.Error as error:
                 raise self._translated(error) from error
+            except OSError as error:
+                raise StoreError(f"{self.path}: {error}; nothing is lost, forget again to erase the bytes") from error
+
+    def _can_scrub(self) -> bool:
+        return scrub.AVAILABLE and self.path != ":memory:" and self.pages()[0] <= scrub.MOST_PAGES
 
     def _scrub(self, deadline: float) -> bool:
         """Zero the free space of all pages, while nobody can write and the log is empty, so that the file is all."""
         while True:
-            if not self._empty_log(deadline):
+            if not self._empty_log(deadline) or time.monotonic() > deadline:
                 return False
             self.connection.execute("BEGIN IMMEDIATE")
             log = Path(self.path + "-wal")
