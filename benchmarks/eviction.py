@@ -2,10 +2,11 @@
 
     python benchmarks/eviction.py --data DIR [--shares 100,75,50,25,10] [--no-vectors] [--plot FILE] [--json]
 
-Every conversation is added session by session into a store that may take a share of what the whole conversation takes
-without a limit (rows, postings and vectors, as the store counts them), so that what goes is decided while the rest is
-still to come. Then all questions are asked. R@10 of a question is the share of its evidence among the first ten; what
-was evicted counts as not found. `kept` is the share of the evidence that is still there.
+Every conversation is added in order, eight turns at a time, into a store that may take a share of what the whole
+conversation takes without a limit (rows, postings and vectors, as the store counts them), so that what goes is decided
+while the rest is still to come. Then all questions are asked. R@10 of a question is the share of its evidence among the
+first ten; what was evicted counts as not found. `kept` is the share of the evidence that is still there. A conversation
+is refused, and counts as nothing found, when eight of its turns do not fit into its budget.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 K = 10
 OURS, OLDEST, LOT = "worth a byte", "oldest first", "by lot"
+PIECE = 8
 SEEDS = 3  # runs of the lot, of which the mean is shown
 
 
@@ -74,10 +76,10 @@ class Cached:
 
 
 def parts(conversation: Conversation) -> Iterator[list[Episode]]:
-    """The episodes of a conversation session by session, long ones in pieces of twenty."""
+    """The episodes of a conversation in pieces: what is being added is not evicted, so they must be small."""
     batch: list[Episode] = []
     for episode in conversation.episodes:
-        if batch and (episode.session != batch[-1].session or len(batch) == 20):
+        if batch and (episode.session != batch[-1].session or len(batch) == PIECE):
             yield batch
             batch = []
         batch.append(episode)
@@ -158,7 +160,9 @@ def show(report: dict[str, Any], shares: Sequence[int]) -> str:
     lines = []
     for name in (OURS, OLDEST, LOT):
         at = {row["share"]: row for row in report["rows"] if row["policy"] == name}
-        lines.append([name, *(f"{100 * at[s]['recall']:.1f} ({100 * at[s]['kept']:.0f})" for s in shares)])
+        cells = [f"{100 * at[s]['recall']:.1f} ({100 * at[s]['kept']:.0f})" for s in shares]
+        refused = [f" {at[s]['refused']} refused" if at[s]["refused"] else "" for s in shares]
+        lines.append([name, *(cell + said for cell, said in zip(cells, refused, strict=True))])
     title = f"== {report['dataset']}, {report['questions']} questions: R@10 in percent (evidence kept)"
     return title + "\n\n" + table(["what stays", *(f"{share} %" for share in shares)], lines)
 

@@ -28,9 +28,9 @@ K1, B = 1.2, 0.6
 """BM25's constants (Robertson and Zaragoza 2009); b is below the usual 0.75, since neighbours even out the lengths."""
 _MOST_STALE = 0.2  # share of places of rewritten records from which on the index is read anew
 _MERGE_SHARE = 0.2  # a segment this much smaller than the one before it stays apart; else the two are merged
-_MERGED_ON_DISK = 2_000_000  # postings up to which spilled segments are merged: that takes 60 MB of RAM
+_MERGED_ON_DISK = 500_000  # postings up to which spilled segments are merged: that takes 15 MB of RAM
 NAME_BYTES = 250  # a session's name and its entries in two dictionaries
-_CHUNK = 16_384  # rows read at a time
+_CHUNK = 8192  # rows read at a time
 IN_RAM, VALUES, POSTINGS, COLUMNS = range(4)
 """Levels of spilling: nothing, the vectors' values, postings too, all columns and the vectors' signs too."""
 
@@ -269,11 +269,9 @@ class PassageIndex:
             self._columns[name] = column.kept(there if name in of_passages else keep)
         self.owner[:] = owner
         self.first[:] = np.flatnonzero(np.r_[True, owner[1:] != owner[:-1]][: len(owner)])
-        names = list(self.sessions)
-        codes, places = np.unique(self.session, return_inverse=True)
-        staying = [names[code] for code in codes.tolist() if code >= 0]
-        self.session[:] = places - (len(codes) - len(staying))
-        self.sessions = {name: code for code, name in enumerate(staying)}
+        self.sessions = _recoded(self.session, self.sessions)
+        self.speakers = _recoded(self.speaker, self.speakers)
+        self._speaker_words = []
         self._join_neighbours()
         self._has_vector = self._has_vector.kept(there)
         if self.vectors is not None:
@@ -448,3 +446,12 @@ class PassageIndex:
                 nbytes += norm.nbytes + sum(near.nbytes for _, near in reach)
         nbytes += NAME_BYTES * (len(self.sessions) + len(self.speakers))
         return Footprint.of("store", "ram", nbytes)
+
+
+def _recoded(column: NDArray[np.int32], names: dict[str, int]) -> dict[str, int]:
+    """Number the names that a column still holds from 0 on, in it and in the dictionary that is given back."""
+    codes, places = np.unique(column, return_inverse=True)
+    known = list(names)
+    staying = [known[code] for code in codes.tolist() if code >= 0]
+    column[:] = places - (len(codes) - len(staying))
+    return {name: code for code, name in enumerate(staying)}
