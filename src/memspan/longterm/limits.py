@@ -2,8 +2,9 @@
 
 On disk, what counts are the rows of the space as `schema` defines it: the bytes that they take in a file without slack,
 and beforehand those of the vectors that passages still wait for. The file itself is larger by the pages of an empty
-store (about 120 kB), by the log of what was erased (at most 0.6 MB), by its write-ahead log, and by pages that are free
-or half empty: it is rewritten when an eviction has made them 30 % of it.
+store (about 120 kB), by the log of what was erased (at most 0.6 MB), by its write-ahead log while it is open (4 MB, and
+for a while what one transaction writes), and by pages that are free or half empty: it is rewritten when an eviction has
+made them 30 % of it.
 
 In RAM, what counts is what an index holds between two recalls and the arrays that one recall works with.
 """

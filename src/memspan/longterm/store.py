@@ -110,6 +110,7 @@ class Store:
         run("PRAGMA foreign_keys = ON")
         run("PRAGMA secure_delete = ON")
         run("PRAGMA cache_size = -16384")
+        run("PRAGMA journal_size_limit = 4194304")  # of the log after a checkpoint: a large transaction makes it grow
         version = run("PRAGMA user_version").fetchone()[0]
         if version > schema.VERSION:
             raise StoreError(
