@@ -174,3 +174,19 @@ def test_other_spaces_indexes_go_before_anything_is_spilled(tmp_path: Path):
             memory.recall("w7", space=space)
             assert memory.footprint().by_place["ram"] <= budget
             assert {index.level for index in memory._indexes.values()} == {0}
+
+
+def test_what_is_imported_keeps_to_the_limit(tmp_path: Path):
+    with Memory.open(":memory:", embedder=None) as memory:
+        memory.add(chat(600, 10))
+        memory.export(tmp_path / "x.jsonl")
+        used = memory.limits().used
+    with Memory.open(":memory:", embedder=None, disk_budget=used // 2) as memory:
+        memory.import_(tmp_path / "x.jsonl")
+        assert memory.limits().used <= used // 2 and memory.check() == []
+        assert memory.stats()["evicted"]["episodes"] > 200
+    with Memory.open(":memory:", embedder=None, disk_budget=used // 2) as memory:
+        memory.limits(when_full="raise")
+        with pytest.raises(BudgetError):
+            memory.import_(tmp_path / "x.jsonl")
+        assert memory.stats()["records"] == {}
