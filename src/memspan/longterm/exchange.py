@@ -1,8 +1,8 @@
 """Export and import: the whole store as JSON lines, one row a line, so that nothing is locked in.
 
 The first line names the format; every other line is `{"table": …, …columns}`. Row ids are the file's own: an import
-gives new ones and keeps the relations between them. Budgets belong to a store and are not written; what is imported into
-a space that has one must fit, or makes it evict.
+gives new ones and keeps the relations between them. Budgets belong to a store and are not written; what is imported
+into a space that has one must fit, or makes it evict.
 """
 
 from __future__ import annotations
