@@ -21,8 +21,9 @@ from corpora import load
 
 from memspan import Episode, Memory
 from memspan.core.errors import MemspanError
+from memspan.longterm.knowledge_survey.confidence import confidence_features
 from memspan.longterm.knowledge_survey.config import CONFIDENCE, SELECTION, KnowledgeSurveyConfig, logistic, weighted
-from memspan.longterm.knowledge_survey.evidence import Evidence, confidence_features, gather
+from memspan.longterm.knowledge_survey.evidence import Evidence, gather
 from memspan.longterm.knowledge_survey.generated import conversation, encyclopedia, unanswerable
 
 CONVERSATIONS, ENCYCLOPEDIAS = range(100, 112), range(100, 103)
@@ -143,7 +144,7 @@ def ranked(sets: Mapping[str, Sequence[Asked]], weights: Mapping[str, float]) ->
             for sentence in one.found.sentences:
                 sentence.score = weighted(weights, sentence.features)
             one.found.sentences.sort(key=lambda s: -s.score)
-            one.found.features = confidence_features(one.found.question, one.found.idf, one.found.sentences)
+            one.found.features = confidence_features(one.found.question, one.found.sentences, weights)
 
 
 def report(sets: Mapping[str, Sequence[Asked]], weights: Mapping[str, float]) -> None:
