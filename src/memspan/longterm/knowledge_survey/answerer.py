@@ -105,7 +105,9 @@ class GroundedAnswerer:
         if not evidence.sentences:
             return self._declined(evidence, "I do not know: nothing in memory bears on this.")
         if (stated := stated_fact(evidence, self.config.fact_match)) is not None:
-            return self._fact(evidence, *stated)
+            answer = self._fact(evidence, *stated)
+            if answer.confidence >= self.config.abstain_below:
+                return answer
         if evidence.confidence < self.config.abstain_below:
             return self._declined(evidence, "I do not know: what is in memory is too weak to answer this.")
         if self.model is not None:
