@@ -92,6 +92,12 @@ def parser() -> argparse.ArgumentParser:
         metavar="SPEC",
         help="auto, none, bundled, a Hugging Face id, a path, or openai:URL#MODEL",
     )
+    ask.add_argument(
+        "--mode",
+        choices=("context", "marginal"),
+        default="context",
+        help="a model reads all passages at once (default), or each alone, and the likeliest answer over all is given",
+    )
     ask.add_argument("--k", type=int, default=8, help="passages to read (default: 8)")
     embedding(ask)
     organizing(ask)

@@ -195,7 +195,8 @@ def ask(options: argparse.Namespace) -> int:
         if files:
             _add(memory, files, options)
         model = None if options.model == "none" else load_language_model(options.model, budget=weights)
-        answer = memory.ask(options.question, model=model, k=options.k, **_filters(options))
+        mode = None if model is None else options.mode
+        answer = memory.ask(options.question, model=model, mode=mode, k=options.k, **_filters(options))
         cost = _cost(memory, model, answer.ledger)
     if options.json:
         _print_json({**answer.to_json(), "budget": budget.total, "cost": cost})

@@ -23,7 +23,7 @@ KEPT = "kept thought"
 """`Answer.reader` of an answer that was kept."""
 _FIRST = 10  # episodes among which a later one makes a kept answer doubtful
 _NOT_OF_RECALL = frozenset(
-    ("model", "abstain_below", "token_budget", "policy", "max_new_tokens", "judge", "config", "k")
+    ("model", "abstain_below", "token_budget", "mode", "policy", "max_new_tokens", "judge", "config", "k")
 )
 
 

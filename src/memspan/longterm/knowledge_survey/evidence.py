@@ -22,6 +22,7 @@ from memspan.longterm.base import Recollection
 from memspan.longterm.knowledge_survey.confidence import confidence_features
 from memspan.longterm.knowledge_survey.config import KnowledgeSurveyConfig, logistic, weighted
 from memspan.longterm.knowledge_survey.conflicts import Conflict, conflicts
+from memspan.longterm.knowledge_survey.copies import collapse
 from memspan.longterm.knowledge_survey.features import (
     THREAD,
     Lexicon,
@@ -97,7 +98,7 @@ def gather(memory: Memory, question: str, config: KnowledgeSurveyConfig, options
     options = dict(options)
     kinds = options.pop("kinds", ("episode",))
     kinds = [kinds] if isinstance(kinds, str) else list(kinds)
-    found = list(memory.recall(question, config.k * config.depth, **options))
+    found, copies = _recall(memory, question, config.k * config.depth, options)
     as_of = clock.as_moment(options.get("as_of"), "as_of")
     period = _named_time(question, as_of or clock.from_micros(memory._now()) or clock.now())
     facts: list[Recollection] = []
@@ -123,6 +124,8 @@ def gather(memory: Memory, question: str, config: KnowledgeSurveyConfig, options
         turns = _turns(tx, list(dict.fromkeys(wanted)))
         for turn in turns.values():
             turn.metadata = _metadata(turn.row) | ended_by(versions.successor(turn.row["session"], tx.now))
+            if turn.row["uid"] in copies:
+                turn.metadata["copies"] = copies[turn.row["uid"]]
         closed = (
             _closed_facts(tx, list(turns), clock.to_micros(as_of or (_inside(period) if period else None)) or tx.now)
             if facts or "fact" in memory.organizer.kinds
@@ -153,6 +156,19 @@ def gather(memory: Memory, question: str, config: KnowledgeSurveyConfig, options
     # What a speaker says anew replaces what they said; only documents are held against each other.
     disagreeing = conflicts(question, [hit for hit in found[: config.k] if "doc" in hit.metadata])
     return Evidence(read, [*found[: config.k], *derived], facts, sentences, features, confidence, idf, disagreeing)
+
+
+def _recall(
+    memory: Memory, question: str, count: int, options: Mapping[str, Any]
+) -> tuple[list[Recollection], dict[str, list[str]]]:
+    """`count` episodes that are no copies of each other, and the copies of each that has some."""
+    wanted = count
+    while True:
+        hits = memory.recall(question, wanted, **options)
+        kept, copies = collapse(hits)
+        if len(kept) >= count or len(hits) < wanted:
+            return kept[:count], copies
+        wanted *= 2
 
 
 def _named_time(question: str, now: datetime) -> TimeSpan | None:
