@@ -15,11 +15,11 @@ COVERAGE = 0.8
 def calibrate(options: argparse.Namespace) -> int:
     """`memspan calibrate`."""
     from memspan.longterm.knowledge_survey import KnowledgeSurveyConfig
-    from memspan.longterm.knowledge_survey.risk import measure, read_tested
+    from memspan.longterm.knowledge_survey.risk import measure, read_known_answers
 
     if options.coverage is not None and options.risk is not None:
         raise InputError("name --coverage or --risk, not both")
-    questions = read_tested(options.questions)
+    questions = read_known_answers(options.questions)
     model = None
     if options.model != "none":
         from memspan.models import load_language_model

@@ -92,12 +92,24 @@ def remember_files(
         before, last, _ = known[file.session]
         since = moment or (clock.from_micros(memory._now()) if last else None)
         digest = digest_of(*(episode.text for episode in file.episodes))
-        # A change must appear as a whole, else half of a document would hide all that it said before.
-        batch = None if last else BATCH
-        pieces = _numbered(file.episodes)
-        version = put(memory, file.session, pieces, digest, source=_place(file), at=since, batch=batch, space=space)
         counted = bool(before) and before[-1].number == last
-        what = "unchanged" if version.number == last else "changed" if counted else "added"
+        again = counted and before[-1].digest == digest
+        # A change must appear as a whole, else half of a document would hide all that it said before.
+        batch = BATCH if again or not last else None
+        put(
+            memory,
+            file.session,
+            _numbered(file.episodes),
+            digest,
+            source=_place(file),
+            at=since,
+            batch=batch,
+            space=space,
+        )
+        if again and len(before[-1].episodes) == len(file.episodes):
+            what = "unchanged"
+        else:  # an interrupted first reading went on, or the content is new
+            what = "changed" if counted and not again else "added"
         done[what].append(file.session)
     gone: list[str] = []
     if prune:

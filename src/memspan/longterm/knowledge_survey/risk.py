@@ -199,7 +199,7 @@ def risk_coverage(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tested:
+class KnownAnswer:
     """A question whose answer is known.
 
     Attributes:
@@ -220,7 +220,7 @@ class Tested:
         return bool(self.answers or self.evidence)
 
 
-def read_tested(path: str | Path) -> list[Tested]:
+def read_known_answers(path: str | Path) -> list[KnownAnswer]:
     """Questions from JSON lines: `question`, `answer` (text, a list of spellings, or null), `evidence`, `as_of`.
 
     Raises:
@@ -238,13 +238,13 @@ def read_tested(path: str | Path) -> list[Tested]:
             row = json.loads(line)
         except json.JSONDecodeError as error:
             raise InputError(f"{path}, line {number}: not JSON ({error.msg})") from None
-        found.append(_tested(f"{path}, line {number}", row))
+        found.append(_known_answer(f"{path}, line {number}", row))
     if not found:
         raise InputError(f"{path} holds no question")
     return found
 
 
-def _tested(where: str, row: Any) -> Tested:
+def _known_answer(where: str, row: Any) -> KnownAnswer:
     if not isinstance(row, dict) or not isinstance(row.get("question"), str) or not row["question"].strip():
         raise InputError(f'{where}: needs an object with a "question"')
     values: dict[str, tuple[str, ...]] = {}
@@ -258,10 +258,10 @@ def _tested(where: str, row: Any) -> Tested:
     if as_of is not None and not isinstance(as_of, str):
         raise InputError(f"{where}: as_of must be a date, as text")
     answers = (*values["answer"], *values["aliases"])
-    return Tested(question=row["question"], answers=answers, evidence=values["evidence"], as_of=as_of)
+    return KnownAnswer(question=row["question"], answers=answers, evidence=values["evidence"], as_of=as_of)
 
 
-def measure(memory: Memory, questions: Iterable[Tested], *, model: Any = None, **options: Any) -> RiskCoverage:
+def measure(memory: Memory, questions: Iterable[KnownAnswer], *, model: Any = None, **options: Any) -> RiskCoverage:
     """Answer every question, however unsure, and hold the confidences against what is right.
 
     An answer is right when it holds one of the spellings as words of its own, and cites one of the evidence's episodes
