@@ -54,11 +54,12 @@ def _said(hit: Recollection) -> _Said | None:
     """None for what cannot be a copy: a turn that somebody said, or a record of another kind."""
     if hit.kind != "episode" or hit.speaker is not None:
         return None
-    spoken = words(hit.text)
+    text = " ".join(hit.text.split())  # line ends and double spaces would change what looks like a name
+    spoken = words(text)
     size = min(_RUN, len(spoken))
     runs = frozenset(tuple(spoken[i : i + size]) for i in range(len(spoken) - size + 1))
-    named = frozenset(name.casefold() for name in names(hit.text))
-    return _Said(runs, stems(hit.text) | numbers(hit.text) | named, negations(hit.text))
+    named = frozenset(name.casefold() for name in names(text))
+    return _Said(runs, stems(text) | numbers(text) | named, negations(text))
 
 
 def _same(one: _Said, other: _Said) -> bool:
