@@ -219,7 +219,7 @@ def _cited(citation: Citation) -> str:
     """Where a statement comes from, down to the characters of its sentence, and what has replaced it since."""
     said = ", ".join(part for part in (citation.speaker or "", _day(citation.at)) if part)
     start, stop = citation.span
-    line = f"{citation.episode}:{start}-{stop}  {said + ': ' if said else ''}{_clipped(citation.quote)}"
+    line = f"{citation.episode}, characters {start}–{stop}  {said + ': ' if said else ''}{_clipped(citation.quote)}"
     until = str(citation.source.get("valid_until", ""))[:10]
     if "withdrawn" in citation.source:
         return f"{line} (withdrawn on {until})"
