@@ -21,14 +21,17 @@ from corpora import load
 
 from memspan import Episode, Memory
 from memspan.core.errors import MemspanError
+from memspan.longterm.knowledge_survey.confidence import confidence_features
 from memspan.longterm.knowledge_survey.config import CONFIDENCE, SELECTION, KnowledgeSurveyConfig, logistic, weighted
-from memspan.longterm.knowledge_survey.evidence import Evidence, confidence_features, gather
+from memspan.longterm.knowledge_survey.evidence import Evidence, gather
 from memspan.longterm.knowledge_survey.generated import conversation, encyclopedia, unanswerable
 
 CONVERSATIONS, ENCYCLOPEDIAS = range(100, 112), range(100, 103)
 THRESHOLDS = (0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6)
 NOT_FITTED = ("void", "closed", "late")
 WORDS_SHARE = 0.25  # a question without vectors weighs this much: vectors are what most stores have
+REAL_SHARE = 4.0  # of the confidence: questions of people on conversations that no program made
+UNSURE = 0.5  # what an answerable question counts as whose best sentence is not of the evidence
 
 
 @dataclass(slots=True)
@@ -38,6 +41,7 @@ class Asked:
     found: Evidence
     evidence: tuple[str, ...]
     answer: str
+    conversation: str = ""
 
 
 def made_up(embedder: Any, organizer: str) -> Iterator[Asked]:
@@ -67,7 +71,7 @@ def locomo(folder: Path, embedder: Any, every: int = 1) -> Iterator[Asked]:
                 memory.add(part.episodes)
                 for question in part.questions[::every]:
                     evidence = () if question.category == "adversarial" else question.evidence
-                    yield Asked(gather(memory, question.text, KnowledgeSurveyConfig(), {}), evidence, "")
+                    yield Asked(gather(memory, question.text, KnowledgeSurveyConfig(), {}), evidence, "", part.name)
 
 
 def fitted_selection(sets: Mapping[str, Sequence[Asked]]) -> dict[str, float]:
@@ -118,11 +122,20 @@ def right(one: Asked) -> bool:
 
 
 def fitted_confidence(sets: Mapping[str, Sequence[Asked]]) -> dict[str, float]:
-    """A logistic regression: is the best sentence of the evidence?"""
+    """A logistic regression: does the best sentence answer?
+
+    It counts as an answer when it is of the evidence, and as half of one when the question has an answer elsewhere: to
+    decline is worst where memory does hold one, to answer where it holds none.
+    """
     names = [name for name in CONFIDENCE if name not in ("bias", *NOT_FITTED)]
-    rows = [(one, _share(group) / len(asked)) for group, asked in sets.items() for one in asked if one.found.sentences]
+    rows = [
+        (one, _share(group) * (REAL_SHARE if "LoCoMo" in group else 1) / len(asked))
+        for group, asked in sets.items()
+        for one in asked
+        if one.found.sentences
+    ]
     x = np.array([[1.0, *(one.found.features.get(name, 0.0) for name in names)] for one, _ in rows])
-    y = np.array([right(one) for one, _ in rows], float)
+    y = np.array([1.0 if right(one) else UNSURE if one.evidence else 0.0 for one, _ in rows])
     share = np.array([weight for _, weight in rows])
     share /= share.sum()
     ridge = 1e-3 * np.eye(len(names) + 1)
@@ -143,7 +156,7 @@ def ranked(sets: Mapping[str, Sequence[Asked]], weights: Mapping[str, float]) ->
             for sentence in one.found.sentences:
                 sentence.score = weighted(weights, sentence.features)
             one.found.sentences.sort(key=lambda s: -s.score)
-            one.found.features = confidence_features(one.found.question, one.found.idf, one.found.sentences)
+            one.found.features = confidence_features(one.found.question, one.found.sentences, weights)
 
 
 def report(sets: Mapping[str, Sequence[Asked]], weights: Mapping[str, float]) -> None:

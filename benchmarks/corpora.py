@@ -60,8 +60,12 @@ class Dataset:
     conversations: list[Conversation]
 
 
-def load(folder: Path) -> list[Dataset]:
+def load(folder: Path, *, unanswerable: bool = False) -> list[Dataset]:
     """Every dataset in a folder or in the folders right below it.
+
+    Args:
+        folder: where to look.
+        unanswerable: BEAM's questions without an answer are wanted too; their evidence is empty.
 
     Raises:
         InputError: there is none, or a file is damaged.
@@ -70,17 +74,17 @@ def load(folder: Path) -> list[Dataset]:
         raise InputError(f"{folder} is not a folder; name one that holds LoCoMo's, BEAM's or LongMemEval's files")
     found = []
     for place in (folder, *sorted(path for path in folder.iterdir() if path.is_dir())):
-        found += list(_datasets(place))
+        found += list(_datasets(place, unanswerable))
     if not found:
         raise InputError(f"no dataset in {folder}: it needs LoCoMo's or LongMemEval's JSON, or BEAM's two JSONL files")
     return found
 
 
-def _datasets(folder: Path) -> Iterator[Dataset]:
+def _datasets(folder: Path, unanswerable: bool) -> Iterator[Dataset]:
     name = folder.resolve().name
     chats, questions = folder / "chats.jsonl", folder / "questions.jsonl"
     if chats.is_file() and questions.is_file():
-        yield Dataset(name, "beam", _beam(_conversations(chats, "beam"), _jsonl(questions)))
+        yield Dataset(name, "beam", _beam(_conversations(chats, "beam"), _jsonl(questions), unanswerable))
     for path in sorted(folder.glob("*.json")):
         with path.open(encoding="utf-8") as file:
             head = file.read(200_000)
@@ -144,8 +148,8 @@ def _locomo(
     return list(conversations.values())
 
 
-def _beam(conversations: dict[str, Conversation], rows: list[dict[str, Any]]) -> list[Conversation]:
-    """Questions without evidence (abstention) are left out."""
+def _beam(conversations: dict[str, Conversation], rows: list[dict[str, Any]], unanswerable: bool) -> list[Conversation]:
+    """Questions without evidence are left out, unless those are wanted that nothing answers (abstention)."""
     known = {
         name: {str(episode.id).rpartition("/")[2]: str(episode.id) for episode in conversation.episodes}
         for name, conversation in conversations.items()
@@ -156,7 +160,7 @@ def _beam(conversations: dict[str, Conversation], rows: list[dict[str, Any]]) ->
             raise InputError(f"question {row['qid']} is about chat {chat!r}, which is not there")
         ids = [str(message) for message in row["evidence"]]
         evidence = tuple(dict.fromkeys(known[chat][uid] for uid in ids if uid in known[chat]))
-        if evidence:
+        if evidence or (unanswerable and row["ability"] == "abstention"):
             question = Question(str(row["qid"]), row["question"], row["ability"], evidence)
             conversations[chat].questions.append(question)
     return list(conversations.values())

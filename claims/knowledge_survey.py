@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from _knowledge_data import Corpus, Edit, holds, made_up, made_up_edits, rgb, share, token_f1, xquad
+from _knowledge_fresh import curve, fresh_files, near_copies
 from _knowledge_models import REFERENCE, adapter_on_passages, adapter_on_statements, gradient, nearest_states
 
 from memspan import Episode, Memory
@@ -44,8 +45,8 @@ TITLE = "Answers come from a replaceable memory, with checked citations, and cha
 EXPECTED = "partly"
 SEEDS = (0, 1, 2)
 
-# Thresholds, fixed before the first run; those of the adapter, the gradients and kNN-LM
-# stand in _knowledge_models.py.
+# Thresholds, fixed before the first run; those of the adapter, the gradients and kNN-LM stand in _knowledge_models.py,
+# those of files, copies and the curve in _knowledge_fresh.py.
 TIMES_CLOSED_BOOK = 3.0  # answers that hold the gold value: with memory against the bare model
 OF_GOLD_PARAGRAPH = 0.85  # and against being handed the right paragraph
 MADE_UP = 0.5  # wrong statements, with memory against the bare model (ours: the survey gives no number)
@@ -55,11 +56,11 @@ DECLINED_WITHOUT, DECLINED_WITH = 0.80, 0.25  # the right paragraph out of memor
 FOLLOWS_EDIT, RESTORES_OLD = 0.70, 0.95
 SHIPPED_RIGHT, SHIPPED_DECLINED = 17.0, 4.0  # of 20 and of 5, on the conversation that ships
 
-# Passages; questions that the best sentence answers, and that the language model does; pairs for the adapter; tokens
-# of kNN-LM's datastore, of its tuning and of its test.
+# Passages; pages of files and copies; questions that the best sentence answers, and that the language model does; pairs
+# for the adapter; tokens of kNN-LM's datastore, of its tuning and of its test.
 SIZES = {
-    "smoke": {"passages": 40, "found": 20, "read": 6, "pairs": 150, "tokens": (3000, 1000, 1000)},
-    "full": {"passages": 120, "found": 60, "read": 12, "pairs": 300, "tokens": (20000, 3000, 5000)},
+    "smoke": {"passages": 40, "pages": 16, "found": 20, "read": 6, "pairs": 150, "tokens": (3000, 1000, 1000)},
+    "full": {"passages": 120, "pages": 40, "found": 60, "read": 12, "pairs": 300, "tokens": (20000, 3000, 5000)},
 }
 NEW_TOKENS = 32  # of the language model, with and without memory
 
@@ -71,6 +72,9 @@ def claim(size: str, seed: int) -> Evidence:
         ("from_memory", "made-up passages"),
         ("provenance", "made-up passages"),
         ("up_to_date", "made-up passages"),
+        ("fresh_files", ""),
+        ("near_copies", "made-up passages"),
+        ("curve", "made-up passages"),
         ("gradient", ""),
         ("adapter_on_statements", ""),
     ]
@@ -130,6 +134,12 @@ def _job(size: str, seed: int, folder: str, name: str, what: str) -> list[Part]:
     if name == "up_to_date":
         edits = rgb(data / "rgb" / "en_fact.json") if what == "RGB" else made_up_edits(seed, sizes["passages"])
         return up_to_date(what, edits, embedder)
+    if name == "fresh_files":
+        return fresh_files(made_up_edits(seed, sizes["pages"]), embedder)
+    if name == "near_copies":
+        return near_copies(made_up(seed, sizes["pages"]), made_up_edits(seed, sizes["pages"]), embedder)
+    if name == "curve":
+        return curve(corpus(), embedder, sizes["passages"], seed)
     if name == "adapter_on_statements":
         return [adapter_on_statements(embedder, sizes["pairs"], seed)]
     if name == "adapter_on_passages":

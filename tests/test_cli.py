@@ -216,3 +216,57 @@ def test_ask_reads_a_store_alone(capsys, store):
     plain = ("--organizer", "plain", "--embedder", "none", "--model", "none")
     answer = run_json(capsys, "ask", "--store", store, *plain, "What is Bo's dog called?")
     assert "Biscuit" in answer["text"]
+
+
+def test_a_changed_file_is_remembered_anew(capsys, tmp_path):
+    store, folder = str(tmp_path / "b.db"), tmp_path / "towns"
+    folder.mkdir()
+    file = folder / "barby.md"
+    plain = ("--store", store, "--organizer", "plain", "--embedder", "none")
+    file.write_text("The mayor of Barby is Ann Holm.\n")
+    (folder / "corby.md").write_text("Corby has no mayor.\n")
+    assert run_json(capsys, "remember", *plain, str(folder))["documents"]["added"] == [
+        "towns/barby.md",
+        "towns/corby.md",
+    ]
+    file.write_text("The mayor of Barby is Bo Lind.\n")
+    (folder / "corby.md").unlink()
+    done = run_json(capsys, "remember", *plain, str(folder), "--prune")["documents"]
+    assert done == {
+        "added": [],
+        "changed": ["towns/barby.md"],
+        "unchanged": [],
+        "withdrawn": ["towns/corby.md"],
+    }
+    question = ("ask", *plain, "--model", "none", "Who is the mayor of Barby?")
+    assert "Bo Lind" in run_json(capsys, *question)["text"]
+    earlier = run_json(capsys, *question, "--as-of", "2020-01-01")
+    (citation,) = earlier["citations"]
+    assert "Ann Holm" in earlier["text"] and citation["quote"] == "The mayor of Barby is Ann Holm."
+    assert citation["span"] == [0, 31] and citation["source"]["superseded_by"] == 2
+    assert main([*question, "--as-of", "2020-01-01", "--quiet"]) == 0
+    shown = capsys.readouterr().out
+    assert "towns/barby.md:1, characters 0–31" in shown and "(superseded by version 2 of " in shown
+    hits = run_json(capsys, "recall", *plain, "mayor", "--superseded")
+    assert {hit["id"] for hit in hits} == {"towns/barby.md:1", "towns/barby.md@2:1", "towns/corby.md:1"}
+    assert run_json(capsys, "forget", "--store", store, "--document", "towns/barby.md")["episodes"] == 2
+    assert main(["forget", "--store", store, "--document", "towns/barby.md", "--everything"]) == 2
+
+
+def test_calibrate(capsys, store, tmp_path):
+    pytest.importorskip("matplotlib")
+    asked, plot = tmp_path / "asked.jsonl", tmp_path / "curve.png"
+    rows = [
+        {"question": "What is Bo's dog called?", "answer": "Biscuit", "evidence": ["b"]},
+        {"question": "Where does Ann live?", "answer": "Lisbon"},
+        {"question": "How much did Ann's piano cost?", "answer": None},
+    ]
+    asked.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    verb = ("calibrate", str(asked), "--store", store, "--organizer", "plain", "--embedder", "none")
+    report = run_json(capsys, *verb, "--plot", str(plot))
+    assert (report["questions"], report["answerable"], report["right"]) == (3, 2, 2)
+    assert report["auroc"] == 1.0 and report["thresholds"]["80% answered"]["refused"] == 1.0
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    assert main([*verb, "--risk", "0.1"]) == 0
+    assert "risk at most 10%" in capsys.readouterr().out
+    assert main([*verb, "--risk", "0.1", "--coverage", "0.8"]) == 2

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from memspan import __version__
-from memspan.cli import verbs
+from memspan.cli import measuring, verbs
 from memspan.core.errors import MemspanError
 
 EXIT_CODES = """\
@@ -72,6 +72,9 @@ def parser() -> argparse.ArgumentParser:
         sub.add_argument("--before", metavar="DATE", help="only episodes before this moment")
         sub.add_argument("--as-of", metavar="DATE", help="what was true at this moment")
         sub.add_argument("--believed-at", metavar="DATE", help="what the store believed at this moment")
+        sub.add_argument(
+            "--superseded", action="store_true", help="also versions of documents that newer ones replaced"
+        )
         sub.add_argument("--deadline-ms", type=float, metavar="MS", help="leave stages out rather than take longer")
 
     ask = verb("ask", "read files, and answer a question from memory with citations", verbs.ask)
@@ -89,14 +92,28 @@ def parser() -> argparse.ArgumentParser:
         metavar="SPEC",
         help="auto, none, bundled, a Hugging Face id, a path, or openai:URL#MODEL",
     )
+    ask.add_argument(
+        "--mode",
+        choices=("context", "marginal"),
+        default="context",
+        help="a model reads all passages at once (default), or each alone, and the likeliest answer over all is given",
+    )
     ask.add_argument("--k", type=int, default=8, help="passages to read (default: 8)")
     embedding(ask)
     organizing(ask)
     reading(ask)
     filters(ask)
 
-    remember = verb("remember", "read files into a store", verbs.remember)
-    remember.add_argument("files", nargs="+", metavar="FILE")
+    remember = verb(
+        "remember", "read files and folders into a store; a changed text file becomes a new version", verbs.remember
+    )
+    remember.add_argument("files", nargs="+", metavar="FILE", help="files, and folders of text and Markdown files")
+    remember.add_argument(
+        "--prune", action="store_true", help="withdraw documents of the folders whose files are gone; history stays"
+    )
+    remember.add_argument(
+        "--moved", action="store_true", help="files of the same name in another place are the same documents"
+    )
     store(remember)
     remember.add_argument(
         "--disk-budget",
@@ -122,6 +139,26 @@ def parser() -> argparse.ArgumentParser:
     organizing(recall)
     filters(recall)
 
+    calibrate = verb(
+        "calibrate", "measure on questions with known answers how far confidence can be trusted", measuring.calibrate
+    )
+    calibrate.add_argument(
+        "questions",
+        metavar="FILE",
+        help='JSON lines: {"question", "answer" (null: there is none), "evidence", "as_of"}',
+    )
+    store(calibrate)
+    calibrate.add_argument(
+        "--coverage", type=float, metavar="SHARE", help="the threshold that still answers this share"
+    )
+    calibrate.add_argument(
+        "--risk", type=float, metavar="SHARE", help="the threshold with at most this share of errors"
+    )
+    calibrate.add_argument("--plot", metavar="FILE", help="draw risk against coverage (PNG, SVG or PDF)")
+    calibrate.add_argument("--model", default="none", metavar="SPEC", help="the language model (default: none)")
+    embedding(calibrate)
+    organizing(calibrate)
+
     summarize = verb("summarize", "sum up a text of any length; every sentence says where it stands", verbs.summarize)
     summarize.add_argument("file", metavar="FILE")
     summarize.add_argument("--words", type=int, default=300, metavar="N", help="words of the summary (default: 300)")
@@ -136,6 +173,7 @@ def parser() -> argparse.ArgumentParser:
     forget.add_argument("ids", nargs="*", metavar="ID")
     store(forget)
     forget.add_argument("--session", help="a whole session")
+    forget.add_argument("--document", metavar="ID", help="every version of a document")
     forget.add_argument("--speaker", help="all turns of a speaker")
     forget.add_argument("--before", metavar="DATE", help="everything said before this moment")
     forget.add_argument("--everything", action="store_true", help="the whole space")

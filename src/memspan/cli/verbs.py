@@ -18,14 +18,15 @@ from memspan.core.errors import InputError
 if TYPE_CHECKING:
     from memspan.core.budget import Budget
     from memspan.core.footprint import Footprint
-    from memspan.longterm.base import Episode, Recollection
-    from memspan.longterm.evict import Eviction
+    from memspan.longterm.base import Recollection
+    from memspan.longterm.knowledge_survey.answer import Citation
+    from memspan.longterm.knowledge_survey.files import Remembered
     from memspan.longterm.memory import Memory
+    from memspan.longterm.readers import ReadFile
     from memspan.models.base import LanguageModel
 
 Verb = Callable[[argparse.Namespace], int | None]
 FORMATS = ("text", "markdown", "jsonl", "chat", "locomo", "longmemeval", "beam")
-_ADD_BATCH = 500  # episodes a commit: an interrupted run goes on from here
 
 
 # --- helpers ---------------------------------------------------------------------------------------------------------
@@ -97,23 +98,28 @@ def _memory(options: argparse.Namespace, *, create: bool = False, budget: Budget
         yield memory
 
 
-def _read(files: list[str], options: argparse.Namespace) -> list[Episode]:
+def _read(files: list[str], options: argparse.Namespace) -> list[ReadFile]:
     """All files, read and checked before a store is made or an episode added."""
-    from memspan.longterm.readers import read_all
+    from memspan.longterm.readers import read_files
 
-    return list(read_all([_input(name) for name in files], format=options.format))
+    return read_files([_input(name) for name in files], format=options.format)
 
 
-def _add(memory: Memory, episodes: list[Episode], options: argparse.Namespace) -> list[Eviction]:
-    """Add all; what had to be evicted for it."""
-    batches = [episodes[i : i + _ADD_BATCH] for i in range(0, len(episodes), _ADD_BATCH)]
-    evictions = []
-    for batch in _progress(batches, f"reading {len(episodes):,} episodes", options, show=len(batches) > 1):
-        added = memory.add(batch)
-        if added.evicted is not None:
-            evictions.append(added.evicted)
+def _add(
+    memory: Memory, files: list[ReadFile], options: argparse.Namespace, prune: bool = False, moved: bool = False
+) -> Remembered:
+    from memspan.longterm.knowledge_survey.files import remember_files
+
+    count = sum(len(file.episodes) for file in files)
+    done = remember_files(
+        memory,
+        files,
+        watch=lambda batches: _progress(batches, f"reading {count:,} episodes", options, show=len(batches) > 1),
+        prune=prune,
+        moved=moved,
+    )
     memory.embed_pending(progress=not options.quiet)
-    return evictions
+    return done
 
 
 def _input(name: str) -> Path:
@@ -142,6 +148,7 @@ def _filters(options: argparse.Namespace) -> dict[str, Any]:
         "before": options.before,
         "as_of": options.as_of,
         "believed_at": options.believed_at,
+        "superseded": options.superseded,
         "deadline_ms": options.deadline_ms,
     }
 
@@ -177,16 +184,19 @@ def ask(options: argparse.Namespace) -> int:
     with contextlib.ExitStack() as stack:
         if not options.store:  # a file, not RAM: what the disk tier costs is part of the answer
             options.store = str(Path(stack.enter_context(tempfile.TemporaryDirectory())) / "memory.db")
-        episodes = _read(options.read, options) if options.read else []
+        files = _read(options.read, options) if options.read else []
         options.model = _model_spec(options)
         plan = AskPlan(options, budget)
         if plan.scribe is not None:  # it is loaded when the store is opened
             plan.require(0)
         memory = stack.enter_context(_memory(options, create=bool(options.read), budget=budget))
+        episodes = [episode for file in files for episode in file.episodes]
         weights = plan.fit(memory, episodes)
-        _add(memory, episodes, options)
+        if files:
+            _add(memory, files, options)
         model = None if options.model == "none" else load_language_model(options.model, budget=weights)
-        answer = memory.ask(options.question, model=model, k=options.k, **_filters(options))
+        mode = None if model is None else options.mode
+        answer = memory.ask(options.question, model=model, mode=mode, k=options.k, **_filters(options))
         cost = _cost(memory, model, answer.ledger)
     if options.json:
         _print_json({**answer.to_json(), "budget": budget.total, "cost": cost})
@@ -195,8 +205,7 @@ def ask(options: argparse.Namespace) -> int:
     if answer.citations:
         print()
     for citation in answer.citations:
-        said = ", ".join(part for part in (citation.speaker or "", _day(citation.at)) if part)
-        print(f"  [{citation.number}] {citation.episode}  {said + ': ' if said else ''}{_clipped(citation.text)}")
+        print(f"  [{citation.number}] {_cited(citation)}")
     for conflict in answer.conflicts:
         print("\nthe documents disagree:")
         for stated in conflict.statements:
@@ -204,6 +213,19 @@ def ask(options: argparse.Namespace) -> int:
     print(f"\nanswered by {answer.reader}, confidence {answer.confidence:.2f}\n")
     print(_cost_table(cost, budget.total))
     return 0
+
+
+def _cited(citation: Citation) -> str:
+    """Where a statement comes from, down to the characters of its sentence, and what has replaced it since."""
+    said = ", ".join(part for part in (citation.speaker or "", _day(citation.at)) if part)
+    start, stop = citation.span
+    line = f"{citation.episode}, characters {start}–{stop}  {said + ': ' if said else ''}{_clipped(citation.quote)}"
+    until = str(citation.source.get("valid_until", ""))[:10]
+    if "withdrawn" in citation.source:
+        return f"{line} (withdrawn on {until})"
+    if "superseded_by" in citation.source:
+        return f"{line} (superseded by version {citation.source['superseded_by']} of {until})"
+    return line
 
 
 def _model_spec(options: argparse.Namespace) -> str:
@@ -251,20 +273,26 @@ def _clipped(text: str, size: int = 160) -> str:
 
 def remember(options: argparse.Namespace) -> int:
     """`memspan remember`."""
-    episodes = _read(options.files, options)
+    files = _read(options.files, options)
     with _memory(options, create=True) as memory:
         if options.disk_budget is not None or options.when_full is not None:
             memory.limits(disk=options.disk_budget, when_full=options.when_full)
-        evictions = _add(memory, episodes, options)
+        done = _add(memory, files, options, options.prune, options.moved)
         stats = memory.stats()
-    gone = sum(eviction.episodes for eviction in evictions)
-    freed = sum(eviction.bytes for eviction in evictions)
+    kinds = ("added", "changed", "unchanged", "withdrawn")
+    gone = sum(eviction.episodes for eviction in done.evictions)
+    freed = sum(eviction.bytes for eviction in done.evictions)
     if options.json:
-        _print_json({"read": len(episodes), "evicted_now": {"episodes": gone, "bytes": freed}, **stats})
+        documents = {kind: getattr(done, kind) for kind in kinds}
+        evicted = {"episodes": gone, "bytes": freed}
+        _print_json({"read": done.episodes, "documents": documents, "evicted_now": evicted, **stats})
         return 0
-    print(f"read {len(episodes):,} episodes into {options.store}: {_counts(stats['records'])}")
-    if evictions:
-        oldest = min((eviction.oldest for eviction in evictions if eviction.oldest), default=None)
+    print(f"read {done.episodes:,} episodes into {options.store}: {_counts(stats['records'])}")
+    told = [f"{len(getattr(done, kind)):,} {kind}" for kind in kinds if getattr(done, kind)]
+    if told:
+        print(f"documents: {', '.join(told)}")
+    if done.evictions:
+        oldest = min((eviction.oldest for eviction in done.evictions if eviction.oldest), default=None)
         print(
             f"evicted {_counts({'episode': gone})} ({freed:,} bytes, the oldest of {_day(oldest)}) to stay within"
             f" {stats['disk']['allowed']:,} bytes",
@@ -363,14 +391,21 @@ def summarize(options: argparse.Namespace) -> int:
 def forget(options: argparse.Namespace) -> int:
     """`memspan forget`."""
     options.embedder = "none"
+    if options.document and (options.ids or options.session or options.speaker or options.before or options.everything):
+        raise InputError("--document erases every version of a document, and goes with no other condition")
     with _memory(options) as memory:
-        report = memory.forget(
-            options.ids,
-            session=options.session,
-            speaker=options.speaker,
-            before=options.before,
-            everything=options.everything,
-        )
+        if options.document:
+            from memspan.longterm.knowledge_survey.documents import forget_document
+
+            report = forget_document(memory, options.document)
+        else:
+            report = memory.forget(
+                options.ids,
+                session=options.session,
+                speaker=options.speaker,
+                before=options.before,
+                everything=options.everything,
+            )
     if options.json:
         _print_json({name: getattr(report, name) for name in report.__slots__})
         return 0

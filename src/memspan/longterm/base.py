@@ -193,6 +193,7 @@ class Query:
         after, before: bounds on the episodes' own time, after inclusive, before exclusive.
         sessions, speakers, metadata: filters; empty means any.
         rerank: name of the reranker.
+        superseded: versions of documents that no longer count are wanted too.
     """
 
     text: str
@@ -207,6 +208,7 @@ class Query:
     speakers: tuple[str, ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
     rerank: str | None = None
+    superseded: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,6 +23,7 @@ from memspan.longterm.postings import Segment
 from memspan.longterm.spill import Spill
 from memspan.longterm.store import Transaction
 from memspan.longterm.vectors import F32, I64, Column, VectorTable, Zeros
+from memspan.longterm.versions import PREFIX, DocumentVersions
 
 K1, B = 1.2, 0.6
 """BM25's constants (Robertson and Zaragoza 2009); b is below the usual 0.75, since neighbours even out the lengths."""
@@ -56,6 +57,7 @@ class PassageIndex:
         is_question: [R] whether the text ends with a question mark.
         standing: [R] whether it states a lasting rule or preference, in a turn that is no assistant's.
         vectors: [P] rows, zero where a passage has no vector yet; None when no passage has one.
+        documents: versions of the documents among the sessions.
     """
 
     NO_TIME = int(np.iinfo(np.int64).min)
@@ -111,6 +113,7 @@ class PassageIndex:
         self.speakers: dict[str, int] = {}
         self._speaker_words: list[frozenset[int]] = []
         self.sessions: dict[str, int] = {}
+        self.documents = DocumentVersions()
         self.kinds: dict[str, int] = {}
         self._kept_windows: dict[tuple[float, ...], tuple[list[tuple[float, NDArray[np.int32]]], F32]] = {}
         self._session_end: dict[int, int] = {}  # session code -> its last passage so far
@@ -202,6 +205,9 @@ class PassageIndex:
             self._stale += int(np.count_nonzero(before_it >= 0))
         self._order = None
         session_codes = [-1 if s is None else self.sessions.setdefault(s, len(self.sessions)) for s in sessions]
+        for session, at in zip(sessions, ats, strict=True):
+            if session is not None and session.startswith(PREFIX):
+                self.documents.add(session, self.sessions[session], self.NO_TIME if at is None else at)
         put = self._columns
         put["record_ids"].extend(record_array[starts])
         put["first"].extend(starts + base_passage)

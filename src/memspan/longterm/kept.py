@@ -23,7 +23,7 @@ KEPT = "kept thought"
 """`Answer.reader` of an answer that was kept."""
 _FIRST = 10  # episodes among which a later one makes a kept answer doubtful
 _NOT_OF_RECALL = frozenset(
-    ("model", "abstain_below", "token_budget", "policy", "max_new_tokens", "judge", "config", "k")
+    ("model", "abstain_below", "token_budget", "mode", "policy", "max_new_tokens", "judge", "config", "k")
 )
 
 
@@ -81,7 +81,7 @@ def kept_answer(memory: Memory, question: str, options: Mapping[str, Any]) -> An
         first = memory.recall(known.question, _FIRST, **asked)
         if {row[0] for row in later} & {hit.id for hit in first}:
             return None
-    return _unpacked(memory, known.payload, space)
+    return _unpacked(memory, known.payload, space, options.get("as_of") is not None)
 
 
 def keep_answer(memory: Memory, question: str, options: Mapping[str, Any], answer: Answer) -> None:
@@ -101,13 +101,17 @@ def keep_answer(memory: Memory, question: str, options: Mapping[str, Any], answe
             memory.organizer.on_answer(tx, question, circumstances, pack(answer), sources, support)
 
 
-def _unpacked(memory: Memory, payload: Mapping[str, Any], space: str) -> Answer | None:
+def _unpacked(memory: Memory, payload: Mapping[str, Any], space: str, asked_by_date: bool) -> Answer | None:
+    """The answer as it was given; None when a source is forgotten, or no longer counts and no date was asked for."""
     from memspan.longterm.knowledge_survey import Answer
     from memspan.longterm.knowledge_survey.answer import Citation, Claim
     from memspan.longterm.rows import episode_recollection
 
     with memory.store.read(memory._now(), space) as tx:
         found = {uid: tx.find("episode", uid) for _, uid, *_ in payload["citations"]}
+        versions = memory._index(tx, episodes=True).documents
+        if not asked_by_date and any(row and versions.successor(row["session"], tx.now) for row in found.values()):
+            return None
     citations, hits = [], []
     for number, uid, support, start, stop in payload["citations"]:
         row = found[uid]

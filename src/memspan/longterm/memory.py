@@ -275,6 +275,7 @@ class Memory:
         as_of: Moment = None,
         believed_at: Moment = None,
         rerank: str | None = None,
+        superseded: bool = False,
         deadline_ms: float | None = None,
         space: str | None = None,
     ) -> Recollections:
@@ -285,12 +286,15 @@ class Memory:
                 or a time that it names come up before others.
             k: how many results.
             kinds: "episode", or what the organizer builds ("fact", "entity", "community").
-            session, speaker: only these; after, before: only episodes of that time (after inclusive).
+            session, speaker: only these (a document's id stands for its versions); after, before: only episodes of that
+                time (after inclusive).
             metadata: only episodes whose metadata has these values.
             as_of: facts that were true at this moment, instead of those that are true now; "last week" in the
                 question is understood against it.
             believed_at: what the store believed at this moment.
             rerank: "rrf", "mmr", "mentions", "distance", "cross"; None is the organizer's own order.
+            superseded: also versions of documents that newer ones replaced; else only what counts now, or counted at
+                `as_of`.
             deadline_ms: leave stages out rather than take longer; `.skipped` and `why` say which.
             space: the tenant.
 
@@ -310,6 +314,7 @@ class Memory:
             speakers=names(speaker),
             metadata=dict(metadata or {}),
             rerank=rerank,
+            superseded=superseded,
         )
         if not asked.kinds:
             raise InputError("kinds is empty; name at least one, such as 'episode' or 'fact'")

@@ -191,8 +191,11 @@ def allowed(search: Search, index: PassageIndex) -> NDArray[np.bool_] | None:
         nonlocal mask
         mask = part if mask is None else mask & part
 
+    if len(hidden := hidden_versions(search, index)):
+        narrow(~np.isin(index.session, hidden))
     if query.sessions:
-        narrow(np.isin(index.session, [index.sessions.get(s, -2) for s in query.sessions]))
+        codes = [code for s in query.sessions for code in (index.sessions.get(s, -2), *index.documents.codes(s))]
+        narrow(np.isin(index.session, codes))
     if query.speakers:
         wanted = {s.casefold() for s in query.speakers}
         narrow(np.isin(index.speaker, [code for name, code in index.speakers.items() if name.casefold() in wanted]))
@@ -205,10 +208,19 @@ def allowed(search: Search, index: PassageIndex) -> NDArray[np.bool_] | None:
     return mask
 
 
+def hidden_versions(search: Search, index: PassageIndex) -> NDArray[np.int32]:
+    """Codes of the sessions that hold versions of documents which do not count for the query."""
+    if index is not search.episodes:
+        return np.zeros(0, np.int32)
+    query = search.query
+    return index.documents.left_out(query.as_of, query.believed_at, search.tx.now, superseded=query.superseded)
+
+
 def resting_on_allowed(search: Search, records: set[int]) -> set[int]:
     """Derived records with at least one source episode that passes the query's filters; all when there are none."""
     query = search.query
-    if not (query.sessions or query.speakers or query.after or query.before or query.metadata):
+    filtered = query.sessions or query.speakers or query.after or query.before or query.metadata
+    if not filtered and not len(hidden_versions(search, search.episodes)):
         return records
     mask = allowed(search, search.episodes)
     assert mask is not None
@@ -381,4 +393,9 @@ def recall_episodes(search: Search, organizer: Organizer, config: RankingConfig)
     ranked = rank_episodes(search, config, extra)
     rows = search.tx.records(int(inside[hit.position]) for hit in ranked)
     left_out = f" (left out: {', '.join(search.deadline.skipped)})" if search.deadline.skipped else ""
-    return [episode_recollection(rows[int(inside[hit.position])], hit.score, hit.why + left_out) for hit in ranked]
+    hits = []
+    for hit in ranked:
+        row = rows[int(inside[hit.position])]
+        later = search.episodes.documents.successor(row["session"], search.tx.now)
+        hits.append(episode_recollection(row, hit.score, hit.why + left_out, later))
+    return hits

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from memspan.longterm import clock
 from memspan.longterm.base import Episode, Recollection
 from memspan.longterm.passages import passages, term_hashes
 from memspan.longterm.store import Row, Transaction
+from memspan.longterm.versions import Successor
 
 
 def index_derived(tx: Transaction) -> None:
@@ -61,8 +63,8 @@ def episode_of(row: Row) -> Episode:
     )
 
 
-def episode_recollection(row: Row, score: float, why: str) -> Recollection:
-    """An episode's row as users see it."""
+def episode_recollection(row: Row, score: float, why: str, later: Successor | None = None) -> Recollection:
+    """An episode's row as users see it; `later` has replaced the version of a document that it belongs to."""
     return Recollection(
         kind="episode",
         id=row["uid"],
@@ -70,14 +72,23 @@ def episode_recollection(row: Row, score: float, why: str) -> Recollection:
         score=score,
         episodes=[row["uid"]],
         valid_at=clock.from_micros(row["valid_at"]),
-        invalid_at=clock.from_micros(row["invalid_at"]),
+        invalid_at=clock.from_micros(row["invalid_at"] if later is None else later.at),
         recorded_at=clock.from_micros(row["recorded_at"]),
         retired_at=clock.from_micros(row["retired_at"]),
         speaker=row["speaker"],
         session=row["session"],
         why=why,
-        metadata=json.loads(row["data"]) if row["data"] else {},
+        metadata=(json.loads(row["data"]) if row["data"] else {}) | ended_by(later),
     )
+
+
+def ended_by(later: Successor | None) -> dict[str, Any]:
+    """What a passage's metadata say of the version that replaced its own; nothing while its own counts."""
+    if later is None:
+        return {}
+    until = clock.from_micros(later.at)
+    assert until is not None
+    return {"withdrawn" if later.withdrawn else "superseded_by": later.number, "valid_until": until.isoformat()}
 
 
 def holds(sorted_ids: NDArray[np.int64], value: int) -> bool:

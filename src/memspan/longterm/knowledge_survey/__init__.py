@@ -9,7 +9,8 @@ trains nothing itself; what is here is the smallest system that covers its ways 
   (RAG-Sequence, Lewis et al. 2020; REALM, Guu et al. 2020);
 - by nearest hidden states (`knn_lm`): kNN-LM (Khandelwal et al. 2020), provenance for every token;
 - documents with versions (`documents`): what the memory said at a date stays addressable; from files, from facts of
-  an organizer, or from the caller's search engine (`sources`).
+  an organizer, or from the caller's search engine (`sources`); files and folders that are read again (`files`);
+- a confidence that is measured: risk against coverage, and the threshold for either (`risk`).
 
 Changed from the literature: citations are not trusted to the model but checked by an extractive judge, and the best
 evidence sentence answers when there is no model, or when the model's text is not supported.
@@ -19,6 +20,7 @@ from memspan.longterm.knowledge_survey.answer import Answer, Citation, Claim
 from memspan.longterm.knowledge_survey.answerer import GroundedAnswerer, calibrate
 from memspan.longterm.knowledge_survey.config import KnowledgeSurveyConfig
 from memspan.longterm.knowledge_survey.judge import CallableJudge, ExtractiveJudge, Judge, NLIJudge, Support
+from memspan.longterm.knowledge_survey.risk import RiskCoverage, risk_coverage
 
 __all__ = [
     "Answer",
@@ -30,6 +32,8 @@ __all__ = [
     "Judge",
     "KnowledgeSurveyConfig",
     "NLIJudge",
+    "RiskCoverage",
     "Support",
     "calibrate",
+    "risk_coverage",
 ]

@@ -23,7 +23,9 @@ class Citation:
         speaker, at: who said it, and when.
         support: 0 to 1, how far the cited span supports the statements that cite it.
         span: `(start, stop)` of the supporting sentence in `text`.
-        source: metadata of the episode that names a document (doc, version, start, stop, source), if it has any.
+        source: metadata of the episode that names a document (doc, version, start, stop, source), if it has any; with
+            `superseded_by` or `withdrawn` (a version's number) and `valid_until` (ISO 8601) when the version cited no
+            longer counts, and `copies`: ids of passages that say the same.
     """
 
     number: int
@@ -39,6 +41,12 @@ class Citation:
     def quote(self) -> str:
         """The words of the supporting sentence."""
         return self.text[self.span[0] : self.span[1]]
+
+    @property
+    def document_span(self) -> tuple[int, int] | None:
+        """`(start, stop)` of that sentence in the whole document; None where the episode's place in it is not known."""
+        start = self.source.get("start")
+        return (start + self.span[0], start + self.span[1]) if isinstance(start, int) else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +99,8 @@ class Answer:
                     "at": None if c.at is None else c.at.isoformat(),
                     "text": c.text,
                     "span": list(c.span),
+                    "quote": c.quote,
+                    "document_span": None if c.document_span is None else list(c.document_span),
                     "support": c.support,
                     "source": c.source,
                 }

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from memspan.core.errors import InputError
 from memspan.core.footprint import Footprint
 from memspan.longterm.knowledge_survey.answer import Answer, Claim
-from memspan.longterm.knowledge_survey.config import KnowledgeSurveyConfig, Policy
+from memspan.longterm.knowledge_survey.config import KnowledgeSurveyConfig, Mode, Policy
 from memspan.longterm.knowledge_survey.evidence import Evidence, fact_match, gather
 from memspan.longterm.knowledge_survey.features import Sentence
 from memspan.longterm.knowledge_survey.judge import ExtractiveJudge, Judge
@@ -36,6 +36,8 @@ class GroundedAnswerer:
         k: passages to retrieve.
         abstain_below: confidence under which no answer is given; None is the measured default, see `calibrate`.
         token_budget: most tokens of passages in the prompt; None is 1,500, or half the model's window if that is less.
+        mode: "context": the model reads all passages in one prompt; "marginal": each passage proposes an answer, and
+            the likeliest over all passages is given (RAG-Sequence; needs a model that tells likelihoods).
         policy: "drop" the model's unsupported statements, or "flag" them.
         max_new_tokens: most tokens the model may write.
         judge: says what supports what; None is the `ExtractiveJudge`.
@@ -56,7 +58,7 @@ class GroundedAnswerer:
     """
 
     Config = KnowledgeSurveyConfig
-    OPTIONS = frozenset(("k", "abstain_below", "token_budget", "policy", "max_new_tokens", "judge", "config"))
+    OPTIONS = frozenset(("k", "abstain_below", "token_budget", "mode", "policy", "max_new_tokens", "judge", "config"))
 
     def __init__(
         self,
@@ -66,6 +68,7 @@ class GroundedAnswerer:
         k: int | None = None,
         abstain_below: float | None = None,
         token_budget: int | None = None,
+        mode: Mode | None = None,
         policy: Policy | None = None,
         max_new_tokens: int | None = None,
         judge: Judge | None = None,
@@ -77,6 +80,7 @@ class GroundedAnswerer:
             "k": k,
             "abstain_below": abstain_below,
             "token_budget": token_budget,
+            "mode": mode,
             "policy": policy,
             "max_new_tokens": max_new_tokens,
         }
@@ -88,6 +92,8 @@ class GroundedAnswerer:
             from memspan.models import load_language_model
 
             model = load_language_model(model)
+        if model is None and mode == "marginal":
+            raise InputError("marginal mode needs a language model")
         self.model = model
 
     def ask(self, question: str, **recall_options: Any) -> Answer:
@@ -105,14 +111,18 @@ class GroundedAnswerer:
         if not evidence.sentences:
             return self._declined(evidence, "I do not know: nothing in memory bears on this.")
         if (stated := stated_fact(evidence, self.config.fact_match)) is not None:
-            return self._fact(evidence, *stated)
+            answer = self._fact(evidence, *stated)
+            if answer.confidence >= self.config.abstain_below:
+                return answer
         if evidence.confidence < self.config.abstain_below:
             return self._declined(evidence, "I do not know: what is in memory is too weak to answer this.")
         if self.model is not None:
+            from memspan.longterm.knowledge_survey.marginal_reader import read_marginal
             from memspan.longterm.knowledge_survey.reader import read
 
             judge = self.judge or ExtractiveJudge(lambda term: evidence.idf.get(term, 1.0))
-            reading = read(self.model, evidence, self.config, judge)
+            way = read_marginal if self.config.mode == "marginal" else read
+            reading = way(self.model, evidence, self.config, judge)
             if reading.claims:
                 return Answer(
                     text=reading.text,

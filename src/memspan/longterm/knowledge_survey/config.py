@@ -11,9 +11,11 @@ from typing import Literal
 from memspan.core.errors import InputError
 
 Policy = Literal["drop", "flag"]
+Mode = Literal["context", "marginal"]
 
-# Both sets of weights are the fit of benchmarks/answers.py on conversations and passages made from seeds 100 and up
-# (see `generated`) and on questions of LoCoMo's first half; sets weigh alike, those without vectors a quarter.
+# SELECTION is the fit of benchmarks/answers.py on conversations and passages made from seeds 100 and up (see
+# `generated`) and on questions of LoCoMo's first half; sets weigh alike, those without vectors a quarter. CONFIDENCE is
+# what `benchmarks/abstention.py --fit` prints, on the same sets, of which LoCoMo weighs four times as much.
 SELECTION: Mapping[str, float] = MappingProxyType(
     {
         "own": 0.01,
@@ -63,35 +65,36 @@ SELECTION: Mapping[str, float] = MappingProxyType(
 
 CONFIDENCE: Mapping[str, float] = MappingProxyType(
     {
-        "bias": -2.99,
-        "share": 0.78,
-        "said_share": 1.72,
-        "like_coverage": 1.07,
-        "like_own": 0.37,
-        "missing": 0.39,
-        "lacking": -0.07,
-        "unsaid": -0.69,
-        "agreement": 0.12,
-        "replies": 0.99,
-        "same": 0.03,
-        "fits": -0.54,
-        "about": -0.37,
-        "empty": -0.58,
-        "absent": -0.63,
-        "wrong": -3.82,
-        "right": -0.18,
-        "cosine": 0.72,
-        "exchange": 1.23,
-        "class": -0.78,
-        "no_class": -1.43,
-        "margin": 0.31,
-        "kind": 1.38,
-        "no_kind": 0.24,
-        "match": 0.95,
-        "timely": 0.25,
-        "question": 0.17,
-        "answers": -0.37,
-        "vectors": -0.72,
+        "bias": -1.19,
+        "share": -0.33,
+        "said_share": 1.5,
+        "like_coverage": 0.51,
+        "like_own": 0.87,
+        "missing": 0.07,
+        "lacking": -0.17,
+        "unsaid": -0.38,
+        "agreement": 0.16,
+        "replies": 0.5,
+        "same": -0.39,
+        "fits": -0.27,
+        "about": 0.29,
+        "empty": -0.34,
+        "absent": -0.74,
+        "wrong": -2.28,
+        "right": -0.69,
+        "cosine": 0.23,
+        "exchange": 0.31,
+        "class": 0.14,
+        "no_class": -0.42,
+        "margin": 0.12,
+        "of_another": -0.4,
+        "kind": 1.01,
+        "no_kind": -0.3,
+        "match": 0.13,
+        "timely": 0.45,
+        "question": -0.83,
+        "answers": 0.03,
+        "vectors": -0.83,
         "void": -2.0,  # not fitted
         "late": -12.0,  # not fitted
     }
@@ -105,19 +108,23 @@ class KnowledgeSurveyConfig:
 
     k: int = 8  # passages retrieved, and shown to a model
     depth: int = 3  # sentences are looked for in this many times k episodes
-    abstain_below: float = 0.35  # confidence under which no answer is given (measured, see `calibrate`)
+    abstain_below: float = 0.45  # confidence under which no answer is given; answers 80 % of what LoCoMo can answer
     fact_match: float = 0.7  # match from which on a fact answers by itself, see `answerer.stated_fact`
     tau: float = 0.8  # least support of a citation: share of a claim's weighted words (ALCE-like attribution)
     token_budget: int | None = None  # most tokens of passages in a prompt; 1,500, or half the model's window if less
     policy: Policy = "drop"  # what becomes of a model's claim without support: "drop" it, or "flag" it
+    mode: Mode = "context"  # how a model reads: all passages in one prompt, or each alone, see `marginal_reader`
+    hypotheses: int = 4  # passages that each propose an answer in marginal mode; costs its square in forward passes
     max_new_tokens: int = 64  # most tokens a model may write
     read_cosines: int = 32  # most sentences that are embedded for one question
     together: float = 1.0  # a turn of the same exchange this near the best, in nats, is quoted beside it
     selection: Mapping[str, float] = field(default_factory=lambda: SELECTION)  # weights (fitted, benchmarks/answers.py)
-    confidence: Mapping[str, float] = field(default_factory=lambda: CONFIDENCE)  # weights (fitted, same)
+    confidence: Mapping[str, float] = field(
+        default_factory=lambda: CONFIDENCE
+    )  # weights (fitted, benchmarks/abstention.py)
 
     def __post_init__(self) -> None:
-        for name, least in (("k", 1), ("depth", 1), ("max_new_tokens", 1), ("read_cosines", 0)):
+        for name, least in (("k", 1), ("depth", 1), ("hypotheses", 1), ("max_new_tokens", 1), ("read_cosines", 0)):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise InputError(f"{name} must be a whole number of at least {least}, not {value!r}")
@@ -132,6 +139,8 @@ class KnowledgeSurveyConfig:
             raise InputError(f"token_budget must be a whole number of at least 1, or None, not {budget!r}")
         if self.policy not in ("drop", "flag"):
             raise InputError(f"policy must be 'drop' or 'flag', not {self.policy!r}")
+        if self.mode not in ("context", "marginal"):
+            raise InputError(f"mode must be 'context' or 'marginal', not {self.mode!r}")
 
 
 def weighted(weights: Mapping[str, float], features: Mapping[str, float]) -> float:

@@ -19,11 +19,11 @@ import numpy as np
 
 from memspan.longterm import clock
 from memspan.longterm.base import Recollection
+from memspan.longterm.knowledge_survey.confidence import confidence_features
 from memspan.longterm.knowledge_survey.config import KnowledgeSurveyConfig, logistic, weighted
 from memspan.longterm.knowledge_survey.conflicts import Conflict, conflicts
-from memspan.longterm.knowledge_survey.documents import current, newest_versions
+from memspan.longterm.knowledge_survey.copies import collapse
 from memspan.longterm.knowledge_survey.features import (
-    LEANING,
     THREAD,
     Lexicon,
     Said,
@@ -39,6 +39,7 @@ from memspan.longterm.knowledge_survey.kinds import form_of
 from memspan.longterm.knowledge_survey.likeness import Likeness
 from memspan.longterm.knowledge_survey.naming import Alias, aliases
 from memspan.longterm.knowledge_survey.text import Question, read_question, sentence_spans, stems
+from memspan.longterm.rows import ended_by
 from memspan.longterm.scribe.dates import TimeSpan, find_times, question_time
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ class Evidence:
 @dataclass(slots=True)
 class _Turn:
     row: Any
+    metadata: dict[str, Any] = field(default_factory=dict)
     before: tuple[Said, ...] = ()
     after: str = ""
 
@@ -96,7 +98,7 @@ def gather(memory: Memory, question: str, config: KnowledgeSurveyConfig, options
     options = dict(options)
     kinds = options.pop("kinds", ("episode",))
     kinds = [kinds] if isinstance(kinds, str) else list(kinds)
-    found = _recall(memory, question, config.k * config.depth, options)
+    found, copies = _recall(memory, question, config.k * config.depth, options)
     as_of = clock.as_moment(options.get("as_of"), "as_of")
     period = _named_time(question, as_of or clock.from_micros(memory._now()) or clock.now())
     facts: list[Recollection] = []
@@ -113,8 +115,17 @@ def gather(memory: Memory, question: str, config: KnowledgeSurveyConfig, options
         index = memory._index(tx, episodes=True)
         read = _timeless(read_question(question, [name for name in index.speakers if name]), period)
         idf = _idf(index, [*read.weights, *(term for name in read.names for term in stems(name))])
+        versions = index.documents
+        believed_at = clock.as_moment(options.get("believed_at"), "believed_at")
+        codes = versions.left_out(as_of, believed_at, tx.now, superseded=bool(options.get("superseded")))
+        gone = versions.sessions(codes.tolist())
+        found, facts = _standing(tx, found, gone), _standing(tx, facts, gone)
         wanted = [hit.episodes[0] for hit in [*found, *facts] if hit.episodes]
         turns = _turns(tx, list(dict.fromkeys(wanted)))
+        for turn in turns.values():
+            turn.metadata = _metadata(turn.row) | ended_by(versions.successor(turn.row["session"], tx.now))
+            if turn.row["uid"] in copies:
+                turn.metadata["copies"] = copies[turn.row["uid"]]
         closed = (
             _closed_facts(tx, list(turns), clock.to_micros(as_of or (_inside(period) if period else None)) or tx.now)
             if facts or "fact" in memory.organizer.kinds
@@ -140,27 +151,24 @@ def gather(memory: Memory, question: str, config: KnowledgeSurveyConfig, options
     for sentence in sentences:
         sentence.score = weighted(config.selection, sentence.features)
     sentences.sort(key=lambda s: -s.score)
-    features = confidence_features(read, idf, sentences)
+    features = confidence_features(read, sentences, config.selection)
     confidence = logistic(weighted(config.confidence, features)) if sentences else 0.0
     # What a speaker says anew replaces what they said; only documents are held against each other.
     disagreeing = conflicts(question, [hit for hit in found[: config.k] if "doc" in hit.metadata])
     return Evidence(read, [*found[: config.k], *derived], facts, sentences, features, confidence, idf, disagreeing)
 
 
-def _recall(memory: Memory, question: str, count: int, options: Mapping[str, Any]) -> list[Recollection]:
-    """`count` episodes; more are asked for while chunks of superseded documents take their places."""
-    as_of = clock.as_moment(options.get("as_of"), "as_of")
+def _recall(
+    memory: Memory, question: str, count: int, options: Mapping[str, Any]
+) -> tuple[list[Recollection], dict[str, list[str]]]:
+    """`count` episodes that are no copies of each other, and the copies of each that has some."""
     wanted = count
     while True:
-        hits = list(memory.recall(question, wanted, **options))
-        documents = [hit.metadata["doc"] for hit in hits if isinstance(hit.metadata.get("doc"), str)]
-        if not documents:
-            return hits
-        with memory.store.read(memory._now(), options.get("space") or memory.space) as tx:
-            kept = current(hits, newest_versions(tx, documents, as_of))
+        hits = memory.recall(question, wanted, **options)
+        kept, copies = collapse(hits)
         if len(kept) >= count or len(hits) < wanted:
-            return kept[:count]
-        wanted *= 4
+            return kept[:count], copies
+        wanted *= 2
 
 
 def _named_time(question: str, now: datetime) -> TimeSpan | None:
@@ -191,6 +199,19 @@ def _idf(index: PassageIndex, terms: Sequence[int]) -> dict[int, float]:
         count = int(np.count_nonzero(index.holding(np.array([term], np.uint32)))) if size else 0
         weights[term] = float(np.log1p((size - count + 0.5) / (count + 0.5)))
     return weights
+
+
+def _standing(tx: Transaction, hits: Sequence[Recollection], gone: frozenset[str]) -> list[Recollection]:
+    """The hits with those of their sources that stand in no session of `gone`; without a source they are left out."""
+    if not gone:
+        return list(hits)
+    uids = list(dict.fromkeys(uid for hit in hits for uid in hit.episodes))
+    rows = tx.select(
+        "SELECT uid, session FROM record WHERE uid IN ({ids}) AND kind = 'episode' AND space = ?", uids, tx.space_id
+    )
+    over = {row["uid"] for row in rows if row["session"] in gone}
+    left = [replace(hit, episodes=[uid for uid in hit.episodes if uid not in over]) for hit in hits]
+    return [hit for hit in left if hit.episodes]
 
 
 def _turns(tx: Transaction, uids: Sequence[str]) -> dict[str, _Turn]:
@@ -252,7 +273,7 @@ def _sentences(hits: Sequence[Recollection], turns: Mapping[str, _Turn]) -> list
     found = []
     for uid, turn in turns.items():
         text, speaker = turn.row["text"], turn.row["speaker"]
-        metadata = _metadata(turn.row)
+        metadata = turn.metadata
         rank, score = first.get(uid, (len(hits), top - _FAR_BEHIND))
         retrieved = {
             "rank": 1 / (1 + rank),
@@ -403,52 +424,3 @@ def _meanings(
         if sentence.asked is not None:
             sentence.features["asked_cosine"] = max(0.0, to_question[last_question(sentence.asked.text)])
         judge_words(question, lexicon, sentence, alike=True)
-
-
-def confidence_features(
-    question: Question, idf: Mapping[int, float], sentences: Sequence[Sentence]
-) -> dict[str, float]:
-    """What the confidence in the best sentence is estimated from: its own features, and how it stands out.
-
-    "share" is how much of all sentences' likelihood falls to its episode, "like_coverage" how much of the question is
-    said there or in what it stands in, "said_share" the product of both: that one sentence is likelier than all others
-    does not mean that it says what was asked. "lacking" is the mean absence of the question's content words, "empty"
-    that none is there, "unsaid" how far they are absent where no question for the same is answered. "agreement" says
-    how near its episode comes to the best of each signal: words, vectors, facts and retrieval.
-    """
-    if not sentences:
-        return {}
-    best = sentences[0]
-    top = max(s.score for s in sentences)
-    shares: dict[str, float] = {}
-    for sentence in sentences:
-        shares[sentence.episode] = shares.get(sentence.episode, 0.0) + float(np.exp(sentence.score - top))
-    rival = next((s.score for s in sentences if s.episode != best.episode), best.score - 1)
-    named = [stems(name) for name in question.names]
-    plain = [term for term, weight in question.weights.items() if weight == 1 and not any(term in n for n in named)]
-    lacking = [1 - best.found.get(term, 0.0) for term in plain]
-    absent = sum(lacking) / len(lacking) if lacking else 0.0
-    share = shares[best.episode] / sum(shares.values())
-    said = sum(best.features[f"like_{name}"] for name in LEANING)
-    return best.features | {
-        "share": share,
-        "said_share": share * said,
-        "like_coverage": said,
-        "empty": float(bool(plain) and min(lacking) == 1),
-        "lacking": absent,
-        "unsaid": absent * (1 - best.features["same"]),
-        "agreement": _agreement(best, sentences),
-        "margin": min(2.0, best.score - rival),
-        "vectors": float("cosine" in best.features),
-    }
-
-
-def _agreement(best: Sentence, sentences: Sequence[Sentence]) -> float:
-    """Mean, over the signals that say anything, of the best of its episode as a share of the best of all."""
-    shares = []
-    for names in (("like_own", "like_turn", "like_reply"), ("exchange",), ("match",), ("rank",)):
-        values = [(s.episode == best.episode, sum(max(s.features.get(n, 0.0), 0.0) for n in names)) for s in sentences]
-        most = max(value for _, value in values)
-        if most > 0:
-            shares.append(max(value for mine, value in values if mine) / most)
-    return sum(shares) / len(shares) if shares else 0.0

@@ -15,7 +15,11 @@ _WHOLE = 160  # characters up to which a turn is quoted whole
 _TOGETHER = 200  # characters up to which two turns are quoted side by side
 _LEANING = 15  # words up to which a reply is shown with the question it answers
 _OPENS_WITH_PRONOUN = re.compile(r"(?:and |but |so |then )?(?:he|she|it|they|this|that|his|her|its|their)\b", re.I)
-_DOCUMENT_KEYS = ("doc", "version", "start", "stop", "source")
+_DOCUMENT_KEYS = (
+    *("doc", "version", "start", "stop", "source"),
+    *("superseded_by", "withdrawn", "valid_until"),  # what replaced the version that is cited
+    "copies",
+)
 
 
 def day(moment: datetime) -> str:

@@ -22,6 +22,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from memspan.longterm.readers import beam, chat, jsonl, locomo, longmemeval, mar
 from memspan.longterm.readers.source import LINE_SUFFIXES, Found, InputFile, json_name
 from memspan.longterm.readers.text import PARAGRAPH_CHARS
 
-__all__ = ["FORMATS", "PARAGRAPH_CHARS", "Episodes", "read_all", "read_episodes"]
+__all__ = ["FORMATS", "PARAGRAPH_CHARS", "Episodes", "ReadFile", "Source", "read_all", "read_episodes", "read_files"]
 
 Source = str | os.PathLike[str]
 
@@ -57,6 +58,69 @@ class Episodes(list[Episode]):
     """
 
     skipped: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ReadFile:
+    """A file that was read to its end.
+
+    Attributes:
+        path: where it is.
+        session: the session of its episodes, if it is a text: its name.
+        format: one of `FORMATS`.
+        episodes: what it holds.
+        folder: the name of the folder that was named instead of the file; None for a file that was named itself.
+    """
+
+    path: Path
+    session: str
+    format: str
+    episodes: Episodes
+    folder: str | None = None
+
+    @property
+    def is_document(self) -> bool:
+        """Whether it is running text, which is changed and read again, and no record of what was said."""
+        return self.format in ("text", "markdown")
+
+
+def read_files(paths: Source | Iterable[Source], *, format: str | None = None) -> list[ReadFile]:
+    """The same file by file; of a folder every text and Markdown file below it, named "folder/path".
+
+    Raises:
+        InputError: as `read_all`; a folder holds no such file.
+    """
+    _check_format(format)
+    given = [Path(paths)] if isinstance(paths, str | os.PathLike) else [Path(path) for path in paths]
+    single = [path for path in given if not path.is_dir()]
+    inputs: list[tuple[InputFile, str | None]] = [
+        (InputFile(path, *names), None) for path, names in zip(single, _names(single), strict=True)
+    ]
+    if not given:
+        raise InputError("no file to read was named")
+    for folder in (path for path in given if path.is_dir()):
+        top = folder.resolve().name
+        below = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in _SUFFIXES and path.is_file()]
+        if not below:
+            raise InputError(f"{folder} holds no file that ends in {', '.join(_SUFFIXES)}")
+        named = [f"{top}/{path.relative_to(folder).as_posix()}" for path in below]
+        inputs += [(InputFile(path, name, name), top) for path, name in zip(below, named, strict=True)]
+    sessions = [each.session for each, _ in inputs]
+    for each, _ in inputs:
+        if sessions.count(each.session) > 1:
+            raise InputError(f"{each.path} would be named {each.session!r}, as another file is; read them one by one")
+        each.check()
+    seen: dict[str, str] = {}
+    found = []
+    for each, folder_name in inputs:
+        episodes = Episodes()
+        for episode in _parsed(each, format or _format(each), seen):
+            if episode is None:
+                episodes.skipped += 1
+            else:
+                episodes.append(episode)
+        found.append(ReadFile(each.path, each.session, format or _format(each), episodes, folder_name))
+    return found
 
 
 def read_all(paths: Source | Iterable[Source], *, format: str | None = None) -> Episodes:
@@ -89,8 +153,7 @@ def read_episodes(paths: Source | Iterable[Source], *, format: str | None = None
 
 
 def _read(paths: Source | Iterable[Source], format: str | None) -> Iterator[Episode | None]:
-    if format is not None and format not in FORMATS:
-        raise InputError(f"format {format!r} is unknown; use one of {', '.join(FORMATS)}")
+    _check_format(format)
     files = [Path(paths)] if isinstance(paths, str | os.PathLike) else [Path(path) for path in paths]
     if not files:
         raise InputError("no file to read was named")
@@ -99,14 +162,23 @@ def _read(paths: Source | Iterable[Source], format: str | None) -> Iterator[Epis
         each.check()
     seen: dict[str, str] = {}
     for each in inputs:
-        none = True
-        for where, episode in _PARSERS[format or _format(each)](each):
-            if episode is not None:
-                none = False
-                _check_id(each, where, episode, seen)
-            yield episode
-        if none:
-            raise InputError(f"{each.path} holds no text to remember")
+        yield from _parsed(each, format or _format(each), seen)
+
+
+def _check_format(format: str | None) -> None:
+    if format is not None and format not in FORMATS:
+        raise InputError(f"format {format!r} is unknown; use one of {', '.join(FORMATS)}")
+
+
+def _parsed(file: InputFile, format: str, seen: dict[str, str]) -> Iterator[Episode | None]:
+    none = True
+    for where, episode in _PARSERS[format](file):
+        if episode is not None:
+            none = False
+            _check_id(file, where, episode, seen)
+        yield episode
+    if none:
+        raise InputError(f"{file.path} holds no text to remember")
 
 
 def _check_id(file: InputFile, where: str, episode: Episode, seen: dict[str, str]) -> None:
