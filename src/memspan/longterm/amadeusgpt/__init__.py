@@ -1,0 +1,5 @@
+"""AmadeusGPT."""
+
+from memspan.longterm.amadeusgpt.organizer import AmadeusGpt
+
+__all__ = ["AmadeusGpt"]
