@@ -149,6 +149,22 @@ class Pose:
         """[T, A] as [T, A, A]: the second animal's value for every pair."""
         return np.repeat(values[:, None, :], values.shape[1], axis=1)
 
+    def every(self, *masks: NDArray[Any]) -> Mask:
+        """Where all hold. Masks are [T], [T, A] or [T, A, A]; the smaller ones are taken for the first animal."""
+        return self._joined(np.logical_and.reduce, masks)
+
+    def either(self, *masks: NDArray[Any]) -> Mask:
+        """Where any holds; shapes as `every`."""
+        return self._joined(np.logical_or.reduce, masks)
+
+    def without(self, mask: NDArray[Any]) -> Mask:
+        """Where it does not hold, also where it cannot be told; never of an animal with itself."""
+        turned = ~np.asarray(mask, np.bool_)
+        if turned.ndim == 3:
+            same = np.arange(len(self.animals))
+            turned[:, same, same] = False
+        return turned
+
     def smooth(self, mask: NDArray[Any], window: int) -> Mask:
         """Majority over `window` frames around each one; windows are cut at the ends of the track."""
         return smoothed(np.asarray(mask, np.bool_), window)
@@ -156,6 +172,21 @@ class Pose:
     def lasting(self, mask: NDArray[Any], frames: int) -> Mask:
         """Without the runs that are shorter than so many frames."""
         return lasting(np.asarray(mask, np.bool_), frames)
+
+    def _joined(self, join: Any, masks: Any) -> Mask:
+        rank = max(np.ndim(mask) for mask in masks)
+        count = len(self.animals)
+        lifted = []
+        for mask in masks:
+            mask = np.asarray(mask, np.bool_)
+            if mask.ndim < rank:
+                mask = mask.reshape(*mask.shape, *[1] * (rank - mask.ndim))
+                mask = np.broadcast_to(mask, (len(mask), *[count] * (rank - 1))).copy()
+                if rank == 3:
+                    mask[:, np.arange(count), np.arange(count)] = False
+            lifted.append(mask)
+        found: Mask = join(lifted)
+        return found
 
     def _head(self) -> tuple[F64, F64]:
         if self.head:
