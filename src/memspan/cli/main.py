@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from memspan import __version__
-from memspan.cli import verbs
+from memspan.cli import behave, verbs
 from memspan.core.errors import MemspanError
 
 EXIT_CODES = """\
@@ -131,6 +131,10 @@ def parser() -> argparse.ArgumentParser:
         metavar="SPEC",
         help="none (default: the text's own sentences), bundled, a Hugging Face id, a path, or openai:URL#MODEL",
     )
+
+    behaving = verb("behave", "find behaviours that you define in words in a table of keypoints", behave.behave)
+    behave.add_options(behaving)
+    store(behaving, required=False)
 
     forget = verb("forget", "erase episodes and what was derived only from them", verbs.forget)
     forget.add_argument("ids", nargs="*", metavar="ID")

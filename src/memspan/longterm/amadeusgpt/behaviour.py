@@ -164,9 +164,7 @@ def read_text(
     for mark in parsed.marks:
         bare = bare[: mark.start] + " " * (mark.stop - mark.start) + bare[mark.stop :]
     phrases = read_phrases(bare)
-    items: list[tuple[int, Condition | Used]] = [
-        (start, Condition(*spec)) for start, spec in phrases.conditions
-    ]
+    items: list[tuple[int, Condition | Used]] = [(start, Condition(*spec)) for start, spec in phrases.conditions]
     for mark in parsed.marks:
         place = _meant(mark, table, uses)
         if place is not None:
@@ -208,7 +206,7 @@ def _meant(mark: Mark, table: SymbolTable, uses: dict[str, Place] | None) -> Pla
 
 
 def _changed(found: Behaviour, table: SymbolTable, smooths: bool, lasts: bool) -> Behaviour:
-    """"<x> but faster than 3": the conditions of x, where this one's on the same measure stand in their place."""
+    """The conditions of x, with those of "<x> but faster than 3" in the place of x's on the same measure."""
     positive = [item for item in found.uses if not item.negated]
     if len(found.groups) != 1 or len(found.uses) != 1 or not positive:
         return found
@@ -244,9 +242,7 @@ def evaluate(table: SymbolTable, behaviour: Behaviour, pose: Pose, run: RunProgr
     return _evaluate(table, behaviour, pose, run, {})
 
 
-def _evaluate(
-    table: SymbolTable, behaviour: Behaviour, pose: Pose, run: RunProgram, known: dict[Place, Mask]
-) -> Mask:
+def _evaluate(table: SymbolTable, behaviour: Behaviour, pose: Pose, run: RunProgram, known: dict[Place, Mask]) -> Mask:
     if behaviour.program is not None:
         return checked_mask(run(behaviour.program, ()), pose, behaviour.name)
     groups = []

@@ -24,7 +24,9 @@ class CodeNotAllowedError(InputError):
     """A stored program would have to run, and the caller did not allow code to run."""
 
     def __init__(self, what: str) -> None:
-        super().__init__(f"{what} is code that somebody wrote; read it, then allow it: allow_code=True, or --allow-code")
+        super().__init__(
+            f"{what} is code that somebody wrote; read it, then allow it with allow_code=True or --allow-code"
+        )
 
 
 class SandboxError(MemspanError):

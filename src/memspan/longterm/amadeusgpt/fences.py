@@ -95,7 +95,7 @@ def landlock() -> bool:
     handle = libc.syscall(444, rules, size, 0)
     if handle < 0:
         return False
-    done = libc.syscall(446, handle, 0) == 0
+    done = bool(libc.syscall(446, handle, 0) == 0)
     os.close(handle)
     return done
 

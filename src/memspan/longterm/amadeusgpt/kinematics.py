@@ -81,17 +81,16 @@ class Pose:
 
     def velocity(self) -> F64:
         """[T, A, 2] of the center in pixels a frame, by central differences."""
-        center = self.center()
-        return np.gradient(center, axis=0) if len(center) > 1 else np.zeros_like(center)
+        return _rate(self.center())
 
     def speed(self) -> F64:
         """[T, A] of the center in pixels a frame."""
-        return np.linalg.norm(self.velocity(), axis=2)
+        found: F64 = np.linalg.norm(self.velocity(), axis=2)
+        return found
 
     def acceleration(self) -> F64:
         """[T, A] change of speed in pixels a frame, each frame."""
-        speed = self.speed()
-        return np.gradient(speed, axis=0) if len(speed) > 1 else np.zeros_like(speed)
+        return _rate(self.speed())
 
     def turning(self) -> F64:
         """[T, A] degrees a frame by which the head's direction changes, without sign."""
@@ -100,7 +99,8 @@ class Pose:
         if len(angle) < 2:
             return np.zeros_like(angle)
         step = np.abs((np.diff(angle, axis=0) + np.pi) % (2 * np.pi) - np.pi)
-        return np.degrees(np.concatenate([step[:1], step]))
+        found: F64 = np.degrees(np.concatenate([step[:1], step]))
+        return found
 
     def distance(self) -> F64:
         """[T, A, A] between centers; NaN of an animal with itself."""
@@ -208,6 +208,12 @@ class Pose:
         same = np.arange(len(self.animals))
         values[:, same, same] = np.nan
         return values
+
+
+def _rate(values: F64) -> F64:
+    """Change a frame, by central differences; 0 of a single frame."""
+    found: F64 = np.gradient(values, axis=0) if len(values) > 1 else np.zeros_like(values)
+    return found
 
 
 def smoothed(mask: Mask, window: int) -> Mask:

@@ -12,7 +12,10 @@ Spec = tuple[str, str, float, bool]
 
 _NUMBER = r"(\d+(?:\.\d+)?|\.\d+)"
 _MEASURES = (
-    ("distance", r"cent(?:er|re)s?[ -](?:to[ -]cent(?:er|re) )?distance|distance (?:of|between) (?:the|their) cent(?:er|re)s"),
+    (
+        "distance",
+        r"cent(?:er|re)s?[ -](?:to[ -]cent(?:er|re) )?distance|distance (?:of|between) (?:the|their) cent(?:er|re)s",
+    ),
     ("closest_distance", r"(?:(?:closest|nearest|minimum|minimal|smallest) )?distance|gap|proximity"),
     ("head_angle", r"(?:relative )?head(?:ing)? angle|angle of (?:the|its) head|angle"),
     ("other_speed", r"other'?s? speed|(?:target|partner)(?:'s)? speed|speed of the (?:other|target|partner)"),
@@ -37,7 +40,9 @@ _BETWEEN = re.compile(
     rf"{_NUMBER}{_UNIT}"
 )
 _CHAIN = re.compile(rf"{_NUMBER}\s*(?P<first><=?|≤)\s*(?:{_MEASURE})\s*(?P<second><=?|≤)\s*{_NUMBER}{_UNIT}")
-_RANGE = re.compile(rf"(?:between\s+)?{_NUMBER}\s*(?:px)?\s*(?:-|–|—|to|and)\s*{_NUMBER}\s*(?P<unit>px|pixels?)\b(?!\s*(?:/|per))")
+_RANGE = re.compile(
+    rf"(?:between\s+)?{_NUMBER}\s*(?:px)?\s*(?:-|–|—|to|and)\s*{_NUMBER}\s*(?P<unit>px|pixels?)\b(?!\s*(?:/|per))"
+)
 _WITHIN = re.compile(rf"\bwithin\s+{_NUMBER}\s*(?P<unit>px|pixels?)\b(?!\s*(?:/|per))")
 _THAN = re.compile(
     rf"\b(?P<word>faster|quicker|slower|closer|nearer|farther|further)(?: to \w+(?: \w+)?)? than\s+{_NUMBER}{_UNIT}"
@@ -54,8 +59,8 @@ _WORDS = {
 _TIME = r"(?P<time>frames?|ms|milliseconds?|s|secs?|seconds?)\b"
 _LASTS = re.compile(
     r"(?:\b(?:for|lasting|lasts?|during|with|and|of|a|an)\W+)*(?:\b(?:min(?:imum|imal)?\.?\W+)?(?:duration|length|time)\W+(?:is\W+|of\W+)*)?"
-    rf"(?:>=?|≥|\b(?:at least|more than|longer than|no less than|no shorter than|min(?:imum)?(?: of)?|for|duration|lasting))\s*"
-    rf"{_NUMBER}\s*{_TIME}"
+    r"(?:>=?|≥|\b(?:at least|more than|longer than|no less than|no shorter than|min(?:imum)?(?: of)?|for|duration|"
+    rf"lasting))\s*{_NUMBER}\s*{_TIME}"
 )
 _SMOOTH = re.compile(
     rf"(?:\b(?:with|and|a|an)\W+)*\bsmooth\w*(?:\W+(?:window|filter|the|mask|events?|result|it|over|with|by|of|a|is|at|size|in|majority))*"
@@ -68,7 +73,8 @@ _IDLE = STOP_WORDS | set(
     " whenever each every time times frame frames px pixel pixels deg degree degrees least most event events behaviour"
     " behavior behaviors behaviours same new now instead except only let then also please set version want keep like"
     " holds hold true measure conditions condition satisfied met following refine change changed redefine name again"
-    " toward towards save remember symbol use used make happen happens occur occurs given minimum maximum shortest".split()
+    " toward towards save remember symbol use used make happen happens occur occurs given minimum"
+    " maximum shortest".split()
 )
 
 

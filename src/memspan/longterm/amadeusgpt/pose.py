@@ -154,7 +154,9 @@ def filled(xy: F64, max_gap: int) -> F64:
     return flat.reshape(xy.shape)
 
 
-def write_pose(path: str | Path, pose: Pose, likelihood: NDArray[Any] | None = None, *, scorer: str = "memspan") -> None:
+def write_pose(
+    path: str | Path, pose: Pose, likelihood: NDArray[Any] | None = None, *, scorer: str = "memspan"
+) -> None:
     """Write a pose track in DeepLabCut's layout, with the row of individuals where there are several animals.
 
     Args:

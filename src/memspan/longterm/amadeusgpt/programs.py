@@ -68,7 +68,11 @@ class Program:
             InputError: it is no program.
         """
         parents = plain.get("parents", ())
-        if not isinstance(parents, Sequence) or isinstance(parents, str) or not all(isinstance(p, str) for p in parents):
+        if (
+            not isinstance(parents, Sequence)
+            or isinstance(parents, str)
+            or not all(isinstance(p, str) for p in parents)
+        ):
             raise InputError("a program's parents must be a list of ids")
         generation = plain.get("generation", 0)
         if not isinstance(generation, int) or isinstance(generation, bool) or generation < 0:

@@ -108,5 +108,7 @@ def shown_text(kind: str, told: Mapping[str, Any]) -> str:
 
 def records_of(tx: Transaction, kind: str, keys: Sequence[str]) -> dict[str, int]:
     """Record ids by key."""
-    rows = tx.select("SELECT uid, id FROM record WHERE uid IN ({ids}) AND kind = ? AND space = ?", keys, kind, tx.space_id)
+    rows = tx.select(
+        "SELECT uid, id FROM record WHERE uid IN ({ids}) AND kind = ? AND space = ?", keys, kind, tx.space_id
+    )
     return {row["uid"]: row["id"] for row in rows}

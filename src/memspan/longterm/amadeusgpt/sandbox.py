@@ -99,9 +99,7 @@ class Sandbox:
         self.weak = weak
         self._fences = FENCES
 
-    def run(
-        self, program: Program, data: Any, *, helpers: Sequence[Program] = (), allow_code: bool = False
-    ) -> Run:
+    def run(self, program: Program, data: Any, *, helpers: Sequence[Program] = (), allow_code: bool = False) -> Run:
         """Call the program's function with the data.
 
         Args:

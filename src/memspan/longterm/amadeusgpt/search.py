@@ -24,13 +24,11 @@ _POOL = 50
 def table_of(search: Search, kind: str = "symbol") -> SymbolTable:
     """The symbols in the view that the query asks for."""
     query = search.query
-    return rows.load_table(
-        search.tx, believed_at=to_micros(query.believed_at), as_of=to_micros(query.as_of), kind=kind
-    )
+    return rows.load_table(search.tx, believed_at=to_micros(query.believed_at), as_of=to_micros(query.as_of), kind=kind)
 
 
 def named(table: SymbolTable, text: str) -> tuple[list[Paged], set[str], str]:
-    """What a text names with all that it rests on, the keys that it names itself, and a circle found in it, in words."""
+    """What a text names with all that it rests on, the keys that it names itself, and in words a circle found in it."""
     direct = [mark.key for mark in parse(text, table).references if mark.key in table]
     try:
         return table.closure(direct), set(direct), ""
@@ -81,9 +79,7 @@ def defining_episodes(search: Search, bonus: float) -> dict[int, tuple[float, st
     return {record: (bonus, told[uid]) for uid, record in found.items()}
 
 
-def _alike(
-    search: Search, kind: str, table: SymbolTable, least_cosine: float = 0.0
-) -> list[tuple[str, float, str]]:
+def _alike(search: Search, kind: str, table: SymbolTable, least_cosine: float = 0.0) -> list[tuple[str, float, str]]:
     """(key, score up to 1, why) by full text and vectors."""
     index = search.derived
     code = index.kinds.get(kind)

@@ -186,7 +186,8 @@ def _drawn(front: F64, length: float, behind: F64) -> F64:
 
 
 def _rows_unit(rows: F64) -> F64:
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)
+    found: F64 = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)
+    return found
 
 
 def _unit(angle: float) -> NDArray[np.float64]:

@@ -8,7 +8,7 @@ for, so that they always meet what is known now.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -116,6 +116,12 @@ class SymbolTable:
     """All symbols of a space by key."""
 
     symbols: Mapping[str, Symbol]
+
+    def __len__(self) -> int:
+        return len(self.symbols)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.symbols)
 
     def __contains__(self, key: object) -> bool:
         return key in self.symbols

@@ -1,4 +1,4 @@
-"""`ContextWindow`: the short-term half of the dual memory, a bounded chat that pages definitions in when they are used."""
+"""`ContextWindow`: the short-term half of the dual memory, a bounded chat that pages definitions in when used."""
 
 from __future__ import annotations
 
@@ -109,7 +109,9 @@ class ContextWindow:
             BudgetError: message and definitions do not fit, even as stubs and with nothing else.
         """
         if self._pending is not None:
-            raise InputError("the message before this one was not committed: call commit(answer) or commit('', ok=False)")
+            raise InputError(
+                "the message before this one was not committed: call commit(answer) or commit('', ok=False)"
+            )
         pending = self.symbols.begin(message, program)
         needed = self.symbols._paged(pending.parsed)
         self._clock += 1
@@ -130,6 +132,10 @@ class ContextWindow:
             evicted += 1
         stubs: set[str] = set()
         if total > self._room:
+            for page in missing:
+                alone = fixed + self._size(_with_definitions([page], frozenset(), pending.message))
+                if not page.used_by and alone > self._room:
+                    raise self._too_much(f"the definition of {page.label} with the message", alone)
             text, stubs, total = self._shortened(missing, pending.message, fixed)
         self.exchanges = kept[evicted:]
         self._pending = pending
@@ -229,11 +235,17 @@ def _with_definitions(pages: Sequence[Paged], stubs: set[str] | frozenset[str], 
     """The message behind the definitions that it needs."""
     if not pages:
         return message
-    lines = ["Definitions, for context:"]
+    lines = ["Definitions:"]
     for page in pages:
-        lines.append(_stub(page) if page.definition.id in stubs else f"{page.label}: {page.definition.text}")
+        # A current definition holds its own mark; an earlier version has to be told apart.
+        full = page.definition.text if page.current else f"{page.label}: {page.definition.text}"
+        lines.append(_stub(page) if page.definition.id in stubs else full)
         program = page.definition.program
-        if program is not None and page.definition.id not in stubs and program.source.strip() not in page.definition.text:
+        if (
+            program is not None
+            and page.definition.id not in stubs
+            and program.source.strip() not in page.definition.text
+        ):
             lines.append(f"```python\n{program.source}```")
     return "\n".join([*lines, "", message])
 
