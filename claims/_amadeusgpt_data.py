@@ -9,9 +9,9 @@ import json
 import random
 from pathlib import Path
 
-_WHO = "my sister|the neighbour|our postdoc|the new student|a colleague|the landlord|our cat|the bus driver|my uncle".split(
-    "|"
-)
+_WHO = (
+    "my sister|the neighbour|our postdoc|the new student|a colleague|the landlord|our cat|the bus driver|my uncle"
+).split("|")
 _DID = (
     "painted the fence|missed the early train|baked two loaves of bread|lost a glove in the park|repaired the old radio"
     "|found a recipe for soup|moved the bookshelf|planted tomatoes|cancelled the meeting|watered the ferns"

@@ -21,8 +21,8 @@ or a model wrote is stored as text, and runs only with `allow_code=True` (`--all
 limits on processor time, wall time, memory, output and processes, an empty environment, no file, no socket, data
 through pipes. What that does not stop: a bug of the kernel in one of the few calls that stay allowed; what processors
 give away by their timing; using up what was allowed; a result that is wrong or made to mislead; reading what was passed
-to it. On a system without seccomp or Landlock (anything but Linux on x86-64 and arm64) programs are refused unless `weak=True`,
-which leaves the audit hook of Python alone, and that can be got around. See `sandbox.py`.
+to it. On a system without seccomp or Landlock (anything but Linux on x86-64 and arm64) programs are refused unless
+`weak=True`, which leaves the audit hook of Python alone, and that can be got around. See `sandbox.py`.
 
 Notable choices:
 - The 2023 code is the only one with the dual memory, and its read path could not work; later versions keep the last two
