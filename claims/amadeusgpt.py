@@ -133,8 +133,8 @@ def with_recall(
 
 def after_eviction(size: str, seed: int, label: str, turns: Sequence[str] | None) -> list[Part]:
     """Shares of references served, tokens against the oracle, and the two baselines."""
-    count = 4 if size == "smoke" else 200 if turns is None else 40
-    embedded = 1 if size == "smoke" else 6
+    count = 4 if size == "smoke" else 67 if turns is None else 20
+    embedded = 1 if size == "smoke" else 3
     served: list[bool] = []
     plain: list[bool] = []
     recalled: list[bool] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,11 @@ from memspan.longterm.changes import attributes, set_attribute
 from memspan.longterm.store import Transaction
 
 FIELD = "definition"
+_SECTION = re.compile(
+    r"^[ \t]*(?:\w[\w ]*\n[ \t]*[-=]{3,}[ \t]*$"
+    r"|(?:args|arguments|parameters|returns|raises|yields|examples?|notes?):[ \t]*$)",
+    re.MULTILINE | re.IGNORECASE,
+)
 
 
 def load_table(
@@ -103,7 +109,17 @@ def shown_text(kind: str, told: Mapping[str, Any]) -> str:
     """What is indexed of a definition and what recall shows."""
     if kind == "symbol":
         return f"<{told['name']}>: {told['text']}"
-    return f"{told['name']}: {told['text']}"
+    return f"{told['name']}: {description(told['text'])}"
+
+
+def description(documentation: str) -> str:
+    """The part of a docstring that says what the thing does: up to its first section on parameters and the like.
+
+    Lists of arguments and examples are much alike from one function to the next, and drown what tells them apart.
+    """
+    found = _SECTION.search(documentation)
+    head = documentation[: found.start()].strip() if found else documentation.strip()
+    return head or documentation.strip()
 
 
 def records_of(tx: Transaction, kind: str, keys: Sequence[str]) -> dict[str, int]:

@@ -57,7 +57,10 @@ def symbols(search: Search) -> list[Recollection]:
 
 
 def programs(search: Search, least_cosine: float) -> list[Recollection]:
-    """Entries of the library whose documentation is like the query; those below the cosine need a common word."""
+    """Entries of the library whose documentation is like the query: by cosine as in the paper, else by words.
+
+    Requests and documentation seldom share words that tell functions apart, so words are not added to the vectors.
+    """
     table = table_of(search, "program")
     hits = [
         recollection(table, table.current(key), score=score, why=why, kind="program")
@@ -89,7 +92,8 @@ def _alike(search: Search, kind: str, table: SymbolTable, least_cosine: float = 
     words = search.lexical(index)
     near = search.cosine(index, mask=own)
     lists = []
-    for scores, least in ((words, 0.0), (near, least_cosine)):
+    by_words = None if kind == "program" and near is not None else words
+    for scores, least in ((by_words, 0.0), (near, least_cosine)):
         if scores is None:
             continue
         shown = np.where(own & (scores > least), scores, -np.inf)
