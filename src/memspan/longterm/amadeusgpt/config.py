@@ -12,8 +12,8 @@ class AmadeusGptConfig:
     """AmadeusGPT's constants; sources in brackets."""
 
     modules: int = 3  # programs and modules that a prompt loads (repository: the top 3)
-    # Likeness of a request to a docstring that is loaded. The repository has 0.3, and 0.7 in 2023, for OpenAI's embedders;
-    # with the bundled one talk about other things reaches 0.13 (ours).
+    # Likeness of a request to a docstring that is loaded. The repository has 0.3 (0.7 in 2023) for OpenAI's embedders;
+    # with the bundled one, talk about other things reaches 0.13 (ours).
     least_cosine: float = 0.15
     definition_bonus: float = 10.0  # standard deviations for episodes that define what the question names (ours)
     debug_tries: int = 2  # times a failed program is given back to the model with its error (repository)

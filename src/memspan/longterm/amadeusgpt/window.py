@@ -115,8 +115,6 @@ class ContextWindow:
         pending = self.symbols.begin(message, program)
         needed = self.symbols._paged(pending.parsed)
         self._clock += 1
-        for page in needed:
-            self._used[page.definition.id] = self._clock if not page.used_by else self._used.get(page.definition.id, 0)
         kept = list(self.exchanges)
         sizes = [self._size_of(exchange) for exchange in kept]
         fixed, held = self._fixed(), sum(sizes)
@@ -172,6 +170,8 @@ class ContextWindow:
         if not ok:
             note = " ".join(f"This answer was wrong and must not be repeated. {error}".split())
             answer = f"{answer}\n[{note}]".strip()
+        for symbol in made:
+            self._used[symbol.current.id] = self._clock
         # What the exchange says of a definition is its text; a program can be read there only if the message holds it.
         defines = frozenset(
             symbol.current.id
@@ -201,7 +201,7 @@ class ContextWindow:
 
     def _shortened(self, missing: Sequence[Paged], message: str, fixed: int) -> tuple[str, set[str], int]:
         """Stubs for the definitions used least recently, until the rest fits."""
-        # What a message names itself is newer than what that rests on; among equals the first in order goes first.
+        # Among equals what others rest on goes first: it stands first.
         order = sorted(missing, key=lambda page: self._used.get(page.definition.id, 0))
         stubs: set[str] = set()
         for page in order:
