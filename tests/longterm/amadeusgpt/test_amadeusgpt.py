@@ -59,6 +59,20 @@ def test_ordinary_episodes_are_kept_as_with_plain(memory):
     assert [hit.id for hit in memory.recall("bold list", k=1)] == ["a1"]
 
 
+def test_without_symbols_the_ranking_is_that_of_plain():
+    from memspan.data import conversation_path, questions
+    from memspan.longterm.readers import read_all
+
+    episodes = list(read_all([conversation_path()]))
+    found = {}
+    for name in ("plain", "amadeusgpt"):
+        with Memory.open(":memory:", organizer=name, embedder=HashEmbedder()) as memory:
+            memory.add([*episodes, CHASES])
+            hits = [memory.recall(row["question"], k=20) for row in questions()]
+        found[name] = [[(hit.id, hit.score) for hit in row] for row in hits]
+    assert found["plain"] == found["amadeusgpt"]
+
+
 def test_words_without_brackets_find_symbols_too(memory):
     memory.add([CHASES, Episode("<|grooming|> is speed < 0.2.", id="d9")])
     assert symbols(memory, "the chasing thing")[0] == "chases"

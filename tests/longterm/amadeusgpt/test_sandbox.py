@@ -210,7 +210,7 @@ def test_limits_that_cannot_be(limits):
 
 
 def test_no_thread_can_be_started():
-    with pytest.raises(ProgramError, match="not allowed|start new thread"):
+    with pytest.raises(ProgramError, match=r"not allowed|start new thread"):
         run("reach('_thread').start_new_thread(print, ())")
 
 

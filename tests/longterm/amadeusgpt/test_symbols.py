@@ -94,7 +94,7 @@ def test_names_without_brackets_are_suggested(symbols):
     symbols.define(CHASES)
     symbols.define("<|grooming|> is speed < 0.2")
     assert [hit.id for hit in symbols.suggest("the chasing thing")][:1] == ["chases"]
-    with pytest.raises(InputError, match="<chase> is not defined.*like it: <chases>"):
+    with pytest.raises(InputError, match=r"<chase> is not defined.*like it: <chases>"):
         symbols.call("chase", demo_pose())
     with SymbolMemory(embedder=HashEmbedder()) as by_vectors:
         by_vectors.define(CHASES)

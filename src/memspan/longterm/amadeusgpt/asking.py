@@ -299,6 +299,7 @@ def said(behaviour: Behaviour, table: SymbolTable) -> str:
 
 def _answer(kind: str, events: list[Event], pose: Pose, actor: str, other: str) -> tuple[str, float | None, str]:
     total = sum(event.frames for event in events) / pose.fps
+    noun = "event" if len(events) == 1 else "events"
     by_pair: dict[str, list[Event]] = {}
     for event in events:
         by_pair.setdefault(event.who, []).append(event)
@@ -315,11 +316,10 @@ def _answer(kind: str, events: list[Event], pose: Pose, actor: str, other: str) 
     spans = ", ".join(f"{e.start / pose.fps:.1f}–{e.stop / pose.fps:.1f} s ({e.who})" for e in events[:_LISTED])
     more = f", and {len(events) - _LISTED} more" if len(events) > _LISTED else ""
     if kind == "count":
-        noun = "event" if len(events) == 1 else "events"
         return f"{len(events)} {noun}{who}, {total:.1f} s in all.", len(events), "events"
     if kind == "duration":
         each = "; ".join(f"{w} {sum(e.frames for e in es) / pose.fps:.1f} s" for w, es in by_pair.items())
-        return f"{total:.1f} s{who} in {len(events)} events ({each}).", total, "s"
+        return f"{total:.1f} s{who} in {len(events)} {noun} ({each}).", total, "s"
     if kind == "share":
         share = total / pose.seconds
         summed = " summed over the pairs" if len(by_pair) > 1 else ""

@@ -237,7 +237,7 @@ def runs(mask: Mask) -> list[tuple[int, int]]:
 
 def lasting(mask: Mask, frames: int) -> Mask:
     """[T, ...] without the runs that are shorter than so many frames."""
-    if frames < 2:
+    if frames < 2 or not len(mask):
         return mask
     flat = mask.reshape(len(mask), -1).copy()
     for column in flat.T:

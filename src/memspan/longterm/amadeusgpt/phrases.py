@@ -59,8 +59,8 @@ _WORDS = {
 _TIME = r"(?P<time>frames?|ms|milliseconds?|s|secs?|seconds?)\b"
 _LASTS = re.compile(
     r"(?:\b(?:for|lasting|lasts?|during|with|and|of|a|an)\W+)*(?:\b(?:min(?:imum|imal)?\.?\W+)?(?:duration|length|time)\W+(?:is\W+|of\W+)*)?"
-    r"(?:>=?|≥|\b(?:at least|more than|longer than|no less than|no shorter than|min(?:imum)?(?: of)?|for|duration|"
-    rf"lasting))\s*{_NUMBER}\s*{_TIME}"
+    r"(?:>=?|≥|\b(?:at least|more than|longer than|no less than|no shorter than|min(?:imum)?(?: of)?|for|"
+    rf"duration(?: of| is)?|lasting))\s*{_NUMBER}\s*{_TIME}"
 )
 _SMOOTH = re.compile(
     rf"(?:\b(?:with|and|a|an)\W+)*\bsmooth\w*(?:\W+(?:window|filter|the|mask|events?|result|it|over|with|by|of|a|is|at|size|in|majority))*"
