@@ -59,6 +59,14 @@ def add_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--source", action="store_true", help="show the Python behind the symbols of the question")
 
 
+def took_question(options: argparse.Namespace, rest: list[str]) -> bool:
+    """Take a question that stands behind the options: argparse gives an optional positional up before it gets there."""
+    if options.verb != "behave" or options.question is not None or len(rest) != 1 or rest[0].startswith("-"):
+        return False
+    options.question = rest[0]
+    return True
+
+
 def behave(options: argparse.Namespace) -> int:
     """`memspan behave`."""
     from memspan.cli.verbs import _note, _print_json

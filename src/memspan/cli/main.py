@@ -174,7 +174,10 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code."""
-    options = parser().parse_args(arguments)
+    top = parser()
+    options, rest = top.parse_known_args(arguments)
+    if rest and not behave.took_question(options, rest):
+        top.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
         return int(options.run(options) or 0)
     except KeyboardInterrupt:

@@ -153,9 +153,16 @@ def test_behave_keeps_definitions_and_writes_files(capsys, tmp_path):
     assert told["value"] == len(told["events"]) > 3 and "def chases(pose):" in told["sources"][0]
     with Path(events).open(encoding="utf-8") as file:
         assert len(list(csv.DictReader(file))) == told["value"]
-    assert main(["behave", "demo", "How often <chases>?", "--store", store]) == 0
+    assert main(["behave", "demo", "--store", store, "How often <chases>?"]) == 0
     text = capsys.readouterr().out
     assert "who" in text and "looked for: <chases>" in text and "<chases> version 1, defined in e1" in text
+
+
+def test_behave_refuses_words_too_many(capsys):
+    for words in (["speed > 2", "speed > 3"], ["--what"], ["speed > 2", "--fps", "9", "more"]):
+        with pytest.raises(SystemExit):
+            main(["behave", "demo", *words])
+        assert "unrecognized arguments" in capsys.readouterr().err
 
 
 def test_behave_reads_a_track(capsys, tmp_path):

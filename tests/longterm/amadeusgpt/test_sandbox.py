@@ -185,11 +185,11 @@ def test_without_a_kernel_fence_nothing_runs():
 )
 def test_limits_and_results_that_cannot_be(body, kind):
     begun = time.monotonic()
-    limits = {"cpu_seconds": 1, "wall_seconds": 3.0} if kind in ("cpu", "wall") else {"wall_seconds": 30.0}
+    limits = {"cpu": {"cpu_seconds": 1, "wall_seconds": 60.0}, "wall": {"wall_seconds": 1.5}}.get(kind, {})
     with pytest.raises(ProgramError) as error:
         run(body, memory=64 * 2**20, max_output=16 * 2**20, **limits)
     assert error.value.kind == kind, str(error.value)
-    assert time.monotonic() - begun < 30
+    assert time.monotonic() - begun < 60
 
 
 def test_an_error_names_its_line():
