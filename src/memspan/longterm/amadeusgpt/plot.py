@@ -169,7 +169,9 @@ def _measure(
                 )
     finite = line[np.isfinite(line)]
     if len(finite):
-        axes.set_ylim(0 if finite.min() >= 0 else None, max(float(np.percentile(finite, 99.5)), *limits) * 1.08)
+        # What is far above every threshold is cut off, so that the thresholds can be read.
+        top = min(float(np.percentile(finite, 99.5)), 8 * max(limits) if max(limits) > 0 else np.inf)
+        axes.set_ylim(0 if finite.min() >= 0 else None, max(top, *limits) * 1.08)
     axes.set_title(f"{name} ({unit}), {who}", fontsize=9, loc="left", color=_INK)
     _bare(axes)
 
