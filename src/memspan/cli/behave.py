@@ -165,7 +165,7 @@ def _written(symbols: SymbolMemory, pose: Pose, options: argparse.Namespace) -> 
     from memspan.longterm.amadeusgpt import write_program
     from memspan.models import load_language_model
 
-    symbol = symbols._known(options.write)
+    symbol = symbols.known(options.write)
     made = write_program(
         symbols,
         symbol.name,

@@ -144,7 +144,7 @@ def ask_behaviour(
     table, notes = symbols.table, []
     parsed = symbols.parse(question)
     if parsed.unresolved:
-        symbols._known(parsed.unresolved[0])
+        symbols.known(parsed.unresolved[0])
     behaviour = read_text(parsed.text, table)
     if behaviour is None or not behaviour.uses:
         worded = _worded(parsed.text, table)

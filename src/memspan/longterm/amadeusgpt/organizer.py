@@ -14,7 +14,7 @@ from memspan.longterm.amadeusgpt.config import AmadeusGptConfig
 from memspan.longterm.amadeusgpt.errors import CycleError
 from memspan.longterm.amadeusgpt.grammar import definitions, key_of, parse
 from memspan.longterm.amadeusgpt.programs import Program, function_name, program_in, read_program
-from memspan.longterm.amadeusgpt.table import Definition
+from memspan.longterm.amadeusgpt.table import Definition, SymbolTable
 from memspan.longterm.base import Episode, Organizer, Recollection, Scribe
 from memspan.longterm.clock import to_micros
 from memspan.longterm.prompts import Writer
@@ -139,6 +139,7 @@ class AmadeusGpt(Organizer):
         """Give every symbol that is defined a new version."""
         wanted = [(record, told) for record, _, told in episodes if told.symbols or told.module]
         found = tx.records([record for record, _ in wanted])
+        table = rows.load_table(tx) if any(told.symbols for _, told in wanted) else SymbolTable({})
         for record, told in wanted:
             uid, at = found[record]["uid"], found[record]["at"]
             if told.module:
@@ -146,20 +147,25 @@ class AmadeusGpt(Organizer):
                 if told.library is not None:
                     text = " ".join((told.library.signature, told.library.docstring or text))
                 rows.define(tx, "program", told.module, text, told.library, record, uid, at)
-            if told.symbols and self._holds(tx, told):
+            after = self._after(table, told)
+            if after is not None:
+                table = after
                 for (name, text), program in zip(told.symbols, told.programs, strict=True):
                     rows.define(tx, "symbol", name, text, program, record, uid, at)
 
     @staticmethod
-    def _holds(tx: Transaction, told: Told) -> bool:
-        """Whether the table stays without circles."""
+    def _after(table: SymbolTable, told: Told) -> SymbolTable | None:
+        """The table with what an episode defines; None when it defines nothing, or would close a circle."""
+        if not told.symbols:
+            return None
         new = [Definition(name=name, number=0, text=text) for name, text in told.symbols]
         keys = [key_of(name) for name, _ in told.symbols]
+        after = table.with_definitions(new, keys)
         try:
-            rows.load_table(tx).with_definitions(new, keys).closure(keys)
+            after.closure(keys)
         except CycleError:
-            return False
-        return True
+            return None
+        return after
 
     # --- undo, forget, maintain ---
 

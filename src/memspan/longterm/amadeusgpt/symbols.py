@@ -129,10 +129,10 @@ class SymbolMemory:
         Raises:
             CycleError: definitions use each other in a circle.
         """
-        return self._paged(self.parse(message))
+        return self.pages_of(self.parse(message))
 
-    def _paged(self, parsed: Parsed) -> list[Paged]:
-        """A name that the message itself defines means the version before."""
+    def pages_of(self, parsed: Parsed) -> list[Paged]:
+        """The same for a message that was read; a name that it defines itself means the version before."""
         table = self.table
         return table.closure(mark.key for mark in parsed.references if mark.key in table)
 
@@ -218,11 +218,16 @@ class SymbolMemory:
 
     def forget(self, name: str) -> int:
         """Erase a symbol with all episodes that define it, from rows, log and bytes; returns how many those were."""
-        symbol = self._known(name)
+        symbol = self.known(name)
         episodes = list(dict.fromkeys(version.episode for version in symbol.versions))
         return self.memory.forget(episodes, space=self.space).episodes
 
-    def _known(self, name: str) -> Symbol:
+    def known(self, name: str) -> Symbol:
+        """A symbol.
+
+        Raises:
+            InputError: it is not defined; the message names those like it.
+        """
         key = key_of(name)
         if key not in self.table:
             near = [hit.metadata["name"] for hit in self.suggest(name, 3)] or list(self)[:5]
@@ -333,7 +338,7 @@ class SymbolMemory:
         return run
 
     def _place(self, name: str, version: int | None) -> tuple[str, int]:
-        symbol = self._known(name)
+        symbol = self.known(name)
         if version is None:
             return self.table.current(symbol.key)
         for position, one in enumerate(symbol.versions):

@@ -113,7 +113,7 @@ class ContextWindow:
                 "the message before this one was not committed: call commit(answer) or commit('', ok=False)"
             )
         pending = self.symbols.begin(message, program)
-        needed = self.symbols._paged(pending.parsed)
+        needed = self.symbols.pages_of(pending.parsed)
         self._clock += 1
         kept = list(self.exchanges)
         sizes = [self._size_of(exchange) for exchange in kept]

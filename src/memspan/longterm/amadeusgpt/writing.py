@@ -101,7 +101,7 @@ def write_program(
     """
     if pose is not None and not allow_code:
         raise CodeNotAllowedError("what the model writes")
-    symbol = symbols._known(name)
+    symbol = symbols.known(name)
     table, place = symbols.table, symbols.table.current(symbol.key)
     helpers = helpers_of(table, place)
     prompt: dict[str, Any] = {
