@@ -141,6 +141,10 @@ def test_the_kernel_refuses_without_the_audit_hook(tmp_path, monkeypatch, fences
         sandbox = Sandbox(wall_seconds=20)
         sandbox._fences = fences
         run_it = program(KERNEL[body])
+        try:
+            sandbox.run(program("return 1"), None, allow_code=True)
+        except SandboxError:
+            pytest.skip(f"this kernel, or the container around it, does not offer {' and '.join(fences)}")
         with pytest.raises(ProgramError) as error:
             sandbox.run(run_it, [str(target), server.getsockname()[1]], allow_code=True)
         assert error.value.kind in ("refused", "error"), str(error.value)

@@ -169,6 +169,15 @@ def test_a_message_that_defines_nothing(symbols, message, error):
         symbols.define(message)
 
 
+def test_a_new_program_descends_from_the_one_before(symbols):
+    for number in (1, 2, 2):
+        symbols.define("<|x|> is it", f"def x(d): return {number}")
+    first, second, again = (version.program for version in symbols["x"].versions)
+    assert (first.parents, first.generation) == ((), 0)
+    assert (second.parents, second.generation) == ((first.id,), 1)
+    assert again.source == second.source and again.parents == ()
+
+
 def test_a_program_for_several_symbols_goes_by_its_name(symbols):
     symbols.define("<|a|> is one. <|b c|> is two.", "def b_c(d): return 2")
     assert symbols["a"].program is None and symbols["b c"].program is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -191,7 +191,7 @@ class SymbolMemory:
         pending.done = True
         if not ok or not pending.texts:
             return []
-        metadata = {} if chosen is None else {"program": {**chosen.to_json()}}
+        metadata = {} if chosen is None else {"program": self._descended(chosen, pending).to_json()}
         self.memory.add(Episode(pending.message, speaker, at, session, metadata=metadata), space=self.space)
         return [self.table.symbols[key] for key in pending.texts]
 
@@ -234,6 +234,15 @@ class SymbolMemory:
             told = f"; those like it: {', '.join(f'<{other}>' for other in near)}" if near else ""
             raise InputError(f"<{name}> is not defined: define it with <|{name}|>{told}")
         return self.table.symbols[key]
+
+    def _descended(self, program: Program, pending: Pending) -> Program:
+        """With the program that it takes the place of as its parent, unless it names others."""
+        old = [self.table.symbols[key].program for key in pending.texts if key in self.table]
+        before = [one for one in old if one is not None and one.source != program.source]
+        if program.parents or not before:
+            return program
+        generation = 1 + max(one.generation for one in before)
+        return replace(program, parents=tuple(one.id for one in before), generation=generation)
 
     @staticmethod
     def _program(parsed: Parsed, given: str | Program | None) -> Program | None:
