@@ -53,13 +53,22 @@ def namespaces() -> bool:
 
 def limits(cpu_seconds: int, memory: int, *, processes: bool = True) -> None:
     """Bounds that hold from here on; `memory` is on top of what the process has mapped already."""
-    resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds + 1))
-    resource.setrlimit(resource.RLIMIT_AS, (_mapped() + memory,) * 2)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
-    if processes and hasattr(resource, "RLIMIT_NPROC"):
-        resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+    wanted = {
+        "RLIMIT_CPU": (cpu_seconds, cpu_seconds + 1),
+        "RLIMIT_AS": (_mapped() + memory,) * 2,
+        "RLIMIT_FSIZE": (0, 0),
+        "RLIMIT_CORE": (0, 0),
+        "RLIMIT_NOFILE": (3, 3),
+        "RLIMIT_NPROC": (0, 0),
+    }
+    for name, bounds in wanted.items():
+        if not hasattr(resource, name) or (name == "RLIMIT_NPROC" and not processes):
+            continue
+        try:
+            resource.setrlimit(getattr(resource, name), bounds)
+        except (ValueError, OSError):
+            if sys.platform.startswith("linux"):  # elsewhere some of these bounds cannot be set
+                raise
 
 
 def _mapped() -> int:
