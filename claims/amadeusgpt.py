@@ -35,7 +35,7 @@ from memspan.longterm.amadeusgpt import (
 TITLE = "A definition that has left the window is paged back in by its name"
 SEEDS = (0, 1, 2)
 
-# Thresholds, fixed before the first run. From the card: all references served, never over the budget, the sliding
+# Thresholds, fixed before the first run: all references served, never over the budget, the sliding
 # window serves at most 40 % by construction, at most 1.3 times the tokens of an oracle that inserts the bare
 # definitions which are needed and cannot be read in the window; the model answers at least 3 times as often with paging
 # as with a sliding window, and at least 0.8 times as often as with the definition alone; masks equal to numpy's; recall
