@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from memspan import __version__
-from memspan.cli import measuring, verbs
+from memspan.cli import behave, measuring, verbs
 from memspan.core.errors import MemspanError
 
 EXIT_CODES = """\
@@ -169,6 +169,10 @@ def parser() -> argparse.ArgumentParser:
         help="none (default: the text's own sentences), bundled, a Hugging Face id, a path, or openai:URL#MODEL",
     )
 
+    behaving = verb("behave", "find behaviours that you define in words in a table of keypoints", behave.behave)
+    behave.add_options(behaving)
+    store(behaving, required=False)
+
     forget = verb("forget", "erase episodes and what was derived only from them", verbs.forget)
     forget.add_argument("ids", nargs="*", metavar="ID")
     store(forget)
@@ -208,7 +212,10 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code."""
-    options = parser().parse_args(arguments)
+    top = parser()
+    options, rest = top.parse_known_args(arguments)
+    if rest and not behave.took_question(options, rest):
+        top.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
         return int(options.run(options) or 0)
     except KeyboardInterrupt:
