@@ -131,7 +131,7 @@ def test_pooling_of_modules_json(embedder, copy_of_bundled, form):
 
     tokens = torch.tensor([cls._encoder.encode(SENTENCES[0]).ids])
     with torch.inference_mode():
-        first = cls._model(input_ids=tokens).last_hidden_state[0, 0].numpy()
+        first = cls.model(input_ids=tokens).last_hidden_state[0, 0].numpy()
     np.testing.assert_allclose(cls.embed(SENTENCES)[0], first / np.linalg.norm(first), atol=1e-5)
 
 
