@@ -31,6 +31,7 @@ DataTask = Literal["memory", "lrlm"]
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"'”’)]*\s+(?=[\"'“‘(]*[A-Z])")
 _MIN_WORDS, _MAX_WORDS = 6, 60  # of a sentence that is asked with or for
 _PEOPLE = frozenset(("user", "human"))
+_PASSAGE_CHARS = 240  # of a document: what 64 tokens hold, the longest text in training
 _HARD = 24  # of so many best-ranked wrong keys the hard negatives are drawn
 
 
@@ -74,7 +75,7 @@ def corpora(
     kept, apart = _split(episodes, held_out, chance)
     made = []
     for part, most in ((kept, limit), (apart, max(1, limit // 2))):
-        corpus = _conversation(part) if task == "memory" else _document(part)
+        corpus = conversation_corpus(part) if task == "memory" else document_corpus(part)
         if len(corpus.asked) > most:
             corpus.asked = [corpus.asked[i] for i in sorted(chance.sample(range(len(corpus.asked)), most))]
         made.append(corpus)
@@ -143,7 +144,7 @@ def _split(
     return kept, apart
 
 
-def _conversation(sessions: Sequence[Sequence[Episode]]) -> Corpus:
+def conversation_corpus(sessions: Sequence[Sequence[Episode]]) -> Corpus:
     """Every turn's passages are keys; the statements in them are asked for."""
     nlp = _pipeline()
     corpus = Corpus()
@@ -174,11 +175,11 @@ def _called(name: str) -> str:
     return "the user" if name.lower() in ROLES else name
 
 
-def _document(documents: Sequence[Sequence[Episode]]) -> Corpus:
+def document_corpus(documents: Sequence[Sequence[Episode]]) -> Corpus:
     """Passages are keys; each asks for the one before it."""
     corpus = Corpus()
     for episodes in documents:
-        pieces = [e.text[start:stop].strip() for e in episodes for start, stop in chunks(e.text)]
+        pieces = [e.text[start:stop].strip() for e in episodes for start, stop in chunks(e.text, _PASSAGE_CHARS)]
         before = len(corpus.keys)
         corpus.keys += pieces
         for place, piece in enumerate(pieces[1:], before + 1):
