@@ -15,6 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import normalize
 
 from memspan.core.errors import InputError, ModelError
+from memspan.longterm.llm_embedder.config import LLMEmbedderConfig
 from memspan.longterm.retriever.fit import Side
 from memspan.models.embedder import TransformersEmbedder
 from memspan.models.spec import bundled_embedder, parse_spec
@@ -47,6 +48,8 @@ class LLMEmbedder(nn.Module):
         InputError: instructions differ from those that the weights were trained with.
         ModelError: the files cannot be loaded.
     """
+
+    Config = LLMEmbedderConfig
 
     def __init__(
         self,
