@@ -4,8 +4,8 @@
 
 The conversations of each dataset in --data are dealt into folds; for each fold an embedder is trained on the text of
 all the others, and asked the benchmark's questions about the fold. Training asks its own questions, made from the text
-by grammar; with --questions it is given the other conversations' benchmark questions instead, which no user has: a bound
-on what training could bring. --also names data on which the first fold's embedder is measured too. Trained embedders
+by grammar; with --questions it is given the other conversations' benchmark questions instead, which no user has: a
+bound on what training could bring. --also names data on which the first fold's embedder is measured too. Embedders
 and their vectors are kept in --work and used again. Intervals are 95 % percentile bootstraps, paired by question.
 """
 
