@@ -22,7 +22,7 @@ from memspan.models.progress import progress_bar
 
 KEY_TOKENS = 512  # a key is cut to this
 ALL_TOKENS = 1024  # key, query and answer together; the query's beginning gives way
-_BATCH_TOKENS = 4096
+_BATCH_TOKENS, _BATCH_LOGITS = 4096, 512  # rows of the output layer: 100 MB in float32 for 50,000 words
 
 # The authors' templates; what stands after the last gap is the answer's place.
 TEMPLATES = {
@@ -92,10 +92,11 @@ def _rewards(lm: LanguageModel, task: str, asked: Sequence[tuple[str, str, str]]
         with torch_threads(getattr(lm, "threads", None)), torch.inference_mode():
             while start < len(order):
                 size = max(1, _BATCH_TOKENS // len(items[order[start]].ids))
-                batch = order[start : start + size]
+                longest = max(items[i].answer for i in order[start : start + size])
+                batch = order[start : start + max(1, min(size, _BATCH_LOGITS // longest))]
                 out[batch] = _score(lm.model, [items[i] for i in batch])
                 advance(len(batch))
-                start += size
+                start += len(batch)
     return out
 
 
