@@ -61,7 +61,7 @@ def test_order_is_kept_in_many_batches(embedder):
 def test_few_lengths_reach_the_model(embedder):
     """A kernel is kept for every shape: lengths that differ by a token must not each make one."""
     shapes = set()
-    hook = embedder._model.register_forward_pre_hook(
+    hook = embedder.model.register_forward_pre_hook(
         lambda module, args, kwargs: shapes.add(tuple(kwargs["input_ids"].shape)), with_kwargs=True
     )
     try:

@@ -23,6 +23,7 @@ from memspan.models.spec import bundled_embedder, parse_spec
 if TYPE_CHECKING:
     from memspan.models.base import Vectors
 
+SHAPE_STEP = 16  # lengths are padded to steps: PyTorch keeps a kernel and its buffers for every shape ever seen
 SAVED = "llm_embedder.json"
 FORMAT = "memspan-llm-embedder-1"
 _GROUP_TOKENS = 1024  # texts of about equal length together: hardly any padding, and products large enough to be fast
@@ -141,7 +142,8 @@ class LLMEmbedder(nn.Module):
 
     def _forward(self, ids: list[list[int]]) -> Tensor:
         lengths = torch.tensor([len(row) for row in ids])
-        width = int(lengths.max())
+        width = SHAPE_STEP * -(-int(lengths.max()) // SHAPE_STEP)
+        width = min(width, max(self._base.max_tokens, int(lengths.max())))
         tokens = torch.tensor([row + [self._base.pad] * (width - len(row)) for row in ids])
         mask = torch.arange(width) < lengths[:, None]
         padded = bool(lengths.min() < width)

@@ -144,6 +144,7 @@ def _clean(text: str) -> str:
 def _score(model: Any, items: Sequence[_Item]) -> Tensor:
     """[n] mean log-probability of each answer. Padded on the left, so that all answers end at one place."""
     width, longest = max(len(item.ids) for item in items), max(item.answer for item in items)
+    width = 16 * -(-width // 16)  # PyTorch keeps a kernel and its buffers for every shape ever seen
     tokens = torch.tensor([[0] * (width - len(item.ids)) + list(item.ids) for item in items])
     starts = torch.tensor([width - len(item.ids) for item in items])
     mask = torch.arange(width) >= starts[:, None]
