@@ -61,7 +61,7 @@ def test_order_is_kept_in_many_batches(embedder):
 def test_few_lengths_reach_the_model(embedder):
     """A kernel is kept for every shape: lengths that differ by a token must not each make one."""
     shapes = set()
-    hook = embedder._model.register_forward_pre_hook(
+    hook = embedder.model.register_forward_pre_hook(
         lambda module, args, kwargs: shapes.add(tuple(kwargs["input_ids"].shape)), with_kwargs=True
     )
     try:
@@ -131,7 +131,7 @@ def test_pooling_of_modules_json(embedder, copy_of_bundled, form):
 
     tokens = torch.tensor([cls._encoder.encode(SENTENCES[0]).ids])
     with torch.inference_mode():
-        first = cls._model(input_ids=tokens).last_hidden_state[0, 0].numpy()
+        first = cls.model(input_ids=tokens).last_hidden_state[0, 0].numpy()
     np.testing.assert_allclose(cls.embed(SENTENCES)[0], first / np.linalg.norm(first), atol=1e-5)
 
 
@@ -164,3 +164,25 @@ def test_a_gguf_file_is_no_embedder(tmp_path):
     (tmp_path / "m.gguf").write_bytes(b"GGUF")
     with pytest.raises(InputError, match="GGUF"):
         load_embedder(tmp_path / "m.gguf")
+
+
+def test_prompts_stand_before_texts_and_are_part_of_the_identity(embedder, tmp_path):
+    def directory(name, content):
+        folder = tmp_path / name
+        folder.mkdir()
+        for path in bundled_embedder().iterdir():
+            (folder / path.name).symlink_to(path)
+        (folder / "config_sentence_transformers.json").unlink()
+        (folder / "config_sentence_transformers.json").write_text(json.dumps(content))
+        return load_embedder(folder, threads=1, dtype="float32")
+
+    apart = directory("apart", {"prompts": {"query": "ask: ", "document": "text: "}})
+    text = "Ann moved."
+    np.testing.assert_allclose(apart.embed([text]), embedder.embed(["text: " + text]), atol=1e-5)
+    np.testing.assert_allclose(apart.embed_queries([text]), embedder.embed(["ask: " + text]), atol=1e-5)
+    other = directory("other", {"prompts": {"query": "find: ", "document": "text: "}})
+    assert len({apart.fingerprint, other.fingerprint, embedder.fingerprint}) == 3
+    default = directory("default", {"prompts": {"it": "note: "}, "default_prompt_name": "it"})
+    for embed in (default.embed, default.embed_queries):
+        np.testing.assert_allclose(embed([text]), embedder.embed(["note: " + text]), atol=1e-5)
+    np.testing.assert_array_equal(embedder.embed_queries([text]), embedder.embed([text]))

@@ -57,4 +57,4 @@ def test_endpoints_take_nothing():
 def test_the_bundled_embedder(embedder):
     plan = plan_embedder("bundled", threads=2)
     assert abs(plan.weights - embedder.footprint().total) < 10_000 and plan.dim == embedder.dim
-    assert plan.activations == 2 * activation_bytes(embedder._model.config, 4096, 4, streams=2)
+    assert plan.activations == 2 * activation_bytes(embedder.model.config, 4096, 4, streams=2)

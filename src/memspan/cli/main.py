@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from memspan import __version__
-from memspan.cli import behave, measuring, verbs
+from memspan.cli import behave, measuring, training, verbs
 from memspan.core.errors import MemspanError
 
 EXIT_CODES = """\
@@ -198,6 +198,12 @@ def parser() -> argparse.ArgumentParser:
     systems.add_argument("show", nargs="*", metavar="show SLUG")
     systems.add_argument("--folder", help="only this folder")
     systems.add_argument("--status", help="only this status (working, planned)")
+
+    train = verb(
+        "train-embedder", "train an embedder on files of your own, and say whether it helped", training.train_embedder
+    )
+    training.add_options(train)
+    reading(train)
 
     claims = verb("claims", "run the experiments behind the systems that work", verbs.claims)
     claims.add_argument("slugs", nargs="*", metavar="SLUG", help="systems (default: all that work)")

@@ -11,7 +11,7 @@ import os
 import sqlite3
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -70,6 +70,7 @@ class CachedEmbedder:
         self._memory_items = memory_items
         self._lock = threading.RLock()
         self._salt = f"{embedder.fingerprint}\0{dtype}\0".encode()
+        self._reads_questions_apart = getattr(embedder, "query_prompt", "") != getattr(embedder, "prompt", "")
         with self._errors():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             # Python's transactions are switched off: each one is opened by hand, in `_transaction`.
@@ -106,14 +107,25 @@ class CachedEmbedder:
 
     def embed(self, texts: Sequence[str], *, progress: bool = False) -> Vectors:
         """As the embedder's `embed`; texts it has seen, and repetitions, cost a look-up."""
-        checked = checked_texts(texts)
-        keys = [self._key(text) for text in checked]
+        return self._kept(checked_texts(texts), lambda missing: self.embedder.embed(missing, progress=progress))
+
+    def embed_queries(self, texts: Sequence[str]) -> Vectors:
+        """As the embedder's `embed_queries`; where it reads questions like other texts, they share their vectors."""
+        if not self._reads_questions_apart:
+            return self.embed(texts)
+        ask: Callable[[Sequence[str]], Vectors] = self.embedder.embed_queries  # type: ignore[attr-defined]
+        return self._kept(checked_texts(texts), ask, question=True)
+
+    def _kept(
+        self, checked: list[str], embed: Callable[[Sequence[str]], Vectors], *, question: bool = False
+    ) -> Vectors:
+        keys = [self._key(text, question=question) for text in checked]
         if len(keys) == 1 and (hit := self._remembered(keys[0])) is not None:
             return hit[None].copy()
         known = self._read(keys)
         missing = {key: text for key, text in zip(keys, checked, strict=True) if key not in known}
         if missing:
-            fresh = self.embedder.embed(list(missing.values()), progress=progress)
+            fresh = embed(list(missing.values()))
             # As the file will give them back, so that the first call and the second agree to the bit.
             stored = dict(zip(missing, fresh.astype(self._dtype), strict=True))
             self._write(stored)
@@ -132,7 +144,8 @@ class CachedEmbedder:
             StoreBusyError: another process kept reading or writing, so the old bytes may still stand in the
                 write-ahead log; call it again.
         """
-        keys = list({self._key(text) for text in checked_texts(list(texts))})
+        sides = (False, True) if self._reads_questions_apart else (False,)
+        keys = list({self._key(text, question=side) for text in checked_texts(list(texts)) for side in sides})
         removed = 0
         with self._lock, self._errors():
             for key in keys:
@@ -164,8 +177,9 @@ class CachedEmbedder:
         ram = len(self._memory) * self.dim * 4
         return self.embedder.footprint() + Footprint({("store", "disk"): disk, ("store", "ram"): ram})
 
-    def _key(self, text: str) -> bytes:
-        return hashlib.sha256(self._salt + text.encode("utf-8", "surrogatepass")).digest()
+    def _key(self, text: str, *, question: bool = False) -> bytes:
+        salt = self._salt + (b"question\0" if question else b"")
+        return hashlib.sha256(salt + text.encode("utf-8", "surrogatepass")).digest()
 
     def _remembered(self, key: bytes) -> NDArray[np.float32] | None:
         with self._lock:

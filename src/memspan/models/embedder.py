@@ -2,7 +2,8 @@
 
 A directory is read the way sentence-transformers reads it: the pooling of `modules.json` (mean, cls, max; mean where
 there is no such file), the length limit and the lower-casing of `sentence_bert_config.json`, the default prompt of
-`config_sentence_transformers.json`. Vectors agree with that library's to within float32 rounding.
+`config_sentence_transformers.json`, or its prompts for documents and for queries. Vectors agree with that library's to
+within float32 rounding.
 
 How the speed comes about: texts are sorted by length, so that a batch carries hardly any padding; batches are handed
 to `threads` workers that each compute on one core. The usual way, one batch over all cores, makes every operator wait
@@ -11,6 +12,7 @@ at a barrier for the slowest core, and when another process is busy a single que
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -35,6 +37,7 @@ _CAST_TOKENS = 128  # casting the weights to bfloat16 pays from about here on; a
 _LENGTH_STEP = 16
 _CHUNK = 4096  # texts tokenized at once: their token ids stay small, and sorting inside a chunk loses nothing
 _CHARS_PER_TOKEN = 128  # far above any real text: what is cut before tokenizing would not have been read
+_KEY_PROMPTS = ("document", "passage", "corpus")  # as sentence-transformers looks for them
 _LEGACY_POOLINGS = {
     "pooling_mode_mean_tokens": "mean",
     "pooling_mode_cls_token": "cls",
@@ -82,7 +85,10 @@ class TransformersEmbedder:
         self.pooling = _pooling(directory)
         bert = _read_json(directory / "sentence_bert_config.json")
         prompts = _read_json(directory / "config_sentence_transformers.json")
-        self._prefix = str((prompts.get("prompts") or {}).get(prompts.get("default_prompt_name"), ""))
+        named = {key: str(text) for key, text in (prompts.get("prompts") or {}).items()}
+        default = named.get(str(prompts.get("default_prompt_name")), "")
+        self.prompt = default or next((named[key] for key in _KEY_PROMPTS if named.get(key)), "")
+        self.query_prompt = default or named.get("query", "")
         self._lower = bool(bert.get("do_lower_case", False))
         try:
             with quiet_transformers():
@@ -90,15 +96,18 @@ class TransformersEmbedder:
                 model = AutoModel.from_pretrained(directory, local_files_only=True, dtype=torch.float32)
         except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
             raise ModelError(f"the embedder in {directory} cannot be loaded: {error}") from error
-        self._model = model.eval()
+        self.model: Any = model.eval()
         config = model.config
         limits = (self._tokenizer.model_max_length, getattr(config, "max_position_embeddings", None))
         self.max_tokens: int = int(bert.get("max_seq_length") or min(n for n in limits if n))
         self.dim = int(config.hidden_size)
         self.fingerprint = fingerprint(directory, family=f"embed-{self.pooling}")
+        if self.prompt != self.query_prompt:  # what is put before a text makes other vectors of it
+            read_as = json.dumps([self.prompt, self.query_prompt])
+            self.fingerprint += f"-{hashlib.sha256(read_as.encode()).hexdigest()[:8]}"
         self.threads = threads or torch.get_num_threads()
         self.dtype = ("bfloat16" if has_native_bfloat16() else "float32") if dtype == "auto" else dtype
-        self._pad = self._tokenizer.pad_token_id or 0
+        self.pad = self._tokenizer.pad_token_id or 0
         self._encoder = getattr(self._tokenizer, "backend_tokenizer", None)
         if self._encoder is not None:  # padding is done per batch, after sorting
             self._encoder.no_padding()
@@ -109,11 +118,18 @@ class TransformersEmbedder:
 
         An empty text gets the vector of the empty text; of a long one the first `max_tokens` tokens are read.
         """
-        checked = checked_texts(texts)
+        return self.embed_plain([self.prompt + text for text in checked_texts(texts)], progress=progress)
+
+    def embed_queries(self, texts: Sequence[str]) -> Vectors:
+        """The same for questions, which some embedders read with a prompt of their own."""
+        return self.embed_plain([self.query_prompt + text for text in checked_texts(texts)])
+
+    def embed_plain(self, checked: list[str], *, progress: bool = False) -> Vectors:
+        """The same for texts that have their prompt already, or want none."""
         vectors = np.empty((len(checked), self.dim), dtype=np.float32)
         with progress_bar("embedding", len(checked), force=progress) as advance:
             for start in range(0, len(checked), _CHUNK):
-                ids = self._token_ids(checked[start : start + _CHUNK])
+                ids = self.token_ids(checked[start : start + _CHUNK])
                 out = vectors[start : start + _CHUNK]
                 batches = list(self._batches(ids))
                 if len(batches) == 1:
@@ -126,12 +142,13 @@ class TransformersEmbedder:
 
     def footprint(self) -> Footprint:
         """Bytes of the weights, parameters and buffers."""
-        tensors = [*self._model.parameters(), *self._model.buffers()]
+        tensors = [*self.model.parameters(), *self.model.buffers()]
         return Footprint.of("weights", "ram", sum(t.numel() * t.element_size() for t in tensors))
 
-    def _token_ids(self, texts: list[str]) -> list[list[int]]:
+    def token_ids(self, texts: list[str]) -> list[list[int]]:
+        """What the model reads of each text, no prompt before it."""
         limit = self.max_tokens * _CHARS_PER_TOKEN
-        texts = [(self._prefix + text)[:limit] for text in texts]
+        texts = [text[:limit] for text in texts]
         # A lone surrogate is legal in a Python string (half of an emoji cut in two), and no tokenizer can encode it.
         texts = [text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8") for text in texts]
         if self._lower:
@@ -173,7 +190,7 @@ class TransformersEmbedder:
 
         lengths = np.array([len(ids[i]) for i in batch])
         width = min(self.max_tokens, _LENGTH_STEP * max(1, -(-int(lengths.max()) // _LENGTH_STEP)))
-        tokens = np.full((len(batch), width), self._pad, dtype=np.int64)
+        tokens = np.full((len(batch), width), self.pad, dtype=np.int64)
         for row, i in enumerate(batch):
             tokens[row, : len(ids[i])] = ids[i]
         mask = torch.from_numpy(np.arange(tokens.shape[1]) < lengths[:, None])
@@ -181,7 +198,7 @@ class TransformersEmbedder:
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=cast):
             padded = bool(lengths.min() < tokens.shape[1])
             attention = mask.long() if padded else None
-            hidden = self._model(input_ids=torch.from_numpy(tokens), attention_mask=attention).last_hidden_state.float()
+            hidden = self.model(input_ids=torch.from_numpy(tokens), attention_mask=attention).last_hidden_state.float()
         with torch.inference_mode():
             if self.pooling == "cls":
                 pooled = hidden[:, 0]
