@@ -48,7 +48,8 @@ class BlockDiagonalLinear(nn.Module):
 
     def dense(self) -> Tensor:
         """The matrix with its zeros, [outputs, inputs]."""
-        return torch.block_diag(*self.weight.unbind())
+        whole: Tensor = torch.block_diag(*self.weight.unbind())  # type: ignore[no-untyped-call]
+        return whole
 
     def extra_repr(self) -> str:
         """What `print` shows."""

@@ -4,8 +4,8 @@ All three compute the same thing, over the last axis and for each channel by its
 
     y[t] = Σ_{s ≤ t} forward[t − s] · x[s]  +  Σ_{s > t} reverse[s − t − 1] · x[s]
 
-`direct_convolution` is the definition, in O(L²). `fft_convolution` needs O(L log L). The Monarch product (Fu et al. 2023,
-arXiv 2310.12109) writes the transform of length N = N₁N₂ as two block-diagonal matrices with permutations and
+`direct_convolution` is the definition, in O(L²). `fft_convolution` needs O(L log L). The Monarch product (Fu et al.
+2023, arXiv 2310.12109) writes the transform of length N = N₁N₂ as two block-diagonal matrices with permutations and
 a diagonal of twiddle factors between them, O(N^1.5) and nothing but matrix products: for devices on which those are
 nearly free. On a CPU `torch.fft` is faster.
 
@@ -28,7 +28,7 @@ except ImportError as error:
 
 
 def fft_size(n: int) -> int:
-    """The least of 2ᵃ, 1.25 · 2ᵃ and 1.5 · 2ᵃ that is even and at least `n`: lengths which every FFT library is fast at.
+    """The least of 2ᵃ, 1.25 · 2ᵃ and 1.5 · 2ᵃ that is even and at least `n`: every FFT library is fast at these.
 
     A transform of 4,097 numbers takes seven times as long as one of 5,120. The coarse grid also lets inputs of nearly
     equal lengths share the spectrum of a filter.
@@ -95,7 +95,7 @@ def _monarch_inverse(spectrum: Tensor, n: int) -> Tensor:
 
 
 TRANSFORMS = {
-    "fft": Transform(lambda x, n: torch.fft.rfft(x, n), lambda spectrum, n: torch.fft.irfft(spectrum, n)),
+    "fft": Transform(torch.fft.rfft, torch.fft.irfft),
     "monarch": Transform(_monarch_forward, _monarch_inverse),
 }
 

@@ -1,8 +1,8 @@
 """`LongConv`: a convolution as long as its input, whose filter a small network writes from the position.
 
 The implicit filter of Hyena (Poli et al. 2023, arXiv 2302.10866) as Monarch Mixer uses it, in both directions:
-k(t) = MLP(z(t)) · exp(−|δ| t). Letters: B batch, D channels, L length, N transform length. Importing this module imports
-torch.
+k(t) = MLP(z(t)) · exp(−|δ| t). Letters: B batch, D channels, L length, N transform length. Importing this module
+imports torch.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ try:
 except ImportError as error:
     raise MissingExtraError("torch", "pip install 'memspan[local]'") from error
 
-CACHE_BYTES = 16 << 20
-"""Spectra that one `LongConv` keeps in evaluation; 768 channels at 2,048 positions take 12.6 MB."""
+CACHE_BYTES = 64 << 20
+"""Spectra that one `LongConv` keeps in evaluation; 768 channels at 8,192 positions take 50 MB."""
 
 
 def position_features(length: int, bands: int) -> Tensor:
@@ -132,9 +132,7 @@ class LongConv(nn.Module):
         z = self.features[:length]
         return [self.back.hidden(z), None if self.ahead is None else self.ahead.hidden(z)]
 
-    def _kernel(
-        self, hidden: list[Tensor | None], length: int, start: int, stop: int
-    ) -> tuple[Tensor, Tensor | None]:
+    def _kernel(self, hidden: list[Tensor | None], length: int, start: int, stop: int) -> tuple[Tensor, Tensor | None]:
         t = torch.arange(length, device=self.rates.device, dtype=self.rates.dtype) / max(self.span - 1, 1)
         decay = torch.exp(-self.rates[start:stop, None] * t)
         made = [
@@ -178,7 +176,8 @@ class LongConv(nn.Module):
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> LongConv:
         self._kept.clear()  # .to(), .half() and the like change weights without counting it as a change
-        return super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
 
     # --- the convolution ---------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from memspan.core.errors import InputError, UnsupportedModelError
 KIND = "m2-bert-loco"
 FORMAT = 1
 PADDING = "masked"
-"""Padding is set to zero before every convolution, so that a text's vector does not depend on what it is batched with."""
+"""Padding is zeroed before every convolution, so that a text's vector does not depend on what it is batched with."""
 
 
 @dataclass(frozen=True, kw_only=True)

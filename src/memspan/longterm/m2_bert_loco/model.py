@@ -6,7 +6,8 @@ Letters: B batch, L tokens, D channels.
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,9 @@ from memspan.core.block_diagonal import BlockDiagonalLinear
 from memspan.core.errors import InputError
 from memspan.core.long_conv import LongConv, channel_step
 from memspan.longterm.m2_bert_loco.config import M2Config
+
+if TYPE_CHECKING:
+    from memspan.models.base import Embedder
 
 _STD = 0.02  # of BERT's weights
 
@@ -31,8 +35,7 @@ class SeqMix(nn.Module):
         super().__init__()
         width = config.hidden
         self.project_in = nn.Linear(width, 3 * width)
-        # Taps at t − 2, t − 1 and t. Written out: PyTorch's depth-wise convolution is several times slower on a CPU.
-        self.taps = nn.Parameter(torch.empty(3 * width, 3).uniform_(-(3**-0.5), 3**-0.5))
+        self.taps = nn.Parameter(torch.empty(3 * width, 3).uniform_(-(3**-0.5), 3**-0.5))  # as nn.Conv1d
         self.taps_bias = nn.Parameter(torch.empty(3 * width).uniform_(-(3**-0.5), 3**-0.5))
         shape = {"order": config.filter_order, "bands": config.bands, "sine": config.sine, "method": config.method}
         self.gated = LongConv(width, config.max_len, span=config.span or None, **shape)  # type: ignore[arg-type]
@@ -41,11 +44,8 @@ class SeqMix(nn.Module):
 
     def short(self, p: Tensor, rows: Tensor) -> Tensor:
         """The causal convolution of three taps over [B, C, L], with the taps of these rows."""
-        taps, bias = self.taps[rows], self.taps_bias[rows]
-        out = p * taps[:, 2:] + bias[:, None]
-        out[..., 1:] += p[..., :-1] * taps[:, 1:2]
-        out[..., 2:] += p[..., :-2] * taps[:, :1]
-        return out
+        taps = self.taps[rows][:, None]
+        return F.conv1d(p, taps, self.taps_bias[rows], padding=2, groups=len(rows))[..., : p.shape[-1]]
 
     def forward(self, u: Tensor, keep: Tensor | None) -> Tensor:
         """[B, L, D] -> [B, L, D]; `keep` [B, L] is 1 at tokens and 0 at padding, at which u is 0 already."""
@@ -56,7 +56,7 @@ class SeqMix(nn.Module):
         parts = []
         for start in range(0, width, step):  # one pass for training; in blocks, memory stays small
             stop = min(start + step, width)
-            rows = (torch.arange(start, stop, device=u.device) + torch.arange(3, device=u.device)[:, None] * width).flatten()
+            rows = torch.cat([torch.arange(start, stop, device=u.device) + i * width for i in range(3)])
             p = torch.matmul(self.project_in.weight[rows], channels) + self.project_in.bias[rows, None]
             x1, x2, v = self.short(p, rows).chunk(3, 1)
             v = v * x1 if keep is None else v * x1 * keep[:, None].to(v)
@@ -103,8 +103,8 @@ class M2Layer(nn.Module):
 class M2Encoder(nn.Module):
     """The Monarch Mixer encoder for texts of up to `max_len` tokens, in O(L log L).
 
-    Cost of a layer with D channels at L tokens: about 4 D² L + 6 D² L / blocks · expansion / 2 multiplications and eight
-    transforms of D channels, two of which are kept in evaluation. `M2Config()` has 80M parameters.
+    Cost of a layer with D channels at L tokens: 4 D² L multiplications in the mixer's projections, 12 D² L / blocks in
+    the MLP, and six transforms of D channels; the filters' two are kept in evaluation. `M2Config()` has 80M parameters.
 
     Args:
         config: its shape; keyword arguments are changes to it.
@@ -131,11 +131,12 @@ class M2Encoder(nn.Module):
             nn.Linear(config.hidden, config.hidden), nn.GELU(), nn.LayerNorm(config.hidden, eps=1e-12)
         )
         self.head_bias = nn.Parameter(torch.zeros(config.vocabulary))
-        outer = [self.head[0], *(m for layer in self.layers for m in (layer.mix.project_in, layer.mix.project_out))]
-        for module in (self.tokens, self.positions, *outer):
-            nn.init.normal_(module.weight, std=_STD)
-        for module in outer:
-            nn.init.zeros_(module.bias)
+        for name, weight in self.named_parameters():
+            # Not the filter networks: their sines want the wider start that nn.Linear has.
+            if name.endswith(("tokens.weight", "positions.weight", "project_in.weight", "project_out.weight")):
+                nn.init.normal_(weight, std=_STD)
+            elif name.endswith(("project_in.bias", "project_out.bias")):
+                nn.init.zeros_(weight)
 
     def forward(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
         """The tokens' vectors, [B, L, D]; zeros at padding.
@@ -147,7 +148,7 @@ class M2Encoder(nn.Module):
         Raises:
             InputError: more tokens than the position table has, a wrong shape, or padding before a token.
         """
-        if ids.dim() != 2 or not 1 <= ids.shape[1]:
+        if ids.dim() != 2 or not ids.shape[1] >= 1:
             raise InputError(f"token ids must be [batch, length ≥ 1], not {list(ids.shape)}")
         if ids.shape[1] > self.config.max_len:
             raise InputError(
@@ -177,9 +178,15 @@ class M2Encoder(nn.Module):
     def embed(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
         """The mean of the tokens' vectors without padding, [B, D], not scaled. Raises as `forward`."""
         hidden = self(ids, mask)
-        if mask is None:
-            return hidden.mean(1)
-        return hidden.sum(1) / mask.sum(1, keepdim=True).to(hidden)
+        total: Tensor = hidden.sum(1)
+        return total / (ids.shape[1] if mask is None else mask.sum(1, keepdim=True).to(total))
+
+    @classmethod
+    def open_embedder(cls, directory: Path, *, name: str, threads: int | None) -> Embedder:
+        """What `memspan.load_embedder` calls for a saved encoder: as every embedder, it cuts what is too long."""
+        from memspan.longterm.m2_bert_loco.embedder import M2Embedder
+
+        return M2Embedder(directory, name=name, too_long="cut", threads=threads)
 
     def token_logits(self, hidden: Tensor) -> Tensor:
         """[..., D] -> [..., vocabulary]: which token stands there, by the embeddings themselves."""
