@@ -146,7 +146,8 @@ class LongConv(nn.Module):
         """The filter for inputs of `length`, from what is kept where that may be."""
         n = fft_size(2 * length)
         reach = min(n // 2, self.max_len)  # all that fits the transform, so that near lengths share a spectrum
-        if torch.is_grad_enabled() or self.training:
+        # Weights made in inference mode do not count their changes, so nothing can be kept for them.
+        if torch.is_grad_enabled() or self.training or self.bias.is_inference():
             hidden = self._hidden(length)
             return Filter(n, lambda start, stop: self._spectrum(hidden, length, n, start, stop))
         key = tuple((p.data_ptr(), p._version) for p in self.parameters())
