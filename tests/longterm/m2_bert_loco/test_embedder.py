@@ -11,7 +11,7 @@ import torch
 
 from memspan import Episode, Memory, load_embedder
 from memspan.core.catalog import load as load_system
-from memspan.core.errors import InputError, MissingExtraError, ModelError, UnsupportedModelError
+from memspan.core.errors import InputError, MissingExtraError, ModelError, StoreError, UnsupportedModelError
 from memspan.longterm.m2_bert_loco import (
     M2Config,
     M2Embedder,
@@ -77,9 +77,14 @@ def test_a_store_uses_it_by_name(saved, tmp_path):
     with Memory.open(path, embedder=str(saved)) as memory:
         memory.add([Episode("The ferry leaves at nine.", id="a"), Episode("I like chess.", id="b")])
         memory.embed_pending()
-        assert memory.recall("When does the ferry leave?", k=1)[0].id == "a"
-    with Memory.open(path, embedder=str(saved)) as memory:
-        assert memory.recall("chess", k=1)[0].id == "b"
+        kept = [row[0] for row in memory.store.connection.execute("SELECT data FROM vector ORDER BY passage")]
+        assert {hit.id for hit in memory.recall("When does the ferry leave?", k=2)} == {"a", "b"}
+    wanted = M2Embedder(saved).embed(["The ferry leaves at nine.", "I like chess."])
+    np.testing.assert_allclose([np.frombuffer(data, np.float16) for data in kept], wanted, atol=1e-3)
+    torch.manual_seed(1)
+    other = save(M2Encoder(SHAPE), tmp_path / "other")
+    with Memory.open(path, embedder=str(other)) as memory, pytest.raises(StoreError, match="holds vectors"):
+        memory.recall("chess", k=1)
 
 
 def test_other_weights_are_another_embedder(saved, tmp_path):

@@ -63,9 +63,10 @@ def test_every_token_sees_every_token():
     model = tiny(layers=1)
     embedded = []
     model.dropout.register_forward_hook(lambda module, args, out: embedded.append(out) or out.retain_grad())
-    model(torch.randint(50, (1, 20)))[0, 8].sum().backward()
+    out = model(torch.randint(50, (1, 20)))[0, 8]
+    (out * torch.randn(16)).sum().backward()  # a plain sum over a LayerNorm is constant
     grad = embedded[0].grad[0].abs().sum(-1)
-    assert bool((grad[:8] > 0).all()) and bool((grad[9:] > 0).all())
+    assert bool((grad > 1e-6).all())
 
 
 @pytest.mark.parametrize("factor", [1, 2, 4])

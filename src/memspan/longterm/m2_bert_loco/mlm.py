@@ -234,8 +234,9 @@ def pretrain(
         advance(start)
         for step in range(start, config.steps):
             torch.manual_seed(config.seed * 1_000_003 + step)  # what a step draws depends on nothing before it
+            factor = rate_factor(step, config)
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * rate_factor(step, config)
+                group["lr"] = rate * factor
             ids, keep = pieces.batch(batches[step])
             value = mlm_loss(model, ids, keep, pieces, config.mask_rate, config.seed * 1_000_003 + step)
             if not bool(torch.isfinite(value)):
