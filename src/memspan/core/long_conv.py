@@ -206,7 +206,7 @@ class LongConv(nn.Module):
 
 
 def channel_step(batch: int, n: int, channels: int) -> int:
-    """Channels to transform at once: all of them for training, else as many as take 32 MB of spectrum."""
+    """Channels to transform at once: all of them for training, else as many as have 16 MB of spectrum."""
     if torch.is_grad_enabled():
         return channels
     return max(8, min(channels, (1 << 22) // (batch * n)))
