@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from memspan import Episode, Memory, load_embedder
+from memspan.cli import main
 from memspan.core.catalog import load as load_system
 from memspan.core.errors import InputError, MissingExtraError, ModelError, StoreError, UnsupportedModelError
 from memspan.longterm.m2_bert_loco import (
@@ -26,6 +27,7 @@ from memspan.longterm.m2_bert_loco.mlm import CHECKPOINT, MixedLengths, masked, 
 from memspan.longterm.m2_bert_loco.tokens import WordPieces
 from memspan.longterm.retriever import Example, HomogeneousBatches, OrthogonalProjection, TaskSet, fit_retriever
 from memspan.models import Embedder
+from memspan.models.plan import plan_embedder
 
 pytestmark = pytest.mark.real
 
@@ -85,6 +87,27 @@ def test_a_store_uses_it_by_name(saved, tmp_path):
     other = save(M2Encoder(SHAPE), tmp_path / "other")
     with Memory.open(path, embedder=str(other)) as memory, pytest.raises(StoreError, match="holds vectors"):
         memory.recall("chess", k=1)
+
+
+def test_the_command_line_takes_it_and_plans_its_bytes(saved, tmp_path, capsys):
+    plan = plan_embedder(str(saved))
+    embedder = load_embedder(saved)
+    embedder.embed(["a ferry", "word " * 60])
+    assert (plan.dim, plan.weights) == (16, sum(4 * p.numel() for p in embedder.model.parameters()))
+    assert embedder.footprint().total - plan.weights < plan.activations
+    note = tmp_path / "note.txt"
+    note.write_text("The ferry leaves at nine.")
+    store = str(tmp_path / "store.db")
+    assert main(["remember", "--store", store, "--embedder", str(saved), str(note)]) == 0
+    assert main(["recall", "--store", store, "--embedder", str(saved), "ferry"]) == 0
+    assert "leaves at nine" in capsys.readouterr().out
+
+
+def test_a_checkpoint_is_no_part_of_the_embedder(pieces, tmp_path):
+    pretrain(TEXTS, tmp_path, SHAPE, PretrainConfig(steps=1, batch_tokens=64, short_len=16))
+    before = load_embedder(tmp_path).fingerprint
+    (tmp_path / CHECKPOINT).unlink()
+    assert load_embedder(tmp_path).fingerprint == before
 
 
 def test_other_weights_are_another_embedder(saved, tmp_path):

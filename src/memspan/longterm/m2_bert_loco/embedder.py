@@ -59,6 +59,17 @@ def save(
     return folder
 
 
+def read_config(directory: str | os.PathLike[str]) -> M2Config:
+    """The shape of a saved encoder. Raises as `load`."""
+    path = Path(directory) / "config.json"
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+        check_metadata(said if isinstance(said, dict) else {}, str(path))
+        return M2Config(**said["encoder"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"the encoder in {directory} cannot be loaded: {error}") from error
+
+
 def load(directory: str | os.PathLike[str]) -> tuple[M2Encoder, WordPieces]:
     """The encoder, in evaluation mode, and its tokenizer.
 
@@ -69,14 +80,12 @@ def load(directory: str | os.PathLike[str]) -> tuple[M2Encoder, WordPieces]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    folder = Path(directory)
+    folder, config = Path(directory), read_config(directory)
     try:
-        said = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        check_metadata(said if isinstance(said, dict) else {}, str(folder / "config.json"))
         with torch.random.fork_rng(devices=[]):
-            model = M2Encoder(M2Config(**said["encoder"]))
+            model = M2Encoder(config)
         model.load_state_dict(load_file(folder / "model.safetensors"))
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"the encoder in {folder} cannot be loaded: {error}") from error
     return model.eval(), WordPieces(folder / "tokenizer.json")
 

@@ -26,7 +26,7 @@ from memspan.longterm.m2_bert_loco.tokens import WordPieces
 from memspan.longterm.retriever.checkpoint import interrupts, load_checkpoint, save_checkpoint
 from memspan.models.progress import progress_bar
 
-CHECKPOINT = "checkpoint.safetensors"
+CHECKPOINT = "training/checkpoint.safetensors"  # beside the model it would count as its weights
 _SHORTEST = 8  # tokens of the shortest example that is cut out of a longer text
 
 
@@ -183,8 +183,8 @@ def pretrain(
 ) -> Pretrained:
     """Train an encoder on texts by masked language modelling, and save it.
 
-    Training goes on from `checkpoint.safetensors` where the directory has one, and ends as it would have without
-    a break. Ctrl-C finishes the step under way, writes the checkpoint and is raised; pressed again, it interrupts at
+    Training goes on from `training/checkpoint.safetensors` where the directory has one, and ends as it would have
+    without a break. Ctrl-C finishes the step under way, writes the checkpoint and is raised; pressed again, it interrupts at
     once, and what the last checkpoint holds is kept.
 
     Args:

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from memspan.core.block_diagonal import BlockDiagonalLinear
+from memspan.core.convolution import fft_size
 from memspan.core.errors import InputError
-from memspan.core.long_conv import LongConv, channel_step
+from memspan.core.long_conv import CACHE_BYTES, LongConv, channel_step
 from memspan.longterm.m2_bert_loco.config import M2Config
 
 if TYPE_CHECKING:
@@ -187,6 +188,19 @@ class M2Encoder(nn.Module):
         from memspan.longterm.m2_bert_loco.embedder import M2Embedder
 
         return M2Embedder(directory, name=name, too_long="cut", threads=threads)
+
+    @classmethod
+    def embedder_bytes(cls, directory: Path) -> tuple[int, int]:
+        """Bytes of activations and of kept spectra, at most, and D, of a saved encoder that is not loaded."""
+        from memspan.longterm.m2_bert_loco.embedder import BATCH_TOKENS, read_config
+
+        config = read_config(directory)
+        tokens = max(BATCH_TOKENS, config.max_len)
+        inside = 4 * tokens * config.hidden * (5 * config.expansion + 4)  # the gated MLP is the widest
+        largest = 8 * config.hidden * (fft_size(2 * config.max_len) // 2 + 1)
+        # The lengths that share a spectrum have three steps an octave: together they have 4.5 times the largest.
+        kept = 2 * config.layers * min(CACHE_BYTES, 9 * largest // 2)
+        return inside + kept, config.hidden
 
     def token_logits(self, hidden: Tensor) -> Tensor:
         """[..., D] -> [..., vocabulary]: which token stands there, by the embeddings themselves."""
