@@ -419,13 +419,13 @@ def trained(library: Library, seed: int) -> list[Part]:
             "late key": round(found["late key"], 3),
             "global": round(found["global"], 3),
             "cosine of wrong pairs": round(found["late key, wrong"], 3) if "late key, wrong" in found else None,
-            "peak memory of training, MB": None if peak is None else round(peak / 1e6),
+            "peak memory of the training process, MB": None if peak is None else round(peak / 1e6),
         }
         for name, (found, peak) in rows.items()
     ]
     metric = f"nDCG@10, mean of two tasks, {len(library.documents)} documents of 2,048 tokens of {library.kind}"
     opl_peak, small_peak = rows["OPL, 1 query"][1], rows["InfoNCE, 16 queries, documents cut"][1]
-    assert opl_peak and small_peak
+    assert opl_peak is not None and small_peak is not None
     return [
         Part(
             name="OPL against InfoNCE, one query a step",

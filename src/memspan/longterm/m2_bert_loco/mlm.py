@@ -184,8 +184,8 @@ def pretrain(
     """Train an encoder on texts by masked language modelling, and save it.
 
     Training goes on from `training/checkpoint.safetensors` where the directory has one, and ends as it would have
-    without a break. Ctrl-C finishes the step under way, writes the checkpoint and is raised; pressed again, it interrupts at
-    once, and what the last checkpoint holds is kept.
+    without a break. Ctrl-C finishes the step under way, writes the checkpoint and is raised; pressed again, it
+    interrupts at once, and what the last checkpoint holds is kept.
 
     Args:
         texts: any lengths; only texts of the encoder's length teach it long ranges.
