@@ -9,6 +9,10 @@ and fine-tuned with a loss that needs no second example in the batch.
     pretrain(texts, "my-encoder", M2Config.small(), PretrainConfig(steps=2000))  # goes on after Ctrl-C
     memory = Memory.open("agent.db", embedder="my-encoder")
 
+    encoder, pieces = load("my-encoder")  # fine-tuning, one query a step
+    fit_retriever(M2Retriever(encoder, pieces), batches, OrthogonalProjection(), lr=5e-6, steps=1000)
+    save(encoder, "my-retriever", pieces)
+
 Notable choices:
 - Padding is set to zero before every convolution, and filters do not rescale time: a text's vector does not depend on
   what it is batched with. (In the authors' code padding is read, so that padding to the full length and not padding
@@ -21,10 +25,14 @@ Notable choices:
 - `extend_length` lays the position table and the filters' features end to end while the decay goes on with true time:
   shorter texts keep their vectors to the bit.
 - There are no token types: they were one constant vector.
-- The weights are trained here or not at all; none are shipped. A small encoder trained for minutes matches by the words
-  of its training texts and knows no synonyms. The table above has BM25 and the bundled MiniLM over chunks beside it:
-  where a question repeats a document's words, BM25 is better, costs nothing, and should be used. What is left for this
-  encoder is what the words of one chunk do not tell, with a long training on text like yours.
+- The weights are trained here or not at all; none are shipped.
+
+What a small encoder trained here is good for: studying cost and losses, and text like yours after a training of hours;
+not for search out of the box. On 60 documents of 2,048 tokens from public-domain books, nDCG@10 for a question that is
+a sentence of the document's last quarter, and for one that is the line before its beginning: BM25 0.988 and 0.466, the
+bundled MiniLM over chunks, the best one counting, 0.894 and 0.497, over each document's first 256 tokens 0.212 and
+0.583, this encoder with random weights 0.078 and 0.097. Where a question repeats a document's words, BM25 is better
+and costs nothing. The full claim trains for minutes from random weights and puts the result beside these.
 """
 
 from __future__ import annotations
