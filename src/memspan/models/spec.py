@@ -193,6 +193,22 @@ def quiet_transformers() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+def system_of(directory: Path) -> str:
+    """The "kind" that a directory's config.json names: the system that saved it, "" for a Hugging Face model.
+
+    Raises:
+        ModelError: config.json is no JSON object.
+    """
+    path = directory / "config.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read: {error}") from error
+    if not isinstance(found, dict):
+        raise ModelError(f"{path} is no JSON object")
+    return str(found.get("kind", ""))
+
+
 def fingerprint(directory: Path, *, family: str) -> str:
     """Identity of a model directory or of a model file: `family:` and 16 hex digits.
 

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -18,11 +14,11 @@ from torch import Tensor, nn
 
 from memspan.core.errors import InputError
 from memspan.longterm.retriever.batches import Batch
+from memspan.longterm.retriever.checkpoint import interrupts, load_checkpoint, save_checkpoint
 from memspan.longterm.retriever.losses import RetrieverLoss
 from memspan.models.progress import progress_bar
 
 Side = Literal["query", "key"]
-_FORMAT = "memspan-retriever-training-1"
 
 
 class TrainableEncoder(Protocol):
@@ -107,14 +103,14 @@ def fit_retriever(
     path = None if checkpoint is None else Path(checkpoint)
     losses: list[float] = []
     if path is not None and path.exists():
-        losses = _load(path, encoder, optimizer, settings)
+        losses = load_checkpoint(path, encoder, optimizer, settings)
     begun, start = time.perf_counter(), len(losses)
     encoder.train()
     devices = [p.device for p in encoder.parameters() if p.device.type == "cuda"][:1]
     with (
         torch.random.fork_rng(devices=devices),
         progress_bar("training", steps, force=progress) as advance,
-        _interrupts() as interrupted,
+        interrupts() as interrupted,
     ):
         advance(start)
         for step in range(start, steps):
@@ -135,7 +131,7 @@ def fit_retriever(
                 on_step(step + 1, losses[-1])
             stop = interrupted()
             if path is not None and (stop or (step + 1) % every == 0 or step + 1 == steps):
-                _save(path, encoder, optimizer, settings, losses)
+                save_checkpoint(path, encoder, optimizer, settings, losses)
             if stop:
                 raise KeyboardInterrupt
     encoder.eval()
@@ -172,78 +168,3 @@ def _groups(encoder: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     decayed = {"params": [p for p in parameters if p.dim() > 1], "weight_decay": weight_decay}
     others = {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0}
     return [group for group in (decayed, others) if group["params"]]
-
-
-@contextmanager
-def _interrupts() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C sets a flag inside, so that no step is cut in two; pressed again, it interrupts at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    pressed = False
-    before = signal.getsignal(signal.SIGINT)
-
-    def note(number: int, frame: Any) -> None:
-        nonlocal pressed
-        pressed = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield lambda: pressed
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-# --- checkpoints -----------------------------------------------------------------------------------------------------
-
-
-def _save(
-    path: Path, encoder: nn.Module, optimizer: torch.optim.Optimizer, settings: dict[str, Any], losses: list[float]
-) -> None:
-    """One file, whole or not at all: weights and the optimizer's moments as tensors, the rest as JSON in its header."""
-    from safetensors.torch import save_file
-
-    tensors = {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
-    for number, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{number}.{name}": torch.as_tensor(value) for name, value in state.items()}
-    # Tied weights share memory, which the format does not allow.
-    tensors = {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
-    header = {"format": _FORMAT, "settings": settings, "losses": losses}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    save_file(tensors, part, metadata={"memspan": json.dumps(header)})
-    part.replace(path)
-
-
-def _load(path: Path, encoder: nn.Module, optimizer: torch.optim.Optimizer, settings: dict[str, Any]) -> list[float]:
-    """Put a checkpoint into encoder and optimizer; returns the losses so far."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {}).get("memspan", "{}"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except (OSError, SafetensorError, ValueError) as error:
-        raise InputError(f"the checkpoint {path} cannot be read: {error}") from error
-    if header.get("format") != _FORMAT:
-        raise InputError(f"{path} is no checkpoint of a retriever's training")
-    for name, value in settings.items():
-        if header["settings"].get(name) != value:
-            raise InputError(
-                f"the checkpoint {path} was made with {name} {header['settings'].get(name)}, not {value}: "
-                "train with its settings, or remove it"
-            )
-    weights = {name.removeprefix("encoder."): t for name, t in tensors.items() if name.startswith("encoder.")}
-    try:
-        encoder.load_state_dict(weights)
-    except RuntimeError as error:
-        raise InputError(f"the checkpoint {path} is of another encoder: {error}") from error
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        if name.startswith("optimizer."):
-            _, number, key = name.split(".", 2)
-            state.setdefault(int(number), {})[key] = tensor
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-    losses: list[float] = header["losses"]
-    return losses
