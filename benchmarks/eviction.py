@@ -90,7 +90,7 @@ def run(
     conversation: Conversation, embedder: Any, budget: int | None, ranking: Callable[[Transaction], Candidates] | None
 ) -> tuple[int, list[tuple[float, float]]]:
     """Bytes used in the end, and `(recall, kept)` of every question."""
-    with Memory.open(":memory:", embedder=embedder) as memory:
+    with Memory.open(":memory:", embedder=embedder, organizer="plain") as memory:
         if ranking is not None:
             memory._evictor = Evictor(memory.organizer, ranking)
         if budget is not None:

@@ -118,7 +118,7 @@ def embedding_share(count: int, rounds: int) -> dict[str, Any]:
                 return time.perf_counter() - started
 
             def by_memory(batch: list[Episode] = batch, number: int = number) -> float:
-                with Memory.open(Path(scratch, f"{number}.db"), embedder=embedder) as memory:
+                with Memory.open(Path(scratch, f"{number}.db"), embedder=embedder, organizer="plain") as memory:
                     started = time.perf_counter()
                     memory.add(batch)
                     memory.embed_pending()

@@ -43,7 +43,10 @@ class _Clock:
 def fresh_files(edits: Sequence[Edit], embedder: Embedder | None) -> list[Part]:
     """A folder is read, every second file edited and every fourth removed, and the folder read again."""
     clock = _Clock()
-    with tempfile.TemporaryDirectory() as name, Memory.open(":memory:", embedder=embedder, now=clock) as memory:
+    with (
+        tempfile.TemporaryDirectory() as name,
+        Memory.open(":memory:", embedder=embedder, now=clock, organizer="plain") as memory,
+    ):
         folder = Path(name) / "pages"
         folder.mkdir()
         for place, edit in enumerate(edits):
@@ -115,12 +118,12 @@ def near_copies(corpus: Corpus, edits: Sequence[Edit], embedder: Embedder | None
     pages = {
         f"{uid}-{number}": _copied(text, number) for uid, text in corpus.passages.items() for number in range(COPIES)
     }
-    with Memory.open(":memory:", embedder=embedder) as memory:
+    with Memory.open(":memory:", embedder=embedder, organizer="plain") as memory:
         memory.add([Episode(text=text, id=uid) for uid, text in pages.items()])
         answerer = GroundedAnswerer(memory, k=PLACES, abstain_below=0.0)
         answers = [answerer.ask(item.question) for item in asked]
         plain = [memory.recall(item.question, PLACES) for item in asked]
-    with Memory.open(":memory:", embedder=embedder) as memory:
+    with Memory.open(":memory:", embedder=embedder, organizer="plain") as memory:
         for number, edit in enumerate(edits):
             texts = ("\n".join(edit.before.values()), "\n".join(edit.after.values()))
             memory.add([Episode(text=text, id=f"{number}-{side}") for side, text in enumerate(texts)])
@@ -168,7 +171,7 @@ def curve(corpus: Corpus, embedder: Embedder | None, count: int, seed: int) -> l
     """Risk against coverage on questions that the passages answer and on questions that nothing answers."""
     asked = corpus.one_each()[:count]
     never = unanswerable(encyclopedia(seed, count), seed)
-    with Memory.open(":memory:", embedder=embedder) as memory:
+    with Memory.open(":memory:", embedder=embedder, organizer="plain") as memory:
         memory.add([Episode(text=text, id=uid) for uid, text in corpus.passages.items()])
         answerer = GroundedAnswerer(memory, abstain_below=0.0)
         answers = [answerer.ask(item.question) for item in (*asked, *never)]

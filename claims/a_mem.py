@@ -248,7 +248,7 @@ def on_locomo(folder: Path, size: str) -> list[Part]:
                     lists[f"episodes, a-mem, {label}" + ", links" * bool(links)] = [
                         [hit.id for hit in memory.recall(q.text, k=K)] for q in asked
                     ]
-        with Memory.open(":memory:", embedder=embedder) as memory:
+        with Memory.open(":memory:", embedder=embedder, organizer="plain") as memory:
             memory.add(conversation.episodes)
             lists["episodes, plain"] = [[hit.id for hit in memory.recall(q.text, k=K)] for q in asked]
             for question in asked:

@@ -164,7 +164,7 @@ def _loaded(folder: str) -> tuple[Embedder | None, LanguageModel | None]:
 
 
 def _memory(passages: dict[str, str], embedder: Embedder | None) -> Memory:
-    memory = Memory.open(":memory:", embedder=embedder)
+    memory = Memory.open(":memory:", embedder=embedder, organizer="plain")
     memory.add([Episode(text=text, id=uid) for uid, text in passages.items()])
     return memory
 
@@ -349,7 +349,7 @@ def _without(memory: Memory, corpus: Corpus, item: Item) -> bool:
 def up_to_date(label: str, edits: Sequence[Edit], embedder: Embedder | None) -> list[Part]:
     """Edit the documents: do the answers follow, and does `as_of` bring the old ones back?"""
     old_time, new_time, between = "2020-01-01", "2022-01-01", "2021-01-01"
-    with Memory.open(":memory:", embedder=embedder) as memory:
+    with Memory.open(":memory:", embedder=embedder, organizer="plain") as memory:
         for edit in edits:
             for uid, text in edit.before.items():
                 upsert(memory, uid, text, at=old_time)

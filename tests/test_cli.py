@@ -80,7 +80,7 @@ def test_ask_works_inside_a_budget_that_the_index_does_not_fit(capsys, tmp_path)
     store = str(tmp_path / "b.db")
     plain = ["--organizer", "plain", "--embedder", "none"]
     assert main(["remember", "--store", store, str(big), *plain, "--quiet"]) == 0
-    with Memory.open(store, embedder=None) as memory:
+    with Memory.open(store, embedder=None, organizer="plain") as memory:
         full, least = memory.expected_ram(), memory.expected_ram(least=True)
     for budget in (full, (full + least) // 2):
         options = ["--budget", str(budget), "--model", "none", "--store", store, *plain]

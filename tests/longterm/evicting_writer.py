@@ -26,7 +26,7 @@ def batch(number: int) -> list[Episode]:
 
 if __name__ == "__main__":
     path, first = sys.argv[1], int(sys.argv[2])
-    with Memory.open(path, embedder=HashEmbedder(), disk_budget=LIMIT) as memory:
+    with Memory.open(path, embedder=HashEmbedder(), disk_budget=LIMIT, organizer="plain") as memory:
         print("ready", flush=True)
         for number in range(first, first + 10_000):
             print("added" if memory.add(batch(number)).evicted is None else "evicted", number, flush=True)

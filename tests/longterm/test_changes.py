@@ -109,7 +109,7 @@ def test_all_undone_in_any_order_is_where_it_began(values: list[int], chance: An
 
 
 def test_a_callers_id_may_look_like_a_counted_one():
-    with Memory.open(":memory:", embedder=None) as memory:
+    with Memory.open(":memory:", embedder=None, organizer="plain") as memory:
         assert memory.add([Episode("one", id="e2"), Episode("two"), Episode("three")]) == ["e2", "e2'", "e3"]
         assert memory.add(Episode("four", id="e5")) == ["e5"]
         assert memory.add(Episode("five")) == ["e5'"]

@@ -81,7 +81,7 @@ def test_fifty_kills(tmp_path: Path):
 
 def test_kills_while_a_full_space_evicts_and_forgets(tmp_path: Path):
     path = tmp_path / "a.db"
-    with Memory.open(path, embedder=HashEmbedder(), disk_budget=LIMIT) as memory:
+    with Memory.open(path, embedder=HashEmbedder(), disk_budget=LIMIT, organizer="plain") as memory:
         first = 0
         while memory.add(batch(first)).evicted is None:
             first += 1
@@ -114,7 +114,7 @@ def test_kills_while_a_full_space_evicts_and_forgets(tmp_path: Path):
         raw.close()
     assert said["evicted"] and said["forgot"], "kills came after evictions and after forgetting"
 
-    with Memory.open(path, embedder=HashEmbedder()) as memory:
+    with Memory.open(path, embedder=HashEmbedder(), organizer="plain") as memory:
         assert memory.check() == [] and memory.limits().used <= LIMIT
         run = memory.store.connection.execute
         here = {row[0] for row in run("SELECT uid FROM record")}

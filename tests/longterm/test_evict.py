@@ -30,7 +30,7 @@ def filler(count: int) -> list[Episode]:
 
 
 def test_greetings_and_questions_go_before_what_tells_something():
-    with Memory.open(":memory:", embedder=None) as memory:
+    with Memory.open(":memory:", embedder=None, organizer="plain") as memory:
         memory.add([*TALK, *filler(60)])
         found = values(memory)
         assert found["rule"] > found["telling"] > max(found["greeting"], found["question"], found["reply"])
@@ -38,7 +38,7 @@ def test_greetings_and_questions_go_before_what_tells_something():
 
 def test_of_two_that_say_the_same_the_earlier_goes():
     text = "The dentist moved the appointment to the ninth of March at noon"
-    with Memory.open(":memory:", embedder=None) as memory:
+    with Memory.open(":memory:", embedder=None, organizer="plain") as memory:
         memory.add([Episode(f"{text}.", id="one"), *TALK, Episode(f"{text}!", id="two"), *filler(30)])
         found = values(memory)
         assert found["one"] < 0.2 * found["two"]
@@ -46,7 +46,7 @@ def test_of_two_that_say_the_same_the_earlier_goes():
 
 def test_long_answers_of_an_assistant_go_before_what_a_user_says():
     long = " ".join(f"advice{n} about gardens" for n in range(200))
-    with Memory.open(":memory:", embedder=None) as memory:
+    with Memory.open(":memory:", embedder=None, organizer="plain") as memory:
         memory.add(
             [
                 Episode("My garden faces north and is shady.", metadata={"role": "user"}, id="said"),
@@ -57,7 +57,7 @@ def test_long_answers_of_an_assistant_go_before_what_a_user_says():
 
 
 def test_use_keeps_and_pins_are_no_candidates():
-    with Memory.open(":memory:", embedder=None) as memory:
+    with Memory.open(":memory:", embedder=None, organizer="plain") as memory:
         memory.add([Episode(f"A note on subject number {n}.", id=f"n{n}") for n in range(4)])
         memory.add(Episode("Kept for good.", id="pinned", metadata={"pinned": True}))
         with memory.store.write(1) as tx:
@@ -84,7 +84,7 @@ def test_what_was_derived_from_an_evicted_episode_alone_goes_with_it():
 def test_the_order_is_the_same_in_every_process():
     found = []
     for _ in range(2):
-        with Memory.open(":memory:", embedder=None, now=lambda: day(40)) as memory:
+        with Memory.open(":memory:", embedder=None, now=lambda: day(40), organizer="plain") as memory:
             memory.add([*TALK, *filler(200)])
             found.append(values(memory))
     assert found[0] == found[1] and np.isfinite(list(found[0].values())).all()

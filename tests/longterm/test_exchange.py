@@ -45,7 +45,10 @@ def test_everything_comes_back(tmp_path: Path):
 @given(st.lists(st.text(min_size=1).filter(lambda t: t.strip() and max(t) < "\ud800"), min_size=1, max_size=5))
 def test_any_text_comes_back(tmp_path_factory: pytest.TempPathFactory, texts: list[str]):
     folder = tmp_path_factory.mktemp("x")
-    with Memory.open(":memory:", embedder=None) as memory, Memory.open(":memory:", embedder=None) as copy:
+    with (
+        Memory.open(":memory:", embedder=None, organizer="plain") as memory,
+        Memory.open(":memory:", embedder=None, organizer="plain") as copy,
+    ):
         memory.add([Episode(text) for text in texts])
         memory.export(folder / "a.jsonl")
         copy.import_(folder / "a.jsonl")
@@ -70,7 +73,7 @@ def test_any_text_comes_back(tmp_path_factory: pytest.TempPathFactory, texts: li
 )
 def test_damaged_files_change_nothing(tmp_path: Path, content: str, message: str | None):
     (tmp_path / "x.jsonl").write_text(content)
-    with Memory.open(":memory:", embedder=None) as memory:
+    with Memory.open(":memory:", embedder=None, organizer="plain") as memory:
         memory.add(Episode("kept", id="k"))
         if message is not None:
             with pytest.raises(InputError, match=message):
@@ -80,7 +83,7 @@ def test_damaged_files_change_nothing(tmp_path: Path, content: str, message: str
 
 
 def test_a_taken_id_is_refused(tmp_path: Path):
-    with Memory.open(":memory:", embedder=None) as memory:
+    with Memory.open(":memory:", embedder=None, organizer="plain") as memory:
         memory.add(Episode("kept", id="k"))
         memory.export(tmp_path / "x.jsonl")
         with pytest.raises(InputError, match="nothing was imported"):
@@ -89,7 +92,7 @@ def test_a_taken_id_is_refused(tmp_path: Path):
 
 
 def test_an_export_is_plain_json_lines(tmp_path: Path):
-    with Memory.open(":memory:", embedder=None) as memory:
+    with Memory.open(":memory:", embedder=None, organizer="plain") as memory:
         memory.add(Episode("hello", id="k"))
         count = memory.export(tmp_path / "x.jsonl")
         lines = [json.loads(line) for line in (tmp_path / "x.jsonl").read_text().splitlines()]

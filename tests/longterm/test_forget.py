@@ -56,7 +56,7 @@ def test_a_fact_that_a_forgotten_episode_closed_is_believed_again():
 
 
 def test_by_condition():
-    with Memory.open(":memory:", embedder=None) as memory:
+    with Memory.open(":memory:", embedder=None, organizer="plain") as memory:
         memory.add(
             [Episode(f"turn {i}", "Ann" if i % 2 else "Bo", day(i + 1), f"s{i % 3}", f"e{i}") for i in range(12)]
         )
@@ -68,7 +68,7 @@ def test_by_condition():
 
 
 def test_bad_requests_erase_nothing():
-    with Memory.open(":memory:", embedder=None) as memory:
+    with Memory.open(":memory:", embedder=None, organizer="plain") as memory:
         memory.add(Episode("stay", id="a"))
         with pytest.raises(InputError, match="no episode has the id 'nope'"):
             memory.forget(["a", "nope"])
@@ -78,7 +78,7 @@ def test_bad_requests_erase_nothing():
 
 
 def test_other_spaces_are_untouched():
-    with Memory.open(":memory:", embedder=None) as memory:
+    with Memory.open(":memory:", embedder=None, organizer="plain") as memory:
         memory.add(Episode("mine", id="a"))
         memory.add(Episode("yours", id="a"), space="other")
         memory.forget(everything=True)

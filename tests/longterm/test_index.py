@@ -35,7 +35,7 @@ WORDS = ("sun", "rain", "boat", "kiln", "garden", "tea", "always")
 @given(ACTS)
 @settings(max_examples=30, deadline=None)
 def test_what_follows_equals_what_is_made_anew(level: int, acts: list[tuple[str, int, str | None, int]]):
-    with Memory.open(":memory:", embedder=HashEmbedder()) as memory:
+    with Memory.open(":memory:", embedder=HashEmbedder(), organizer="plain") as memory:
         memory.add(Episode("The first sun of all.", id="first", session="s1"))
         here, made = ["first"], 0
         with memory.store.read(0, "default") as tx:

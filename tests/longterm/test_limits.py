@@ -31,7 +31,7 @@ def chat(count: int, words: int, *, seed: int = 0, first: int = 0) -> list[Episo
 
 @pytest.mark.parametrize(("words", "embedder"), [(3, None), (30, None), (700, None), (30, HashEmbedder())])
 def test_what_is_counted_is_what_a_file_without_slack_takes(words: int, embedder: Any, tmp_path: Path):
-    with Memory.open(tmp_path / "a.db", embedder=embedder) as memory:
+    with Memory.open(tmp_path / "a.db", embedder=embedder, organizer="plain") as memory:
         memory.add(chat(4000 if words < 100 else 500, words))
         memory.embed_pending()
         memory.store.connection.execute("VACUUM")
@@ -56,7 +56,7 @@ def test_counts_hold_whatever_is_written_and_forgotten(tmp_path: Path):
 
 
 def test_a_limit_holds_after_every_add_and_for_later_openers(tmp_path: Path):
-    with Memory.open(tmp_path / "a.db", embedder=HashEmbedder(), disk_budget="400kB") as memory:
+    with Memory.open(tmp_path / "a.db", embedder=HashEmbedder(), disk_budget="400kB", organizer="plain") as memory:
         evicted = 0
         for number in range(30):
             added = memory.add(chat(60, 12, seed=number, first=60 * number))
@@ -70,7 +70,7 @@ def test_a_limit_holds_after_every_add_and_for_later_openers(tmp_path: Path):
         here = {row[0] for row in memory.store.connection.execute("SELECT uid FROM record")}
         assert {f"e{n}" for n in range(1740, 1800)} <= here, "what was just added stays"
         assert memory.check() == []
-    with Memory.open(tmp_path / "a.db", embedder=None) as later:
+    with Memory.open(tmp_path / "a.db", embedder=None, organizer="plain") as later:
         assert later.limits().disk == 400_000
         assert later.add(chat(60, 12, seed=99, first=9000)).evicted is not None
         later.maintain(prune=True)
@@ -78,7 +78,7 @@ def test_a_limit_holds_after_every_add_and_for_later_openers(tmp_path: Path):
 
 
 def test_a_full_space_can_raise_and_stays_as_it_was(tmp_path: Path):
-    with Memory.open(tmp_path / "a.db", embedder=None, disk_budget=100_000) as memory:
+    with Memory.open(tmp_path / "a.db", embedder=None, disk_budget=100_000, organizer="plain") as memory:
         memory.limits(when_full="raise")
         memory.add(chat(50, 10))
         before = memory.limits().used
@@ -92,7 +92,7 @@ def test_a_full_space_can_raise_and_stays_as_it_was(tmp_path: Path):
 
 
 def test_what_cannot_be_made_to_fit_is_refused():
-    with Memory.open(":memory:", embedder=None, disk_budget="30kB") as memory:
+    with Memory.open(":memory:", embedder=None, disk_budget="30kB", organizer="plain") as memory:
         with pytest.raises(BudgetError, match="add less at once"):
             memory.add(chat(500, 10))
         assert memory.stats()["records"] == {}
@@ -105,7 +105,7 @@ def test_what_cannot_be_made_to_fit_is_refused():
 
 
 def test_a_lower_limit_holds_at_once():
-    with Memory.open(":memory:", embedder=None) as memory:
+    with Memory.open(":memory:", embedder=None, organizer="plain") as memory:
         memory.add(chat(600, 10))
         used = memory.limits().used
         limits = memory.limits(disk=used // 2)
@@ -114,7 +114,7 @@ def test_a_lower_limit_holds_at_once():
 
 
 def test_the_index_follows_an_eviction():
-    with Memory.open(":memory:", embedder=HashEmbedder()) as memory:
+    with Memory.open(":memory:", embedder=HashEmbedder(), organizer="plain") as memory:
         memory.add(chat(400, 10))
         memory.recall("w1 w2")
         memory.limits(disk=memory.limits().used // 3)
@@ -125,7 +125,7 @@ def test_the_index_follows_an_eviction():
 
 def test_ram_is_kept_within_by_spilling_with_the_same_results(tmp_path: Path):
     path = tmp_path / "a.db"
-    with Memory.open(path, embedder=HashEmbedder()) as memory:
+    with Memory.open(path, embedder=HashEmbedder(), organizer="plain") as memory:
         memory.add(chat(3000, 12))
         wanted = [(hit.id, hit.score) for hit in memory.recall('about w7 and "w1 w1"', k=50)]
         full = memory.expected_ram(dim=64)
@@ -133,7 +133,9 @@ def test_ram_is_kept_within_by_spilling_with_the_same_results(tmp_path: Path):
     assert least < 0.9 * full
     levels = set()
     for share in (1.0, 0.7, 0.4, 0.1, 0.0):
-        with Memory.open(path, embedder=HashEmbedder(), budget=int(least + share * (full - least)) + 1000) as memory:
+        with Memory.open(
+            path, embedder=HashEmbedder(), budget=int(least + share * (full - least)) + 1000, organizer="plain"
+        ) as memory:
             assert [(hit.id, hit.score) for hit in memory.recall('about w7 and "w1 w1"', k=50)] == wanted
             levels |= {index.level for index in memory._indexes.values()}
             memory.forget("e5")
@@ -144,7 +146,7 @@ def test_ram_is_kept_within_by_spilling_with_the_same_results(tmp_path: Path):
             wanted = [(hit.id, hit.score) for hit in memory.recall('about w7 and "w1 w1"', k=50)]
     assert len(levels) >= 3
     with (
-        Memory.open(path, embedder=HashEmbedder(), budget=least // 2) as memory,
+        Memory.open(path, embedder=HashEmbedder(), budget=least // 2, organizer="plain") as memory,
         pytest.raises(BudgetError, match="raise the budget"),
     ):
         memory.recall("w7")
@@ -152,24 +154,27 @@ def test_ram_is_kept_within_by_spilling_with_the_same_results(tmp_path: Path):
 
 
 def test_a_space_can_be_given_less_ram_than_the_rest(tmp_path: Path):
-    with Memory.open(tmp_path / "a.db", embedder=None) as memory:
+    with Memory.open(tmp_path / "a.db", embedder=None, organizer="plain") as memory:
         memory.add(chat(2000, 12))
         memory.limits(ram=500_000)
         memory.recall("w7")
         assert {index.level for index in memory._indexes.values()} != {0}
         memory.limits(ram=1000)
-    with Memory.open(tmp_path / "a.db", embedder=None) as later, pytest.raises(BudgetError, match="1,000"):
+    with (
+        Memory.open(tmp_path / "a.db", embedder=None, organizer="plain") as later,
+        pytest.raises(BudgetError, match="1,000"),
+    ):
         later.recall("w7")
 
 
 def test_other_spaces_indexes_go_before_anything_is_spilled(tmp_path: Path):
-    with Memory.open(tmp_path / "a.db", embedder=None) as memory:
+    with Memory.open(tmp_path / "a.db", embedder=None, organizer="plain") as memory:
         for space in ("one", "two", "three"):
             memory.add(chat(2000, 12), space=space)
         memory.recall("w7", space="one")
         one = memory._indexes.footprint().total
         budget = memory.store.footprint().by_place["ram"] + int(2.5 * one)
-    with Memory.open(tmp_path / "a.db", embedder=None, budget=budget) as memory:
+    with Memory.open(tmp_path / "a.db", embedder=None, budget=budget, organizer="plain") as memory:
         for space in ("one", "two", "three", "one"):
             memory.recall("w7", space=space)
             assert memory.footprint().by_place["ram"] <= budget
@@ -177,15 +182,15 @@ def test_other_spaces_indexes_go_before_anything_is_spilled(tmp_path: Path):
 
 
 def test_what_is_imported_keeps_to_the_limit(tmp_path: Path):
-    with Memory.open(":memory:", embedder=None) as memory:
+    with Memory.open(":memory:", embedder=None, organizer="plain") as memory:
         memory.add(chat(600, 10))
         memory.export(tmp_path / "x.jsonl")
         used = memory.limits().used
-    with Memory.open(":memory:", embedder=None, disk_budget=used // 2) as memory:
+    with Memory.open(":memory:", embedder=None, disk_budget=used // 2, organizer="plain") as memory:
         memory.import_(tmp_path / "x.jsonl")
         assert memory.limits().used <= used // 2 and memory.check() == []
         assert memory.stats()["evicted"]["episodes"] > 200
-    with Memory.open(":memory:", embedder=None, disk_budget=used // 2) as memory:
+    with Memory.open(":memory:", embedder=None, disk_budget=used // 2, organizer="plain") as memory:
         memory.limits(when_full="raise")
         with pytest.raises(BudgetError):
             memory.import_(tmp_path / "x.jsonl")

@@ -26,13 +26,13 @@ CHAT = [
 
 @pytest.fixture
 def memory():
-    with Memory.open(":memory:", embedder=None) as memory:
+    with Memory.open(":memory:", embedder=None, organizer="plain") as memory:
         memory.add(CHAT)
         yield memory
 
 
 def test_add_returns_ids_and_makes_those_that_are_missing():
-    with Memory.open(":memory:", embedder=None) as memory:
+    with Memory.open(":memory:", embedder=None, organizer="plain") as memory:
         ids = memory.add([Episode("one"), Episode("two", id="mine"), Episode("three")])
         assert ids[1] == "mine" and len(set(ids)) == 3
         assert [hit.id for hit in memory.recall("three", k=1)] == [ids[2]]
@@ -55,7 +55,7 @@ def test_captions_are_searched(memory):
 
 
 def test_questions_rank_below_answers():
-    with Memory.open(":memory:", embedder=None) as memory:
+    with Memory.open(":memory:", embedder=None, organizer="plain") as memory:
         memory.add([Episode("Do you like sailing boats?", id="q"), Episode("They like sailing boats.", id="s")])
         assert [hit.id for hit in memory.recall("sailing boats")] == ["s", "q"]
 
@@ -137,14 +137,14 @@ def test_an_empty_question_is_refused(memory):
 
 
 def test_naive_times_are_utc():
-    with Memory.open(":memory:", embedder=None) as memory:
+    with Memory.open(":memory:", embedder=None, organizer="plain") as memory:
         memory.add(Episode("x", at=datetime(1969, 12, 31, 23)))
         assert memory.recall("x")[0].valid_at == datetime(1969, 12, 31, 23, tzinfo=UTC)
 
 
 def test_vectors_follow_in_batches_and_are_not_made_twice(tmp_path: Path):
     embedder = HashEmbedder()
-    with Memory.open(tmp_path / "a.db", embedder=embedder) as memory:
+    with Memory.open(tmp_path / "a.db", embedder=embedder, organizer="plain") as memory:
         for number in range(70):
             memory.add(Episode(f"turn number {number}"))
         assert embedder.calls == [64]
@@ -153,16 +153,16 @@ def test_vectors_follow_in_batches_and_are_not_made_twice(tmp_path: Path):
         memory.recall("turn")
         assert embedder.calls == [64, 6, 1], "neither the turns nor the question are embedded again"
     again = HashEmbedder()
-    with Memory.open(tmp_path / "a.db", embedder=again) as memory:
+    with Memory.open(tmp_path / "a.db", embedder=again, organizer="plain") as memory:
         memory.recall("turn")
         assert again.calls == [1]
 
 
 def test_another_embedder_is_refused_until_the_vectors_are_made_anew(tmp_path: Path):
-    with Memory.open(tmp_path / "a.db", embedder=HashEmbedder()) as memory:
+    with Memory.open(tmp_path / "a.db", embedder=HashEmbedder(), organizer="plain") as memory:
         memory.add(Episode("hello there"))
         memory.embed_pending()
-    with Memory.open(tmp_path / "a.db", embedder=HashEmbedder("hash-2")) as memory:
+    with Memory.open(tmp_path / "a.db", embedder=HashEmbedder("hash-2"), organizer="plain") as memory:
         with pytest.raises(StoreError, match="reembed=True"):
             memory.recall("hello")
         assert memory.maintain(reembed=True)["embedded"] == 1
@@ -170,7 +170,7 @@ def test_another_embedder_is_refused_until_the_vectors_are_made_anew(tmp_path: P
 
 
 def test_a_deadline_leaves_out_what_does_not_fit_and_says_so():
-    with Memory.open(":memory:", embedder=HashEmbedder()) as memory:
+    with Memory.open(":memory:", embedder=HashEmbedder(), organizer="plain") as memory:
         memory.add(CHAT)
         hits = memory.recall("puppy", deadline_ms=0)
         assert hits[0].id == "a1" and any("vectors" in stage for stage in hits.skipped)
@@ -179,9 +179,12 @@ def test_a_deadline_leaves_out_what_does_not_fit_and_says_so():
 
 
 def test_a_budget_too_small_for_the_index_is_refused_before_it_is_read(tmp_path: Path):
-    with Memory.open(tmp_path / "a.db", embedder=None) as memory:
+    with Memory.open(tmp_path / "a.db", embedder=None, organizer="plain") as memory:
         memory.add([Episode(f"some words number {i}") for i in range(100)])
-    with Memory.open(tmp_path / "a.db", embedder=None, budget=100) as memory, pytest.raises(BudgetError) as caught:
+    with (
+        Memory.open(tmp_path / "a.db", embedder=None, budget=100, organizer="plain") as memory,
+        pytest.raises(BudgetError) as caught,
+    ):
         memory.recall("words")
     assert caught.value.allowed == 100 < caught.value.needed
 
@@ -191,7 +194,7 @@ def test_the_index_keeps_up_with_another_process(tmp_path: Path):
         opened = f"Memory.open({str(tmp_path / 'a.db')!r}, embedder=None)"
         subprocess.run([sys.executable, "-c", f"from memspan import Episode, Memory; {opened}.{call}"], check=True)
 
-    with Memory.open(tmp_path / "a.db", embedder=None) as reader:
+    with Memory.open(tmp_path / "a.db", embedder=None, organizer="plain") as reader:
         assert reader.recall("penguins") == []
         elsewhere("add(Episode('penguins', id='p'))")
         assert [hit.id for hit in reader.recall("penguins")] == ["p"]
@@ -201,19 +204,19 @@ def test_the_index_keeps_up_with_another_process(tmp_path: Path):
 
 def test_incremental_and_fresh_indexes_agree(tmp_path: Path):
     words = ["red boat", "green boat on a lake", "blue bird", "a boat and a bird", "lake at night"]
-    with Memory.open(tmp_path / "a.db", embedder=HashEmbedder()) as grown:
+    with Memory.open(tmp_path / "a.db", embedder=HashEmbedder(), organizer="plain") as grown:
         for number in range(60):
             grown.add(Episode(f"{words[number % 5]} {number}", session=f"s{number % 3}", id=f"e{number}"))
             if number % 7 == 0:
                 grown.recall("boat")
-        with Memory.open(tmp_path / "a.db", embedder=HashEmbedder()) as fresh:
+        with Memory.open(tmp_path / "a.db", embedder=HashEmbedder(), organizer="plain") as fresh:
             for question in ("boat on the lake", "bird 31", "night"):
                 one, other = grown.recall(question, k=20), fresh.recall(question, k=20)
                 assert [(h.id, round(h.score, 4)) for h in one] == [(h.id, round(h.score, 4)) for h in other]
 
 
 def test_footprint_counts_arrays_and_file(tmp_path: Path):
-    with Memory.open(tmp_path / "a.db", embedder=HashEmbedder()) as memory:
+    with Memory.open(tmp_path / "a.db", embedder=HashEmbedder(), organizer="plain") as memory:
         memory.add([Episode(f"turn {i} of many") for i in range(500)])
         before = memory.footprint()
         memory.recall("many")

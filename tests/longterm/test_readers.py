@@ -135,7 +135,7 @@ def test_json_list_and_json_lines_under_another_name(write: Any) -> None:
 
 def test_same_input_gives_the_same_ids(write: Any) -> None:
     path = write("a.jsonl", lines({"text": "a"}, {"text": "b"}))
-    with Memory.open(":memory:", embedder=None) as memory:
+    with Memory.open(":memory:", embedder=None, organizer="plain") as memory:
         assert memory.add(read_all(path)) == memory.add(read_all(path)) == ["a:1", "a:2"]
 
 

@@ -77,7 +77,7 @@ def diary(*speakers: str) -> list[Episode]:
 
 @pytest.mark.parametrize("embedder", [None, HashEmbedder()])
 def test_a_named_month_lifts_what_was_said_in_it_whenever_the_question_is_put(embedder: HashEmbedder | None):
-    with Memory.open(":memory:", embedder=embedder, now=lambda: LATER) as memory:
+    with Memory.open(":memory:", embedder=embedder, now=lambda: LATER, organizer="plain") as memory:
         memory.add(diary("Ann"))
         hits = memory.recall("Who went sailing in June 2023?", k=12)
         assert hits[0].id == "e5" and "June 2023" in hits[0].why
@@ -85,7 +85,7 @@ def test_a_named_month_lifts_what_was_said_in_it_whenever_the_question_is_put(em
 
 
 def test_a_time_without_a_date_is_understood_against_as_of():
-    with Memory.open(":memory:", embedder=None, now=lambda: LATER) as memory:
+    with Memory.open(":memory:", embedder=None, now=lambda: LATER, organizer="plain") as memory:
         memory.add(diary("Ann"))
         assert memory.recall("Who went sailing last month?", as_of="2023-07-05")[0].id == "e5"
         plain = [hit.id for hit in memory.recall("Who went sailing?")]
@@ -93,7 +93,7 @@ def test_a_time_without_a_date_is_understood_against_as_of():
 
 
 def test_the_turns_of_a_named_speaker_come_first():
-    with Memory.open(":memory:", embedder=None) as memory:
+    with Memory.open(":memory:", embedder=None, organizer="plain") as memory:
         memory.add([Episode(e.text, e.speaker, e.at, None, e.id) for e in diary("Ben", "Ann")])
         hits = memory.recall("Where did Ann go sailing?", k=12)
         assert {hit.speaker for hit in hits[:6]} == {"Ann"} and "named speaker" in hits[0].why
@@ -106,7 +106,7 @@ def test_roles_are_weighed_by_whom_the_question_asks():
         for i in range(4)
         for role in ("user", "assistant")
     ]
-    with Memory.open(":memory:", embedder=None) as memory:
+    with Memory.open(":memory:", embedder=None, organizer="plain") as memory:
         memory.add(turns)
         assert memory.recall("What did I say about the fern?")[0].id.startswith("user")
         assert memory.recall("What did you say about the fern?")[0].id.startswith("assistant")
@@ -114,7 +114,7 @@ def test_roles_are_weighed_by_whom_the_question_asks():
 
 def test_a_lasting_rule_comes_up_for_a_question_on_its_subject():
     filler = [Episode(f"The train to city {i} left on platform {i}.", session=f"t{i}") for i in range(40)]
-    with Memory.open(":memory:", embedder=None) as memory:
+    with Memory.open(":memory:", embedder=None, organizer="plain") as memory:
         memory.add([*filler, Episode("Always give train times in UTC.", session="r", id="rule")])
         assert "rule" in [hit.id for hit in memory.recall("When does the train leave?", k=3)]
 
@@ -124,7 +124,7 @@ def test_bm25_is_that_of_the_formula_for_rare_and_common_words():
     words = [f"w{i}" for i in range(30)]
     texts = [" ".join(random.choice(words, 1 + i % 7, p=np.arange(30, 0, -1) / 465)) for i in range(200)]
     window = (0.5, 0.25)
-    with Memory.open(":memory:", embedder=None) as memory:
+    with Memory.open(":memory:", embedder=None, organizer="plain") as memory:
         memory.add([Episode(text, session=f"s{i // 9}") for i, text in enumerate(texts)])
         with memory.store.read(0) as tx:
             index = memory._index(tx, episodes=True)
@@ -150,7 +150,7 @@ def test_a_sifted_store_finds_what_an_unsifted_one_finds(monkeypatch: pytest.Mon
     random = np.random.default_rng(1)
     words = [f"word{i}" for i in range(300)]
     turns = [Episode(" ".join(random.choice(words, 8)), session=f"s{i // 20}", id=f"e{i}") for i in range(1500)]
-    with Memory.open(":memory:", embedder=HashEmbedder()) as memory:
+    with Memory.open(":memory:", embedder=HashEmbedder(), organizer="plain") as memory:
         memory.add(turns)
         questions = [turns[i].text for i in (3, 700, 1499)]
         whole = [[hit.id for hit in memory.recall(question)] for question in questions]

@@ -22,7 +22,7 @@ def test_no_copy_of_what_was_forgotten_stays_in_any_page(tmp_path: Path, monkeyp
     plain = scrub.scrub
     monkeypatch.setattr(scrub, "scrub", lambda path, size: written.append(plain(path, size)) or written[-1])
     words = {f"e{n}": f"quux{chance.randrange(10**12):012d}" for n in range(1500)}
-    with Memory.open(tmp_path / "a.db", embedder=None) as memory:
+    with Memory.open(tmp_path / "a.db", embedder=None, organizer="plain") as memory:
         memory.add([Episode(f"{w} " + "chatter " * chance.randrange(60), id=uid) for uid, w in words.items()])
         with memory.store.write(1) as tx:  # rows that grow move to other pages
             rows = list(range(1, 1501, 3))
@@ -42,7 +42,10 @@ def test_no_copy_of_what_was_forgotten_stays_in_any_page(tmp_path: Path, monkeyp
 
 def test_another_connection_does_not_bring_old_bytes_back(tmp_path: Path):
     path = tmp_path / "a.db"
-    with Memory.open(path, embedder=None) as memory, Memory.open(path, embedder=None) as other:
+    with (
+        Memory.open(path, embedder=None, organizer="plain") as memory,
+        Memory.open(path, embedder=None, organizer="plain") as other,
+    ):
         memory.add([Episode(f"filler turn {n} " * 9, id=f"f{n}") for n in range(400)])
         memory.add(Episode("The password is xyzzy12345.", id="secret"))
         assert other.recall("password", k=1)[0].id == "secret"  # its pages are cached there
@@ -74,7 +77,7 @@ def test_only_free_space_is_written(tmp_path: Path):
 
 
 def test_a_file_of_which_much_is_free_is_rewritten(tmp_path: Path):
-    with Memory.open(tmp_path / "a.db", embedder=None) as memory:
+    with Memory.open(tmp_path / "a.db", embedder=None, organizer="plain") as memory:
         memory.add([Episode(f"turn {n} " * 50, session=f"s{n % 2}") for n in range(1000)])
         before = memory.store.disk_bytes()
         assert memory.forget(session="s0").purged

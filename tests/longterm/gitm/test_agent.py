@@ -195,7 +195,10 @@ def test_bad_options(memory):
         GhostAgent(replay="blind")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="no planner"):
         GhostAgent(planner=3)  # type: ignore[arg-type]
-    with Memory.open(":memory:", embedder=None) as plain, pytest.raises(InputError, match="organizer='gitm'"):
+    with (
+        Memory.open(":memory:", embedder=None, organizer="plain") as plain,
+        pytest.raises(InputError, match="organizer='gitm'"),
+    ):
         GhostAgent(memory=plain)
     with pytest.raises(Unreachable, match="gunpowder"):
         GhostAgent().run("tnt")

@@ -15,7 +15,7 @@ TALK = (
 
 
 def test_a_question_about_the_wrong_person_is_less_certain() -> None:
-    with Memory.open(":memory:", embedder=None) as memory:
+    with Memory.open(":memory:", embedder=None, organizer="plain") as memory:
         memory.add([Episode(text=text, speaker=speaker, session="s") for speaker, text in TALK])
         answerer = GroundedAnswerer(memory)
         right, wrong = (answerer._gather(f"What colour is the kayak that {name} bought?", {}) for name in ("Ann", "Bo"))

@@ -15,7 +15,7 @@ QUESTION = "Who is the mayor of Barby?"
 
 
 def found(*lines: tuple[str, Any], question: str = QUESTION, speaker: str | None = None) -> list[Conflict]:
-    with Memory.open(":memory:", embedder=None) as memory:
+    with Memory.open(":memory:", embedder=None, organizer="plain") as memory:
         memory.add([Episode(text=text, at=at, id=f"e{n}", speaker=speaker) for n, (text, at) in enumerate(lines)])
         return conflicts(question, memory.recall(question, k=10))
 
@@ -69,7 +69,7 @@ def test_only_the_same_statement_with_another_value_conflicts(
 
 
 def test_two_speakers_may_live_in_two_places() -> None:
-    with Memory.open(":memory:", embedder=None) as memory:
+    with Memory.open(":memory:", embedder=None, organizer="plain") as memory:
         memory.add(
             [Episode(text=f"I live in {town} now.", speaker=who) for who, town in (("Ann", "Oslo"), ("Bo", "Rom"))]
         )
@@ -94,7 +94,7 @@ def test_nothing_asked_nothing_found() -> None:
 
 def test_an_answer_shows_documents_that_disagree_but_not_what_a_speaker_changed() -> None:
     pages = [("The mayor of Barby is Ann Holm.", day(1)), ("The mayor of Barby is Bo Lind.", day(9))]
-    with Memory.open(":memory:", embedder=None) as memory:
+    with Memory.open(":memory:", embedder=None, organizer="plain") as memory:
         memory.add(
             [Episode(text=text, at=at, id=f"p{n}", metadata={"doc": f"page {n}"}) for n, (text, at) in enumerate(pages)]
         )
@@ -104,6 +104,6 @@ def test_an_answer_shows_documents_that_disagree_but_not_what_a_speaker_changed(
     (written,) = answer.to_json()["conflicts"]
     assert written["dated"]
     assert [stated["at"][:10] for stated in written["statements"]] == [f"{at:%Y-%m-%d}" for _, at in reversed(pages)]
-    with Memory.open(":memory:", embedder=None) as memory:
+    with Memory.open(":memory:", embedder=None, organizer="plain") as memory:
         memory.add([Episode(text=text, at=at, id=f"p{n}", speaker="Cleo") for n, (text, at) in enumerate(pages)])
         assert not memory.ask(QUESTION).conflicts

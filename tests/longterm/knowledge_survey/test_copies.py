@@ -46,7 +46,7 @@ def test_who_says_a_thing_twice_means_it() -> None:
 
 
 def test_copies_do_not_fill_the_evidence() -> None:
-    with Memory.open(":memory:", embedder=None) as memory:
+    with Memory.open(":memory:", embedder=None, organizer="plain") as memory:
         for number in range(12):
             upsert(memory, f"copy{number}", TEXT)
         memory.add(Episode(text="The harbour of Barby has a lamp that Cleo Stone repaired.", id="lamp"))

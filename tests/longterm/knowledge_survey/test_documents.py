@@ -16,7 +16,7 @@ NEW = OLD.replace("Ann Holm", "Bo Lind")
 
 @pytest.fixture
 def memory() -> Iterator[Memory]:
-    with Memory.open(":memory:", embedder=None) as opened:
+    with Memory.open(":memory:", embedder=None, organizer="plain") as opened:
         upsert(opened, "d7", OLD, source="towns.md", at="2020-01-01", chunk=30)
         yield opened
 

@@ -29,7 +29,7 @@ CHAT = (
 
 
 def found(question: str) -> Evidence:
-    with Memory.open(":memory:", embedder=None) as memory:
+    with Memory.open(":memory:", embedder=None, organizer="plain") as memory:
         memory.add(
             [
                 Episode(
@@ -87,7 +87,7 @@ def test_what_is_still_to_come_is_marked_when_the_question_is_about_what_was() -
 def test_what_changed_is_the_answer_to_now_and_not_to_first() -> None:
     text = "She left for the coast to train as a diver."
     assert sentence(found("What does Rosa do now?"), text).features["change"] == 0
-    with Memory.open(":memory:", embedder=None) as memory:
+    with Memory.open(":memory:", embedder=None, organizer="plain") as memory:
         memory.add(
             [
                 Episode(text="The fair is on 3 May.", speaker="Ann", at=day(10), session="a", id="a"),
@@ -150,7 +150,7 @@ def test_a_state_is_said_in_other_words() -> None:
 
 
 def test_a_named_period_is_no_word_to_look_for() -> None:
-    with Memory.open(":memory:", embedder=None) as memory:
+    with Memory.open(":memory:", embedder=None, organizer="plain") as memory:
         memory.add([Episode(text="I keep bees in Trento.", speaker="Ann", at=day(10), id="a")])
         read = gather(memory, "Where did Ann keep bees in May 2024?", KnowledgeSurveyConfig(), {}).question
         alone = gather(memory, "What happened in June 2024?", KnowledgeSurveyConfig(), {}).question

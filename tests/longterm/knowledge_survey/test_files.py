@@ -35,7 +35,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def memory(clock: Clock) -> Iterator[Memory]:
-    with Memory.open(":memory:", embedder=None, now=clock) as opened:
+    with Memory.open(":memory:", embedder=None, now=clock, organizer="plain") as opened:
         yield opened
 
 

@@ -119,7 +119,7 @@ def test_an_adapter_is_learnt_from_answers_and_asks_a_store_in_its_way() -> None
     assert (np.argmax(embedder.embed(questions) @ vectors.T, 1) == np.arange(6)).mean() < 0.5
     assert (np.argmax(adapted.embed_queries(questions) @ vectors.T, 1) == np.arange(6)).mean() > 0.8
     assert adapted.footprint().total == embedder.footprint().total + 64 * 64 * 4
-    with Memory.open(":memory:", embedder=adapted) as memory:
+    with Memory.open(":memory:", embedder=adapted, organizer="plain") as memory:
         memory.add([Episode(text=text, id=f"d{number}") for number, text in enumerate(documents)])
         memory.embed_pending()
         first = [memory.recall(question, k=1)[0].id for question in questions]

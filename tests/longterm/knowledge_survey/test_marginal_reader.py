@@ -31,7 +31,7 @@ class Weighing(Parrot):
 
 @pytest.mark.parametrize("liked", ["nine", "seven"])
 def test_the_likeliest_over_all_passages_is_given(liked: str) -> None:
-    with Memory.open(":memory:", embedder=None) as memory:
+    with Memory.open(":memory:", embedder=None, organizer="plain") as memory:
         memory.add([Episode(text=text, id=uid) for uid, text in PAGES.items()])
         first = memory.ask("When does the ferry to Oslo leave?", abstain_below=0.0).citations[0].episode
         order = ["a", "b"] if first == "a" else ["b", "a"]
@@ -45,7 +45,7 @@ def test_the_likeliest_over_all_passages_is_given(liked: str) -> None:
 
 
 def test_what_no_passage_supports_is_not_given() -> None:
-    with Memory.open(":memory:", embedder=None) as memory:
+    with Memory.open(":memory:", embedder=None, organizer="plain") as memory:
         memory.add([Episode(text=text, id=uid) for uid, text in PAGES.items()])
         model = Weighing("noon", "It leaves at noon.", "It leaves at noon.")
         answer = memory.ask("When does the ferry to Oslo leave?", model=model, mode="marginal", abstain_below=0.0)
@@ -54,7 +54,7 @@ def test_what_no_passage_supports_is_not_given() -> None:
 
 
 def test_bad_input() -> None:
-    with Memory.open(":memory:", embedder=None) as memory:
+    with Memory.open(":memory:", embedder=None, organizer="plain") as memory:
         with pytest.raises(InputError, match="needs a language model"):
             GroundedAnswerer(memory, mode="marginal")
         with pytest.raises(InputError, match="mode"):

@@ -56,7 +56,7 @@ def test_a_thing_is_found_where_only_its_name_is_said() -> None:
         ("Ben", "The bridge was painted on 2 June."),
         ("Ann", "Eden was finished on 9 June."),
     ]
-    with Memory.open(":memory:", embedder=None) as memory:
+    with Memory.open(":memory:", embedder=None, organizer="plain") as memory:
         memory.add(
             Episode(text=text, speaker=speaker, at=at + timedelta(days=20 * (place > 1)), session="s", id=f"e{place}")
             for place, (speaker, text) in enumerate(lines)
@@ -69,7 +69,7 @@ def test_a_thing_is_found_where_only_its_name_is_said() -> None:
 
 def test_the_name_of_something_else_does_not_answer() -> None:
     lines = ("I bought a sailing boat.", "We named the boat Kestrel.", "Our mechanic is a man called Ned.")
-    with Memory.open(":memory:", embedder=None) as memory:
+    with Memory.open(":memory:", embedder=None, organizer="plain") as memory:
         memory.add(Episode(text=text, speaker="Ann", session="s", id=f"e{n}") for n, text in enumerate(lines))
         found = gather(memory, "What is the name of Ann's boat?", KnowledgeSurveyConfig(), {})
     form = {s.episode: s.features["form"] for s in found.sentences}

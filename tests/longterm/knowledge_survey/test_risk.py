@@ -93,7 +93,7 @@ def test_questions_are_read_and_measured(tmp_path: Path) -> None:
     file.write_text("\n".join(map(json.dumps, rows)))
     asked = read_known_answers(file)
     assert [one.answerable for one in asked] == [True, True, False]
-    with Memory.open(":memory:", embedder=None) as memory:
+    with Memory.open(":memory:", embedder=None, organizer="plain") as memory:
         memory.add(Episode(text="I moved to Lisbon.", speaker="Ann", id="a1"))
         curve = measure(memory, asked)
         assert measure(memory, [KnownAnswer(question="Where did Ann move?", evidence=("a1",))]).right.all()

@@ -31,7 +31,7 @@ BLANK = Found(id="blank", text="  ")
 
 @pytest.fixture
 def memory() -> Iterator[Memory]:
-    with Memory.open(":memory:", embedder=None) as opened:
+    with Memory.open(":memory:", embedder=None, organizer="plain") as opened:
         yield opened
 
 

@@ -72,18 +72,24 @@ def test_other_instructions_are_refused(encoder, tiny, tmp_path):
         encoder.encode(TEXTS, "qa", "query")
     # A store whose keys were read with some instructions takes no others: they are part of the identity.
     store = tmp_path / "a.db"
-    with Memory.open(store, embedder=str(saved)) as memory:
+    with Memory.open(store, embedder=str(saved), organizer="plain") as memory:
         memory.add([Episode(text="I bought a boat.", speaker="Ann", id="a")])
         assert memory.recall("What did Ann buy?")[0].id == "a"
     prompts = saved / "config_sentence_transformers.json"
     changed = json.loads(prompts.read_text())
     changed["prompts"]["query"] = "ask: "
     prompts.write_text(json.dumps(changed))
-    with Memory.open(store, embedder=str(saved)) as memory, pytest.raises(StoreError, match="holds vectors of"):
+    with (
+        Memory.open(store, embedder=str(saved), organizer="plain") as memory,
+        pytest.raises(StoreError, match="holds vectors of"),
+    ):
         memory.recall("What did Ann buy?")
     with pytest.raises(ModelError, match="train it anew"):
         LLMEmbedder.load(saved)
-    with Memory.open(store, embedder=str(tiny)) as memory, pytest.raises(StoreError, match="reembed"):
+    with (
+        Memory.open(store, embedder=str(tiny), organizer="plain") as memory,
+        pytest.raises(StoreError, match="reembed"),
+    ):
         memory.recall("What did Ann buy?")
 
 

@@ -76,7 +76,7 @@ def test_too_long_is_an_error_unless_it_may_be_cut(saved):
 
 def test_a_store_uses_it_by_name(saved, tmp_path):
     path = tmp_path / "store.db"
-    with Memory.open(path, embedder=str(saved)) as memory:
+    with Memory.open(path, embedder=str(saved), organizer="plain") as memory:
         memory.add([Episode("The ferry leaves at nine.", id="a"), Episode("I like chess.", id="b")])
         memory.embed_pending()
         kept = [row[0] for row in memory.store.connection.execute("SELECT data FROM vector ORDER BY passage")]
@@ -85,7 +85,10 @@ def test_a_store_uses_it_by_name(saved, tmp_path):
     np.testing.assert_allclose([np.frombuffer(data, np.float16) for data in kept], wanted, atol=1e-3)
     torch.manual_seed(1)
     other = save(M2Encoder(SHAPE), tmp_path / "other")
-    with Memory.open(path, embedder=str(other)) as memory, pytest.raises(StoreError, match="holds vectors"):
+    with (
+        Memory.open(path, embedder=str(other), organizer="plain") as memory,
+        pytest.raises(StoreError, match="holds vectors"),
+    ):
         memory.recall("chess", k=1)
 
 

@@ -264,7 +264,10 @@ def test_it_reads_any_dialogue(memory):
 
 
 def test_bad_input(memory):
-    with pytest.raises(InputError, match="organizer='scm'"), Memory.open(":memory:", embedder=None) as plain:
+    with (
+        pytest.raises(InputError, match="organizer='scm'"),
+        Memory.open(":memory:", embedder=None, organizer="plain") as plain,
+    ):
         SelfControlledMemory(plain)
     for bad in ({"budget": 0}, {"k": 0}, {"flash_turns": -1}):
         with pytest.raises(InputError, match="at least"):

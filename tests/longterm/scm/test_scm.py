@@ -74,7 +74,7 @@ def test_recency_lifts_late_turns_and_fades():
 def test_without_weight_there_is_no_recency():
     with (
         Memory.open(":memory:", organizer=Scm(config=ScmConfig(recency_weight=0)), embedder=None) as ours,
-        Memory.open(":memory:", embedder=None) as plain,
+        Memory.open(":memory:", embedder=None, organizer="plain") as plain,
     ):
         for memory in (ours, plain):
             memory.add([Episode(f"A note on ships and {n} sails.", id=f"n{n}") for n in range(9)])
@@ -131,7 +131,7 @@ def test_spaces_do_not_mix(memory):
 
 
 def test_maintenance_catches_up_on_turns_of_another_organizer(tmp_path: Path):
-    with Memory.open(tmp_path / "s.db", embedder=None) as memory:
+    with Memory.open(tmp_path / "s.db", embedder=None, organizer="plain") as memory:
         memory.add([Episode(LONG, id="a1"), Episode("Short.", id="a2")])
     with Memory.open(tmp_path / "s.db", organizer="scm", embedder=None) as memory:
         assert memory.maintain()["summaries_made"] == 1 and memory.maintain()["summaries_made"] == 0
