@@ -44,6 +44,7 @@ from memspan.longterm.retriever import (
 from memspan.models.hardware import torch_threads
 
 TITLE = "Long documents are embedded whole at a cost near linear, and trained one pair at a time"
+EXPECTED = "partly"  # exact and near linear; 48 steps do not train the loss that needs one pair at a time
 SEEDS = (0,)
 
 # Thresholds, fixed before the first run. FFT equals the definition to 1e-9 in float64, Monarch equals FFT to 1e-5, a
