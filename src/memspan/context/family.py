@@ -127,12 +127,17 @@ class Family:
 
     def check_logits(self) -> None:
         """Raise UnsupportedModelError when `logits` is not what the model computes."""
-        ids = torch.zeros(1, 2, dtype=torch.int64, device=self.device)
         with torch.no_grad():
-            said = self.model(ids, use_cache=False).logits.float()
-            ours = self.logits(self.base(ids, use_cache=False).last_hidden_state)
+            said = self.model(inputs_embeds=self._made_up(2), use_cache=False).logits.float()
+            ours = self.logits(self.base(inputs_embeds=self._made_up(2), use_cache=False).last_hidden_state)
         if not torch.allclose(said, ours, atol=_TOLERANCE * float(said.abs().max()), rtol=0):
             raise self._unsupported("its logits are not its output embedding of the last hidden state")
+
+    def _made_up(self, count: int) -> torch.Tensor:
+        """Embeddings [1, count, d] that are no token's: a padding token's would be zero and show nothing."""
+        width = self.model.get_input_embeddings().weight.shape[1]
+        chance = torch.Generator().manual_seed(0)
+        return torch.randn(1, count, width, generator=chance).to(self.device, self.dtype)
 
     # --- asking the model --------------------------------------------------------------------------------------------
 
@@ -216,10 +221,10 @@ class Family:
             modules[int(module.layer_idx)] = module
             return v.repeat_interleave(q.shape[1] // v.shape[1], 1).transpose(1, 2).contiguous(), None
 
-        token = torch.zeros(1, 1, dtype=torch.int64, device=self.device)
+        place = torch.full((1, 1), at, dtype=torch.int64, device=self.device)
         with attention_function(self.model, record), torch.no_grad():
             try:
-                self.base(input_ids=token, position_ids=token + at, use_cache=False)
+                self.base(inputs_embeds=self._made_up(1), position_ids=place, use_cache=False)
             except IndexError:
                 raise self._unsupported("it learned an embedding for each position and has no more of them") from None
         if not found:
