@@ -12,8 +12,14 @@ import torch
 
 PEOPLE = "farmer captain teacher painter nurse baker judge sailor widow clerk miller doctor".split()
 PLACES = "harbour market chapel forest station library garden bridge mill castle orchard tavern".split()
-ACTS = "crossed the {b} {a}|waited near the {b} {a}|wrote a letter about the {b} {a}|sold a horse in the {b} {a}".split("|")
-WHEN = "in the early morning|before the rain came|after a long winter|at the end of the week|while the bells rang".split("|")
+ACTS = "crossed the {b} {a}|waited near the {b} {a}|wrote a letter about the {b} {a}|sold a horse in the {b} {a}".split(
+    "|"
+)
+WHEN = (
+    "in the early morning|before the rain came|after a long winter|at the end of the week|while the bells rang".split(
+        "|"
+    )
+)
 THOUGHTS = (
     "Nobody had expected it, and few were pleased.",
     "It was said that the old road would soon be closed.",

@@ -63,6 +63,7 @@ class Masked(LmInfinite):
 
 
 def mask_equals_eviction(seed: int) -> Part:
+    """Dropped slots against the plain mask."""
     model = tiny_llama(seed=seed)
     ids = torch.randint(0, 64, (1, 200), generator=torch.Generator().manual_seed(seed))
     with torch.no_grad():
@@ -92,6 +93,7 @@ def read(system, ids: torch.Tensor, block: int):
 
 
 def claim(size: str, seed: int) -> Evidence:
+    """Every part above; see the header."""
     torch.set_num_threads(1)
     parts = [mask_equals_eviction(seed)]
     if size == "smoke":

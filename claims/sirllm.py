@@ -35,7 +35,8 @@ FLUENT = 1.1
 SLOTS, TURN = 256, 128
 ITEMS = (
     "velvet curtains|garlic|turpentine|a hammock|cinnamon|lampshades|marzipan|an accordion|vinegar|goggles|saffron|"
-    "a wheelbarrow|licorice|mustard|a telescope|raspberries|candles|a kettle|walnuts|parsley|a trumpet|ginger|yarn|olives"
+    "a wheelbarrow|licorice|mustard|a telescope|raspberries|candles|a kettle|walnuts|parsley|a trumpet|ginger|"
+    "yarn|olives"
 ).split("|")
 
 
@@ -64,7 +65,9 @@ def streams(count: int, length: int, seed: int, digits: bool):
     out = []
     for i in range(count):
         item = str(chance.randint(10_000, 99_999)) if digits else names[i % len(names)]
-        statement = encode(f" The pass key is [{item}]." if digits else f" I want you to buy the GROCERY: [{item}]. OK.")
+        statement = encode(
+            f" The pass key is [{item}]." if digits else f" I want you to buy the GROCERY: [{item}]. OK."
+        )
         question = encode("\nThe pass key is [" if digits else "\nThe GROCERY that I want you to buy is: [")
         at = chance.randint(length // 10, length * 2 // 5)
         part = whole[i * length : (i + 1) * length - len(statement)]
@@ -122,6 +125,7 @@ def constant_bytes() -> tuple[int, int]:
 
 
 def fluency(make, count: int, seed: int) -> float:
+    """Perplexity of the second half of `count` tokens."""
     ids, _ = text(count, seed)
     with memspan.context(make(), language_model()) as reader:
         nll = torch.cat([reader.feed(ids[at : at + TURN], nll=True) for at in range(0, count, TURN)], 1)
@@ -129,6 +133,7 @@ def fluency(make, count: int, seed: int) -> float:
 
 
 def claim(size: str, seed: int) -> Evidence:
+    """Every part above; see the header."""
     torch.set_num_threads(1)
     count, length = (24, 1_024) if size == "full" else (2, 512)
     starts = word_starts(language_model().tokenizer)

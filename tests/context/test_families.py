@@ -81,7 +81,11 @@ def test_layers_without_rotary_positions_are_found():
 
 def test_frequencies_that_change_with_the_length_are_refused():
     config = transformers.LlamaConfig(
-        vocab_size=64, hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=32,
+        vocab_size=64,
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        intermediate_size=32,
         rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0},
     )
     model = transformers.LlamaForCausalLM(config).eval()

@@ -95,6 +95,18 @@ def parser() -> argparse.ArgumentParser:
     reading(ask)
     filters(ask)
 
+    read = verb("read", "let a model read files longer than its window, and answer a question", verbs.read)
+    read.add_argument("files", nargs="+", metavar="FILE", help="texts; the last word is the question")
+    read.add_argument("--budget", default="64MiB", metavar="BYTES", help="bytes of the context (default: 64MiB)")
+    read.add_argument(
+        "--system", default="sirllm", metavar="NAME", help="sirllm (default), lm-infinite, window, full, …"
+    )
+    read.add_argument("--model", default="bundled", metavar="SPEC", help="bundled, a Hugging Face id, or a path")
+    read.add_argument("--save", metavar="PATH", help="keep what was read in this file")
+    read.add_argument("--resume", metavar="PATH", help="go on from a file that --save wrote")
+    read.add_argument("--max-new-tokens", type=int, default=128, metavar="N", help="of the answer (default: 128)")
+    read.add_argument("--slots", action="store_true", help="list what is kept, and why")
+
     remember = verb("remember", "read files into a store", verbs.remember)
     remember.add_argument("files", nargs="+", metavar="FILE")
     store(remember)

@@ -11,9 +11,7 @@ from torch.nn.functional import scaled_dot_product_attention as sdpa
 _PACKED = 16  # up to this many rows the heads of a group are packed into rows
 
 
-def visible(
-    query_pos: torch.Tensor, slot_pos: torch.Tensor, window: int | None, sinks: int = 0
-) -> torch.Tensor:
+def visible(query_pos: torch.Tensor, slot_pos: torch.Tensor, window: int | None, sinks: int = 0) -> torch.Tensor:
     """Which slots each query may see, bool [B, P, T, N]: not padding, not later, not `window` or more before.
 
     The first `sinks` positions are always seen. A query that is padding sees everything: its output is not used, and
@@ -63,7 +61,11 @@ def scores(q: torch.Tensor, k: torch.Tensor, scaling: float) -> torch.Tensor:
 
 
 def weights(
-    products: torch.Tensor, mask: torch.Tensor | None, *, softcap: float | None = None, sinks: torch.Tensor | None = None
+    products: torch.Tensor,
+    mask: torch.Tensor | None,
+    *,
+    softcap: float | None = None,
+    sinks: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Softmax of `scores` over the slots that `mask` [B, P, T, N] lets through; `sinks` are learned logits [Hq]."""
     if softcap is not None:

@@ -6,7 +6,6 @@ chunks, bytes, saving) is the reader's. Tensor shapes as in `slots.py`.
 
 from __future__ import annotations
 
-from abc import ABC
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -99,7 +98,7 @@ class Call:
     sinks: torch.Tensor | None = None
 
 
-class ContextSystem(ABC):  # noqa: B024
+class ContextSystem:
     """A policy over slots. The base class keeps the first and the latest tokens.
 
     Class attributes:
@@ -141,7 +140,7 @@ class ContextSystem(ABC):  # noqa: B024
         """Bytes that do not depend on the number of slots."""
         tracks = len(family.layers) if self.per_head else 1
         hidden = family.base.config.get_text_config().hidden_size * family.dtype.itemsize
-        return batch * (8 * tracks + (hidden if "surprisal" in self.needs else 0))
+        return int(batch * (8 * tracks + hidden))
 
     def bind(self, family: Family, budget: Budget | None, batch: int = 1) -> Sizes:
         """Solve slots and chunk from the budget, in bytes of the tier "context" for `batch` rows.
@@ -242,13 +241,11 @@ class ContextSystem(ABC):  # noqa: B024
             if causal:
                 mask = attention.visible(step.pos, slots.track.pos[:, :, : slots.track.n], call.window)
             products = attention.scores(q, keys, call.scaling)
-            return attention.mix(
-                attention.weights(products, mask, softcap=call.softcap, sinks=call.sinks), values
-            )
+            return attention.mix(attention.weights(products, mask, softcap=call.softcap, sinks=call.sinks), values)
         return attention.exact(q, keys, values, mask, causal=causal, scaling=call.scaling)
 
     def mask(self, slots: Slots, step: Step, call: Call) -> tuple[torch.Tensor | None, bool]:
-        """The mask over all slots, made once a pass for layers that share it, and whether the causal flag replaces it."""
+        """The mask over all slots, made once for layers that share it, and whether the causal flag replaces it."""
         if step.given is not None:
             return step.given, False
         track, window = slots.track, call.window

@@ -162,8 +162,7 @@ def _reasons(system: ContextSystem, track: Track, otherwise: str) -> list[str]:
     recent = track.n - system.config.recent
     pos = track.pos[0, 0, : track.n].tolist()
     return [
-        "first" if 0 <= at < system.config.sinks else "recent" if i >= recent else otherwise
-        for i, at in enumerate(pos)
+        "first" if 0 <= at < system.config.sinks else "recent" if i >= recent else otherwise for i, at in enumerate(pos)
     ]
 
 

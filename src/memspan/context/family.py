@@ -19,7 +19,8 @@ import torch
 
 from memspan.core.errors import UnsupportedModelError
 
-_TOLERANCE = 2e-3  # of the largest entry; bfloat16 rotations are rounded
+_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}  # of the largest entry
+_ROUNDED = 2e-2  # where the model itself rotates in 16 bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ class Family:
         self.cache_word = next((word for word in ("cache", "past_key_values") if word in parameters), "")
         if "position_ids" not in parameters or not self.cache_word:
             raise self._unsupported("its forward takes no position_ids or no cache, so its positions are not rotary")
-        self._rotary = getattr(self.base, "rotary_emb", None)
+        self._rotary: Any = getattr(self.base, "rotary_emb", None)
         if self._rotary is None:
             raise self._unsupported("it has no rotary position embedding")
         self._check_rope_types()
@@ -123,14 +124,15 @@ class Family:
         cap = getattr(self.config, "final_logit_softcapping", None)
         if cap is not None:
             scores = torch.tanh(scores / cap) * cap
-        return scores.float()
+        out: torch.Tensor = scores.float()
+        return out
 
     def check_logits(self) -> None:
         """Raise UnsupportedModelError when `logits` is not what the model computes."""
         with torch.no_grad():
             said = self.model(inputs_embeds=self._made_up(2), use_cache=False).logits.float()
             ours = self.logits(self.base(inputs_embeds=self._made_up(2), use_cache=False).last_hidden_state)
-        if not torch.allclose(said, ours, atol=_TOLERANCE * float(said.abs().max()), rtol=0):
+        if not torch.allclose(said, ours, atol=_TOLERANCE.get(self.dtype, _ROUNDED) * float(said.abs().max()), rtol=0):
             raise self._unsupported("its logits are not its output embedding of the last hidden state")
 
     def _made_up(self, count: int) -> torch.Tensor:
@@ -161,9 +163,7 @@ class Family:
             for other in (near, distant):
                 if not _close(other[index][2], v):
                     raise self._unsupported("positions are added to its hidden states")
-            layers.append(
-                LayerInfo(k.shape[1], q.shape[1], k.shape[3], v.shape[3], 0, self._kind(index))
-            )
+            layers.append(LayerInfo(k.shape[1], q.shape[1], k.shape[3], v.shape[3], 0, self._kind(index)))
         if sorted(at_zero) != list(range(len(layers))):
             raise self._unsupported("some of its layers have no softmax attention")
         for index, info in enumerate(layers):
@@ -233,10 +233,11 @@ class Family:
 
 
 def _close(a: torch.Tensor, b: torch.Tensor) -> bool:
-    return bool((a - b).abs().max() <= _TOLERANCE * (1e-3 + float(b.abs().max())))
+    tolerance = _TOLERANCE.get(a.dtype, _ROUNDED)
+    return bool((a - b).abs().max() <= tolerance * (1e-3 + float(b.abs().max())))
 
 
-class attention_function:  # noqa: N801
+class attention_function:
     """Let `function` compute a model's attention inside the block; afterwards nothing of it is left.
 
     The name is registered in transformers' own instance of the interface and taken off it again. No mask function of

@@ -35,7 +35,9 @@ class LmInfiniteConfig(ContextConfig):
     """
 
     sinks: int = 10  # G: first tokens that every query sees (official drop-in: 10; "10–100 behave alike")
-    window: int | None = None  # L: latest tokens a query sees, itself included; None: what the budget or the model allows
+    window: int | None = (
+        None  # L: latest tokens a query sees, itself included; None: what the budget or the model allows
+    )
     distance: int | None = None  # D: ceiling of distances; None: the window
     top_k: int = 0  # k: dropped-out middle keys per head that the last query gets back while they are in the buffer
     top_k_from_layer: int = 4  # first layer that does so (official code: 4)

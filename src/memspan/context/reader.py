@@ -28,7 +28,7 @@ _ROWS = 256  # rows whose scores over the vocabulary are held at a time
 
 @dataclass(frozen=True, slots=True)
 class KeptToken:
-    """One slot: the token at `position`, its text (None without a tokenizer), score, age in turns, and why it is kept."""
+    """One slot: the token at `position`, its text (None without a tokenizer), score, age in turns, and why."""
 
     position: int
     token: int
@@ -143,9 +143,7 @@ class Reader:
             stack.close()
 
     def _new_cache(self, batch: int) -> SlotCache:
-        return SlotCache(
-            self.family, batch=batch, per_head=self.system.per_head, limit=self.sizes.capacity
-        )
+        return SlotCache(self.family, batch=batch, per_head=self.system.per_head, limit=self.sizes.capacity)
 
     def _open(self) -> None:
         if self._stack is None:
@@ -166,7 +164,9 @@ class Reader:
             self.sizes = self.system.bind(self.family, self._budget, source.shape[0])
             self.cache = self._new_cache(source.shape[0])
         if source.shape[0] != self.cache.batch:
-            raise InputError(f"the reader holds {self.cache.batch} rows and {source.shape[0]} were given: reset() first")
+            raise InputError(
+                f"the reader holds {self.cache.batch} rows and {source.shape[0]} were given: reset() first"
+            )
         self._adopt(given)
         mask = kwargs.pop("attention_mask", None)
         kwargs.pop("position_ids", None)
@@ -252,6 +252,8 @@ class Reader:
         assert step is not None
         hidden = output.last_hidden_state
         surprisal = self._surprisal(step, hidden) if self._wants_surprisal else None
+        self.cache.extra["last"] = hidden[:, -1:].detach().clone()
+        self.cache.last_at = self.cache.tracks[0].seen
         self.system.end(step, self.cache, surprisal if "surprisal" in self.system.needs else None)
         if self._nll is not None and surprisal is not None:
             self._nll.append(surprisal)
@@ -269,7 +271,8 @@ class Reader:
         out = torch.full(step.pos.shape, float("nan"), device=hidden.device)
         if step.ids is None:
             return out
-        last = self.cache.extra.get("last")
+        known = self.cache.last_at == self.cache.tracks[0].seen - step.count
+        last = self.cache.extra.get("last") if known else None
         before = hidden[:, :-1]
         first = 1
         if last is not None:
@@ -281,7 +284,6 @@ class Reader:
                 scores = self.family.logits(rows)
                 nats = scores.logsumexp(-1) - scores.gather(2, ids)[..., 0]
                 out[:, first + at : first + at + rows.shape[1]] = nats
-        self.cache.extra["last"] = hidden[:, -1:].detach().clone()
         out[step.pos <= 0] = float("nan")
         return out
 
@@ -331,12 +333,16 @@ class Reader:
             data = self._encode(self._opening() + data)
         if not isinstance(data, torch.Tensor):
             if not isinstance(data, Iterable):
-                raise InputError(f"{type(data).__name__} cannot be read: give a text, token ids, or an iterator of them")
+                raise InputError(
+                    f"{type(data).__name__} cannot be read: give a text, token ids, or an iterator of them"
+                )
             try:
-                data = torch.tensor(list(data), dtype=torch.int64)
+                data = torch.tensor(list(data) or [[]])
             except (TypeError, ValueError) as error:
                 raise InputError(f"token ids must be whole numbers, in rows of equal length: {error}") from None
-        ids = data.to(self.family.device)
+        ids: torch.Tensor = data.to(self.family.device)
+        if ids.numel() and not (ids.dtype.is_floating_point or ids.dtype == torch.bool):
+            ids = ids.long()
         ids = ids[None] if ids.dim() == 1 else ids
         if ids.dim() != 2 or ids.shape[1] == 0:
             raise InputError("there is nothing to read: give at least one token")

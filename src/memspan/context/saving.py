@@ -82,6 +82,7 @@ def load(reader: Reader, path: str | os.PathLike[str]) -> None:
         layer.keys, layer.values = tensors[f"{i}.keys"], tensors[f"{i}.values"]
         layer.is_initialized = True
     cache.extra = {name.partition(".")[2]: value for name, value in tensors.items() if name.startswith("extra.")}
+    cache.last_at = cache.tracks[0].seen
     reader.cache = cache
 
 

@@ -116,6 +116,8 @@ class Slots(CacheLayerMixin):  # type: ignore[misc]
 
     def __init__(self, index: int, track: Track, *, owner: bool, family: Family) -> None:
         super().__init__()
+        self.keys: Any
+        self.values: Any
         self.index, self.track, self.owner = index, track, owner
         self._family = _Hidden(family)
 
@@ -245,6 +247,7 @@ class SlotCache(Cache):  # type: ignore[misc]
         ]
         super().__init__(layers=layers)
         self.extra: dict[str, torch.Tensor] = {}
+        self.last_at = 0  # tokens read when extra["last"] was the last hidden state
 
     @property
     def batch(self) -> int:
@@ -277,7 +280,9 @@ class SlotCache(Cache):  # type: ignore[misc]
                     held[:, :, :count] = held[:, :, : track.n].gather(2, index)
                 if turn_by is not None:
                     track.rope[:, :, :count] = torch.arange(count, device=index.device)
-                first = int((index != torch.arange(count, device=index.device) + track.n - count).sum((0, 1)).count_nonzero())
+                first = int(
+                    (index != torch.arange(count, device=index.device) + track.n - count).sum((0, 1)).count_nonzero()
+                )
                 track.tail = min(track.tail, count - first)
                 track.n = count
 
