@@ -2,7 +2,7 @@
 
     python benchmarks/context.py [--tokens 50000] [--lengths 2048 8192] [--plot stream.png]
 
-CPU seconds of one thread on a random toy model with grouped heads (9 query, 3 key heads of 64), the two caches in turns.
+CPU seconds of one thread on a random toy model with grouped heads (9 query, 3 key heads of 64), the caches in turns.
 """
 
 from __future__ import annotations

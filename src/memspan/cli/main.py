@@ -174,7 +174,12 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code."""
-    options = parser().parse_args(arguments)
+    top = parser()
+    options, rest = top.parse_known_args(arguments)
+    if rest and options.verb == "read" and not any(word.startswith("-") for word in rest):
+        options.files += rest  # argparse takes no second group of words after an option
+    elif rest:
+        top.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
         return int(options.run(options) or 0)
     except KeyboardInterrupt:
