@@ -19,6 +19,8 @@ _WHERE = {
     "MemspanError": "memspan.core.errors",
     "Recollection": "memspan.longterm.base",
     "StoreError": "memspan.core.errors",
+    "UnsupportedModelError": "memspan.core.errors",
+    "context": "memspan.context",
     "load_embedder": "memspan.models",
     "load_language_model": "memspan.models",
     "systems": "memspan.core.catalog",
@@ -35,16 +37,19 @@ __all__ = [
     "MemspanError",
     "Recollection",
     "StoreError",
+    "UnsupportedModelError",
     "__version__",
+    "context",
     "load_embedder",
     "load_language_model",
     "systems",
 ]
 
 if TYPE_CHECKING:
+    from memspan import context as context
     from memspan.core.budget import Budget
     from memspan.core.catalog import systems
-    from memspan.core.errors import BudgetError, InputError, MemspanError, StoreError
+    from memspan.core.errors import BudgetError, InputError, MemspanError, StoreError, UnsupportedModelError
     from memspan.core.footprint import Footprint
     from memspan.core.ledger import Ledger
     from memspan.longterm.base import Episode, Recollection

@@ -104,6 +104,18 @@ def parser() -> argparse.ArgumentParser:
     reading(ask)
     filters(ask)
 
+    read = verb("read", "let a model read files longer than its window, and answer a question", verbs.read)
+    read.add_argument("files", nargs="+", metavar="FILE", help="texts; the last word is the question")
+    read.add_argument("--budget", default="64MiB", metavar="BYTES", help="bytes of the context (default: 64MiB)")
+    read.add_argument(
+        "--system", default="sirllm", metavar="NAME", help="sirllm (default), lm-infinite, window, full, …"
+    )
+    read.add_argument("--model", default="bundled", metavar="SPEC", help="bundled, a Hugging Face id, or a path")
+    read.add_argument("--save", metavar="PATH", help="keep what was read in this file")
+    read.add_argument("--resume", metavar="PATH", help="go on from a file that --save wrote")
+    read.add_argument("--max-new-tokens", type=int, default=128, metavar="N", help="of the answer (default: 128)")
+    read.add_argument("--slots", action="store_true", help="list what is kept, and why")
+
     remember = verb(
         "remember", "read files and folders into a store; a changed text file becomes a new version", verbs.remember
     )
@@ -220,7 +232,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code."""
     top = parser()
     options, rest = top.parse_known_args(arguments)
-    if rest and not behave.took_question(options, rest):
+    if rest and options.verb == "read" and not any(word.startswith("-") for word in rest):
+        options.files += rest  # argparse takes no second group of words after an option
+    elif rest and not behave.took_question(options, rest):
         top.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
         return int(options.run(options) or 0)

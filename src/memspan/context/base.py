@@ -1,0 +1,275 @@
+"""`ContextSystem`: which of the tokens that were read are kept, and how they are attended to.
+
+A system says what it would keep (`priority`) and may replace the attention (`attend`); the rest (seams in the model,
+chunks, bytes, saving) is the reader's. Tensor shapes as in `slots.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+
+from memspan.context import attention
+from memspan.context.family import Family
+from memspan.context.slots import TRACK_BYTES, SlotCache, Slots, Track
+from memspan.core.budget import Budget
+from memspan.core.errors import BudgetError, InputError
+
+DEFAULT_CHUNK = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContextConfig:
+    """Settings that every bounded system has.
+
+    Raises:
+        InputError: a number is out of range; the message names the field.
+    """
+
+    slots: int | None = None  # tokens kept beside the chunk being read; None: what the budget, or the model, allows
+    chunk: int | None = None  # tokens read in one pass; None: a quarter of the slots, at most 512
+    sinks: int = 4  # first tokens that are never dropped
+
+    def __post_init__(self) -> None:
+        for name in ("slots", "chunk"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"{name} is {value}: it must be at least 1")
+        if self.sinks < 0:
+            raise InputError(f"sinks is {self.sinks}: it must be at least 0")
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """What a budget was solved to.
+
+    Attributes:
+        slots: tokens kept when room must be made, None without bound.
+        chunk: most tokens read in one pass.
+        limit: most bytes of the context, None without bound.
+    """
+
+    slots: int | None
+    chunk: int
+    limit: int | None
+
+    @property
+    def capacity(self) -> int | None:
+        """Slots of the buffers: what is kept and the chunk being read."""
+        return None if self.slots is None else self.slots + self.chunk
+
+
+@dataclass(slots=True)
+class Step:
+    """One pass of the model over T new tokens.
+
+    Attributes:
+        ids: token ids [B, T], None when embeddings were given.
+        pos: true positions [B, T], -1 for padding; rope: positions that the keys are rotated to.
+        start: slots in use before the pass.
+        plain: no row was ever padded, so that nothing but order decides what is seen.
+        given: a mask [B, 1, T, N] that the caller passed, which then decides alone.
+        masks: what `visible` said, by window, for all layers.
+    """
+
+    ids: torch.Tensor | None
+    pos: torch.Tensor
+    rope: torch.Tensor
+    start: int
+    plain: bool
+    given: torch.Tensor | None = None
+    masks: dict[Any, torch.Tensor | None] = field(default_factory=dict)
+
+    @property
+    def count(self) -> int:
+        """T."""
+        return self.pos.shape[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What the model's attention asks for beside queries, keys and values."""
+
+    scaling: float
+    window: int | None = None
+    softcap: float | None = None
+    sinks: torch.Tensor | None = None
+
+
+class ContextSystem:
+    """A policy over slots. The base class keeps the first and the latest tokens.
+
+    Class attributes:
+        needs: "hidden" (last hidden states at `end`) and "surprisal" (the machine then fills in each token's
+            surprisal at `end`); the reader pays only for these.
+        per_head: heads keep different tokens.
+        as_slots: a key is rotated to its place in the buffer, so that no distance exceeds the capacity.
+        bounded: the system has a capacity; one that has none keeps all, and refuses what the budget cannot hold.
+        exact: with room for everything the logits are the plain model's.
+    """
+
+    Config: ClassVar[type[Any]] = ContextConfig
+    needs: ClassVar[frozenset[str]] = frozenset()
+    per_head: ClassVar[bool] = False
+    as_slots: ClassVar[bool] = False
+    bounded: ClassVar[bool] = True
+    exact: ClassVar[bool] = True
+
+    family: Family
+    sizes: Sizes
+
+    def __init__(self, config: Any = None, **options: Any) -> None:
+        if config is None:
+            try:
+                config = self.Config(**options)
+            except TypeError as error:
+                known = ", ".join(self.Config.__dataclass_fields__)
+                raise InputError(f"{type(self).__name__} has no such option ({error}); its options: {known}") from None
+        self.config = config
+
+    # --- sizes -------------------------------------------------------------------------------------------------------
+
+    @property
+    def reserved(self) -> int:
+        """Slots that must be there for the system to work."""
+        return int(self.config.sinks) + 1
+
+    def fixed_bytes(self, family: Family, batch: int) -> int:
+        """Bytes that do not depend on the number of slots."""
+        tracks = len(family.layers) if self.per_head else 1
+        hidden = family.base.config.get_text_config().hidden_size * family.dtype.itemsize
+        return int(batch * (8 * tracks + hidden))
+
+    def bind(self, family: Family, budget: Budget | None, batch: int = 1) -> Sizes:
+        """Solve slots and chunk from the budget, in bytes of the tier "context" for `batch` rows.
+
+        Raises:
+            BudgetError: it is too small; names the bytes that would do.
+            InputError: `slots` leaves no room for what the system must keep.
+        """
+        self.family = family
+        allowed = None if budget is None else budget.allowed("context")
+        config = self.config
+        slot = batch * family.slot_bytes(per_head=self.per_head, track=TRACK_BYTES)
+        fixed = self.fixed_bytes(family, batch)
+        if not self.bounded:
+            self._require(fixed + slot, allowed)
+            self.sizes = Sizes(None, config.chunk or DEFAULT_CHUNK, allowed)
+            return self.sizes
+        least = self.reserved + (config.chunk or 1)
+        self._require(fixed + slot * least, allowed)
+        most = family.trained_length if allowed is None else (allowed - fixed) // slot
+        if self.as_slots:
+            most = min(most, family.trained_length)
+        if config.slots is None:
+            chunk = config.chunk or max(1, min(DEFAULT_CHUNK, most // 4, most - self.reserved))
+            slots = most - chunk
+        else:
+            slots = config.slots
+            chunk = config.chunk or max(1, min(DEFAULT_CHUNK, slots // 4))
+            self._require(fixed + slot * (slots + chunk), allowed)
+        if slots < self.reserved:
+            raise InputError(f"slots is {slots}: {type(self).__name__} needs at least {self.reserved}")
+        self.sizes = Sizes(slots, chunk, allowed)
+        return self.sizes
+
+    def _require(self, needed: int, allowed: int | None) -> None:
+        if allowed is not None and needed > allowed:
+            raise BudgetError(
+                f"{type(self).__name__} on {self.family.name}",
+                needed=needed,
+                allowed=allowed,
+                advice=f"raise the budget to at least {needed:,} bytes",
+            )
+
+    # --- one pass ----------------------------------------------------------------------------------------------------
+
+    def begin(self, step: Step, cache: SlotCache) -> None:
+        """Before the pass: make room for it, and say where its keys are rotated to."""
+        capacity = self.sizes.capacity
+        if capacity is not None and cache.tracks[0].n + step.count > capacity:
+            self.make_room(cache)
+        elif capacity is None and self.sizes.limit is not None:
+            self._require_growth(step, cache)
+        step.start = cache.tracks[0].n
+        if self.as_slots:
+            step.rope = torch.arange(step.start, step.start + step.count, device=step.pos.device).expand_as(step.pos)
+        else:
+            step.rope = step.pos.clamp_min(0)
+
+    def make_room(self, cache: SlotCache) -> None:
+        """Drop slots until `sizes.slots` are left."""
+        cache.keep([self.choose(track) for track in cache.tracks], as_slots=self.as_slots)
+
+    def _require_growth(self, step: Step, cache: SlotCache) -> None:
+        batch = cache.batch
+        slot = batch * self.family.slot_bytes(per_head=self.per_head, track=TRACK_BYTES)
+        fixed = self.fixed_bytes(self.family, batch)
+        self._require(fixed + slot * (cache.tracks[0].n + step.count), self.sizes.limit)
+        for track in cache.tracks:
+            track.limit = ((self.sizes.limit or 0) - fixed) // slot
+
+    def choose(self, track: Track) -> torch.Tensor:
+        """The slots to keep, [B, P, M] ascending: the first tokens, then those of the highest priority.
+
+        Among equals the latest stay.
+        """
+        assert self.sizes.slots is not None
+        rank = self.priority(track).clone()
+        pos = track.pos[:, :, : track.n]
+        rank[(pos >= 0) & (pos < self.config.sinks)] = float("inf")
+        rank[pos < 0] = float("-inf")
+        count = min(self.sizes.slots, track.n)
+        order = rank.flip(2).argsort(dim=2, descending=True, stable=True)[:, :, :count]
+        return (track.n - 1 - order).sort(dim=2).values
+
+    def priority(self, track: Track) -> torch.Tensor:
+        """What each slot is worth, float32 [B, P, n]: here how late it came."""
+        return track.pos[:, :, : track.n].float()
+
+    def attend(
+        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, slots: Slots, step: Step, call: Call
+    ) -> torch.Tensor:
+        """Attention of the new tokens [B, Hq, T, D] over slots and themselves; q and k arrive un-rotated."""
+        q = self.family.rotate(layer, q, step.rope)
+        slots.write(self.family.rotate(layer, k, step.rope), v)
+        keys, values = slots.view()
+        mask, causal = self.mask(slots, step, call)
+        if call.softcap is not None or call.sinks is not None:
+            if causal:
+                mask = attention.visible(step.pos, slots.track.pos[:, :, : slots.track.n], call.window)
+            products = attention.scores(q, keys, call.scaling)
+            return attention.mix(attention.weights(products, mask, softcap=call.softcap, sinks=call.sinks), values)
+        return attention.exact(q, keys, values, mask, causal=causal, scaling=call.scaling)
+
+    def mask(self, slots: Slots, step: Step, call: Call) -> tuple[torch.Tensor | None, bool]:
+        """The mask over all slots, made once for layers that share it, and whether the causal flag replaces it."""
+        if step.given is not None:
+            return step.given, False
+        track, window = slots.track, call.window
+        if window is not None and step.plain and track.seen <= window:
+            window = None
+        if step.plain and window is None:
+            if step.count == 1:
+                return None, False
+            if step.start == 0:
+                return None, True
+        key = (window, slots.index if self.per_head else 0)
+        if key not in step.masks:
+            step.masks[key] = attention.visible(step.pos, track.pos[:, :, : track.n], window)
+        return step.masks[key], False
+
+    def end(self, step: Step, cache: SlotCache, surprisal: torch.Tensor | None) -> None:
+        """After the pass. `surprisal` [B, T] in nats is NaN where it is not known; None unless the system needs it."""
+
+    def turn(self, cache: SlotCache) -> None:
+        """A new turn begins: one call of `feed`, or of `ask`."""
+        for track in cache.tracks:
+            track.current_turn += 1
+
+    def reason(self, track: Track) -> list[str]:
+        """Why each slot of the first row and head is kept."""
+        pos = track.pos[0, 0, : track.n].tolist()
+        return ["first" if 0 <= at < self.config.sinks else "recent" for at in pos]
