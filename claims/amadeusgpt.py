@@ -33,6 +33,7 @@ from memspan.longterm.amadeusgpt import (
 )
 
 TITLE = "A definition that has left the window is paged back in by its name"
+EXPECTED = "partly"  # all of it holds in full; six questions to a small model, as smoke asks, say little
 SEEDS = (0, 1, 2)
 
 # Thresholds, fixed before the first run: all references served, never over the budget, the sliding
