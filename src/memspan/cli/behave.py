@@ -33,6 +33,7 @@ def add_options(sub: argparse.ArgumentParser) -> None:
     sub.epilog = EXAMPLES + (sub.epilog or "")
     sub.add_argument("file", metavar="FILE", help="a pose track: DeepLabCut's CSV layout, or 'demo' (made by code)")
     sub.add_argument("question", nargs="?", help="with <symbols>, conditions such as 'speed > 8', or both")
+    sub.set_defaults(behind="question")
     sub.add_argument(
         "--define", action="append", default=[], metavar="TEXT", help='"<|name|> is …", before asking (repeatable)'
     )
@@ -57,14 +58,6 @@ def add_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--plot", metavar="IMAGE", help="draw paths, events and measures (PNG, SVG or PDF)")
     sub.add_argument("--events", metavar="CSV", help="write the table of events")
     sub.add_argument("--source", action="store_true", help="show the Python behind the symbols of the question")
-
-
-def took_question(options: argparse.Namespace, rest: list[str]) -> bool:
-    """Take a question that stands behind the options: argparse gives an optional positional up before it gets there."""
-    if options.verb != "behave" or options.question is not None or len(rest) != 1 or rest[0].startswith("-"):
-        return False
-    options.question = rest[0]
-    return True
 
 
 def behave(options: argparse.Namespace) -> int:

@@ -106,6 +106,7 @@ def parser() -> argparse.ArgumentParser:
 
     read = verb("read", "let a model read files longer than its window, and answer a question", verbs.read)
     read.add_argument("files", nargs="+", metavar="FILE", help="texts; the last word is the question")
+    read.set_defaults(behind="files")
     read.add_argument("--budget", default="64MiB", metavar="BYTES", help="bytes of the context (default: 64MiB)")
     read.add_argument(
         "--system", default="sirllm", metavar="NAME", help="sirllm (default), lm-infinite, window, full, …"
@@ -228,13 +229,29 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def _took(options: argparse.Namespace, rest: list[str]) -> bool:
+    """Take words that stand behind the options, where the verb says what they are (`behind`).
+
+    argparse takes one group of positionals, and gives up an optional one before it gets to words after an option.
+    """
+    name = getattr(options, "behind", None)
+    if name is None or any(word.startswith("-") for word in rest):
+        return False
+    held = getattr(options, name)
+    if isinstance(held, list):
+        held += rest
+    elif held is None and len(rest) == 1:
+        setattr(options, name, rest[0])
+    else:
+        return False
+    return True
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code."""
     top = parser()
     options, rest = top.parse_known_args(arguments)
-    if rest and options.verb == "read" and not any(word.startswith("-") for word in rest):
-        options.files += rest  # argparse takes no second group of words after an option
-    elif rest and not behave.took_question(options, rest):
+    if rest and not _took(options, rest):
         top.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
         return int(options.run(options) or 0)

@@ -152,7 +152,7 @@ class ContextSystem:
         self.family = family
         allowed = None if budget is None else budget.allowed("context")
         config = self.config
-        slot = batch * family.slot_bytes(per_head=self.per_head, track=TRACK_BYTES)
+        slot = batch * self._slot_bytes(family)
         fixed = self.fixed_bytes(family, batch)
         if not self.bounded:
             self._require(fixed + slot, allowed)
@@ -203,9 +203,13 @@ class ContextSystem:
         """Drop slots until `sizes.slots` are left."""
         cache.keep([self.choose(track) for track in cache.tracks], as_slots=self.as_slots)
 
+    def _slot_bytes(self, family: Family) -> int:
+        """Bytes of one slot of one row, in all layers."""
+        return family.slot_bytes(per_head=self.per_head, track=TRACK_BYTES)
+
     def _require_growth(self, step: Step, cache: SlotCache) -> None:
         batch = cache.batch
-        slot = batch * self.family.slot_bytes(per_head=self.per_head, track=TRACK_BYTES)
+        slot = batch * self._slot_bytes(self.family)
         fixed = self.fixed_bytes(self.family, batch)
         self._require(fixed + slot * (cache.tracks[0].n + step.count), self.sizes.limit)
         for track in cache.tracks:

@@ -82,11 +82,6 @@ class LmInfinite(ContextSystem):
         self.sizes = sizes
         return sizes
 
-    def _slot_bytes(self, family: Family) -> int:
-        from memspan.context.slots import TRACK_BYTES
-
-        return family.slot_bytes(per_head=False, track=TRACK_BYTES)
-
     def attend(
         self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, slots: Slots, step: Step, call: Call
     ) -> torch.Tensor:

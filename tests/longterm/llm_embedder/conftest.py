@@ -19,19 +19,7 @@ def tiny(tmp_path_factory):
     """The directory of an untrained BERT whose words are whole."""
     from transformers import BertConfig, BertModel
 
-    folder = tmp_path_factory.mktemp("tiny")
-    words = word_tokenizer(folder)
-    config = BertConfig(
-        vocab_size=words,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=64,
-        max_position_embeddings=32,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        BertModel(config).save_pretrained(folder)
+    folder = untrained(tmp_path_factory.mktemp("tiny"), BertConfig, BertModel, 32)
     (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 32}))
     return folder
 
@@ -41,20 +29,24 @@ def tiny_judge(tmp_path_factory):
     """An untrained language model over the same words, loaded."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    folder = tmp_path_factory.mktemp("judge")
-    words = word_tokenizer(folder)
-    config = LlamaConfig(
-        vocab_size=words,
+    folder = untrained(tmp_path_factory.mktemp("judge"), LlamaConfig, LlamaForCausalLM, 96)
+    return load_language_model(folder, dtype="float32", threads=1)
+
+
+def untrained(folder, config, model, positions):
+    """Save a model of two layers with random weights, and its tokenizer."""
+    shape = config(
+        vocab_size=word_tokenizer(folder),
         hidden_size=32,
         num_hidden_layers=2,
         num_attention_heads=4,
         intermediate_size=64,
-        max_position_embeddings=96,
+        max_position_embeddings=positions,
     )
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        LlamaForCausalLM(config).save_pretrained(folder)
-    return load_language_model(folder, dtype="float32", threads=1)
+        model(shape).save_pretrained(folder)
+    return folder
 
 
 def word_tokenizer(folder):

