@@ -161,7 +161,9 @@ def _score(model: Any, items: Sequence[_Item]) -> Tensor:
     counted = torch.arange(longest) >= longest - torch.tensor([item.answer for item in items])[:, None]
     target = tokens[:, -longest:][counted].to(place)
     logs = torch.zeros(counted.shape)
-    logs[counted] = -torch.nn.functional.cross_entropy(logits[counted.to(place)].float(), target, reduction="none").cpu()
+    logs[counted] = -torch.nn.functional.cross_entropy(
+        logits[counted.to(place)].float(), target, reduction="none"
+    ).cpu()
     return logs.sum(1) / counted.sum(1)
 
 
