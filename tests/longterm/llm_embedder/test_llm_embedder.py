@@ -37,6 +37,20 @@ def test_gradients_reach_the_layers_and_not_the_table_of_words(encoder):
     assert encoder.model.embeddings.word_embeddings.weight.grad is None
 
 
+def test_layers_below_those_that_are_trained_stay_as_they_are(tiny):
+    encoder = LLMEmbedder(tiny, instructions=ASKED, train_layers=1)
+    before = {name: weight.clone() for name, weight in encoder.model.named_parameters()}
+    loss = encoder.encode_texts(TEXTS, ["memory"] * 4, "query")[:, 0].sum()
+    loss.backward()
+    torch.optim.SGD([p for p in encoder.parameters() if p.requires_grad], lr=1.0).step()
+    changed = {name for name, weight in encoder.model.named_parameters() if not torch.equal(weight, before[name])}
+    assert changed
+    assert all(name.startswith("encoder.layer.1.") for name in changed)
+    for layers in (0, 3):
+        with pytest.raises(InputError, match="has 2 layers"):
+            LLMEmbedder(tiny, train_layers=layers)
+
+
 def test_long_texts_are_cut_and_keep_their_end_mark(tiny):
     short = LLMEmbedder(tiny, instructions=ASKED, max_tokens=8)
     words = "boat cat dog farm goat hill inn jar kite".split()

@@ -44,9 +44,11 @@ class LLMEmbedder(nn.Module):
         dropout: in training.
         train_words: whether the table of words is trained too. It is half of MiniLM's weights, a step touches few of
             its rows, and the optimizer's pass over all of them takes a fifth of the step.
+        train_layers: how many of the last layers are trained; None is all. Those below stay as they are, and no
+            gradient is computed for them.
 
     Raises:
-        InputError: instructions differ from those that the weights were trained with.
+        InputError: instructions differ from those that the weights were trained with, or there are fewer layers.
         ModelError: the files cannot be loaded.
     """
 
@@ -61,6 +63,7 @@ class LLMEmbedder(nn.Module):
         max_tokens: int | None = 64,
         dropout: float = 0.0,
         train_words: bool = False,
+        train_layers: int | None = None,
     ) -> None:
         super().__init__()
         self.directory = directory
@@ -86,7 +89,18 @@ class LLMEmbedder(nn.Module):
             if isinstance(module, nn.Dropout):
                 module.p = dropout
         self.model.get_input_embeddings().requires_grad_(train_words)
+        if train_layers is not None:
+            self._freeze_below(train_layers)
         self._ids: dict[str, list[int]] = {}
+
+    def _freeze_below(self, layers: int) -> None:
+        stacks = [module for module in self.model.modules() if isinstance(module, nn.ModuleList)]
+        stack = max(stacks, key=len, default=nn.ModuleList())
+        if not 1 <= layers <= len(stack):
+            raise InputError(f"train_layers is {layers}; the embedder in {self.directory} has {len(stack)} layers")
+        self.model.requires_grad_(False)
+        for layer in list(stack)[-layers:]:
+            layer.requires_grad_(True)
 
     @classmethod
     def load(cls, spec: str | os.PathLike[str] = "bundled", **options: Any) -> LLMEmbedder:

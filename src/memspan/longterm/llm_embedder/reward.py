@@ -87,11 +87,12 @@ def _rewards(lm: LanguageModel, task: str, asked: Sequence[tuple[str, str, str]]
             return torch.tensor(values)
         items = [_item(lm.tokenizer, template, *row, limit=lm.context_window) for row in asked]
         out = torch.empty(len(items))
-        order = sorted(range(len(items)), key=lambda i: -len(items[i].ids))
+        # Of equal width when padded, those with answers of about equal length together: less of the output layer.
+        order = sorted(range(len(items)), key=lambda i: (-_padded(len(items[i].ids)), -items[i].answer))
         start = 0
         with torch_threads(getattr(lm, "threads", None)), torch.inference_mode():
             while start < len(order):
-                size = max(1, _BATCH_TOKENS // len(items[order[start]].ids))
+                size = max(1, _BATCH_TOKENS // _padded(len(items[order[start]].ids)))
                 longest = max(items[i].answer for i in order[start : start + size])
                 batch = order[start : start + max(1, min(size, _BATCH_LOGITS // longest))]
                 out[batch] = _score(lm.model, [items[i] for i in batch])
@@ -143,8 +144,7 @@ def _clean(text: str) -> str:
 
 def _score(model: Any, items: Sequence[_Item]) -> Tensor:
     """[n] mean log-probability of each answer. Padded on the left, so that all answers end at one place."""
-    width, longest = max(len(item.ids) for item in items), max(item.answer for item in items)
-    width = 16 * -(-width // 16)  # PyTorch keeps a kernel and its buffers for every shape ever seen
+    width, longest = _padded(max(len(item.ids) for item in items)), max(item.answer for item in items)
     tokens = torch.tensor([[0] * (width - len(item.ids)) + list(item.ids) for item in items])
     starts = torch.tensor([width - len(item.ids) for item in items])
     mask = torch.arange(width) >= starts[:, None]
@@ -157,7 +157,16 @@ def _score(model: Any, items: Sequence[_Item]) -> Tensor:
         use_cache=False,
         logits_to_keep=longest + 1,
     ).logits[:, :-1]
-    target = tokens[:, -longest:].to(place)
+    # Only the answers' tokens go through the softmax: padded answers would be twice as many.
     counted = torch.arange(longest) >= longest - torch.tensor([item.answer for item in items])[:, None]
-    logs = -torch.nn.functional.cross_entropy(logits.transpose(1, 2).float(), target, reduction="none").cpu()
-    return (logs * counted).sum(1) / counted.sum(1)
+    target = tokens[:, -longest:][counted].to(place)
+    logs = torch.zeros(counted.shape)
+    logs[counted] = -torch.nn.functional.cross_entropy(
+        logits[counted.to(place)].float(), target, reduction="none"
+    ).cpu()
+    return logs.sum(1) / counted.sum(1)
+
+
+def _padded(length: int) -> int:
+    """Lengths go up in steps of 16: PyTorch keeps a kernel and its buffers for every shape ever seen."""
+    return 16 * -(-length // 16)
