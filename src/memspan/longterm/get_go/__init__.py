@@ -1,4 +1,34 @@
-"""A small-window reasoner trained by reward, with its knowledge in an external bank (Han et al. 2025, arXiv 2502.19402).
+"""A small-window reasoner trained by reward; its knowledge is in an external bank (Han et al. 2025, arXiv 2502.19402).
 
-A position paper without code: this is the smallest system that follows it. Nothing here shows general reasoning.
+The paper is a position paper without code; this is the smallest system that follows it. A policy sees one token of a
+question at a time and drives a machine: look up, advance, write, read, tally, answer, abstain. All symbols get fresh
+random codes in every training episode, so that nothing about a world can be learnt and knowledge can only come from
+the bank.
+
+The tasks are built for this architecture. What is learnt on them shows that the architecture is feasible, not general
+reasoning.
+
+Notable choices:
+- A question is a program of typed tokens, and the policy learns to run it. TALLY and ABSTAIN are operations of ours:
+  without them, to count and to say that nothing is known would be built in rather than learnt.
+- Each task has its own number of hops in the curriculum, so that a hard one holds none of the others back.
+- A count of k hops is a chain of k - 1 steps.
 """
+
+from memspan.longterm.get_go.bank import KnowledgeBank, Read
+from memspan.longterm.get_go.codes import Encoder, RandomCodes, TextCodes
+from memspan.longterm.get_go.config import Curriculum, ReasonerConfig
+from memspan.longterm.get_go.reasoner import SmallWindowReasoner, Solution, Step
+
+__all__ = [
+    "Curriculum",
+    "Encoder",
+    "KnowledgeBank",
+    "RandomCodes",
+    "Read",
+    "ReasonerConfig",
+    "SmallWindowReasoner",
+    "Solution",
+    "Step",
+    "TextCodes",
+]

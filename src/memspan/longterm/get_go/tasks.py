@@ -127,7 +127,7 @@ class Worlds:
             start = order[:, 0]
             relation = symbols[:, 0] - self.entities
             for step in range(longest + 1):
-                target = torch.where(step < hops, order[:, min(step + 1, self.entities - 1)], NULL)
+                target = torch.where(step < hops - 1, order[:, min(step + 1, self.entities - 1)], NULL)
                 table[rows, order[:, step], relation] = target
         else:  # compare, return: two chains
             kinds[place <= 2 * hops[:, None]] = RELATION
@@ -139,13 +139,11 @@ class Worlds:
                 kinds[rows, 2 * hops + 2] = RELATION
             else:
                 self._meet(table, start, kinds, symbols, hops, torch.rand(count, generator=generator) < 0.5)
-        codes = torch.randn(
-            count, self.entities + self.relations + _NOISE_SYMBOLS, self.d, generator=generator
-        )
+        codes = torch.randn(count, self.entities + self.relations + _NOISE_SYMBOLS, self.d, generator=generator)
         codes /= codes.norm(dim=-1, keepdim=True)
         answer = reference(table, kinds, symbols, start)
         size = (kinds != END).sum(1)
-        size = size + hops if task == "count" else size
+        size = size + hops - 1 if task == "count" else size  # a count of k hops is a chain of k - 1 steps
         return Batch(table, kinds, symbols, start, codes, answer, size)
 
     def _remove(self, table: Tensor, start: Tensor, symbols: Tensor, at: Tensor) -> None:
@@ -158,9 +156,7 @@ class Worlds:
             table[rows[here], entity[here], relation[here]] = NULL
             entity = torch.where(at > place, target, entity)
 
-    def _meet(
-        self, table: Tensor, start: Tensor, kinds: Tensor, symbols: Tensor, hops: Tensor, wanted: Tensor
-    ) -> None:
+    def _meet(self, table: Tensor, start: Tensor, kinds: Tensor, symbols: Tensor, hops: Tensor, wanted: Tensor) -> None:
         """Let the second chain end where the first does, where that is wanted [B], by its last triple."""
         rows = torch.arange(len(start))
         ends = reference(table, torch.where(torch.arange(kinds.shape[1]) < hops[:, None], kinds, END), symbols, start)

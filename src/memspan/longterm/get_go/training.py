@@ -71,7 +71,8 @@ class Trainer:
             self.policy = Policy(config)
         self.optimizer = torch.optim.Adam(self.policy.parameters(), lr=config.learning_rate)
         self.generator = torch.Generator().manual_seed(seed)
-        self.updates, self.k, self.perfect = 0, 1, 0
+        self.updates, self.perfect = 0, 0
+        self.k = [1] * len(curriculum.tasks)  # K of each task: one that is hard holds none of the others back
         self.log: list[dict[str, float]] = []
 
     @property
@@ -80,17 +81,14 @@ class Trainer:
         return Worlds(entities=self.curriculum.entities, relations=self.curriculum.relations, d=self.config.d)
 
     def draw(self, episodes: int, *, exactly_k: bool = False) -> Batch:
-        """Episodes spread evenly over the tasks, hops uniform in 1..K, or all K."""
+        """Episodes spread evenly over the tasks, hops uniform in 1..K of each task, or all K."""
         tasks = self.curriculum.tasks
         parts = []
+        share = -(-episodes // len(tasks))
         for number, task in enumerate(tasks):
-            share = max(1, episodes // len(tasks) + (number < episodes % len(tasks)))
-            low = self.k if exactly_k else 1
-            parts.append(
-                self.worlds.draw(
-                    task, torch.randint(low, self.k + 1, (share,), generator=self.generator), self.generator
-                )
-            )
+            k = self.k[number]
+            hops = torch.randint(k if exactly_k else 1, k + 1, (share,), generator=self.generator)
+            parts.append(self.worlds.draw(task, hops, self.generator))
         return join(parts)
 
     def run(self, *, budget_s: float, updates: int | None, imitated: int = 0, progress: bool = False) -> None:
@@ -113,20 +111,20 @@ class Trainer:
     def _check(self) -> None:
         batch = self.draw(self.curriculum.check_episodes, exactly_k=True)
         machine, acted = greedy(self.policy, batch, self.config)
-        size = len(machine.right) // len(self.curriculum.tasks)
-        worst = min(float(part.float().mean()) for part in machine.right.split(size))
+        size = -(-self.curriculum.check_episodes // len(self.curriculum.tasks))
+        accuracy = [float(part.float().mean()) for part in torch.split(machine.right, size)]
         self.log.append(
             {
                 "update": self.updates,
-                "hops": self.k,
+                "hops": min(self.k),
                 "accuracy": float(machine.right.float().mean()),
-                "worst_task": worst,
+                "worst_task": min(accuracy),
                 "mask_acted": acted,
             }
         )
-        self.perfect = self.perfect + 1 if self.k == self.curriculum.k_max and bool(machine.right.all()) else 0
-        if worst > self.curriculum.pass_at and self.k < self.curriculum.k_max:
-            self.k += 1
+        k_max = self.curriculum.k_max
+        self.perfect = self.perfect + 1 if min(self.k) == k_max and bool(machine.right.all()) else 0
+        self.k = [min(k + (share > self.curriculum.pass_at), k_max) for k, share in zip(self.k, accuracy, strict=True)]
 
     def _update(self, *, imitating: bool) -> None:
         config = self.config
@@ -164,7 +162,7 @@ class Trainer:
                 - config.entropy_weight * entropy.mean()
             )
         self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         nn.utils.clip_grad_norm_(self.policy.parameters(), config.clip)
         self.optimizer.step()
 
@@ -186,7 +184,9 @@ class Trainer:
         }
         draft = Path(f"{path}.part")
         try:
-            save_file({name: value.contiguous() for name, value in tensors.items()}, draft, {"state": json.dumps(state)})
+            save_file(
+                {name: value.contiguous() for name, value in tensors.items()}, draft, {"state": json.dumps(state)}
+            )
             draft.replace(path)
         except OSError as error:
             raise InputError(f"the policy cannot be written to {path}: {error}") from error
@@ -207,7 +207,7 @@ class Trainer:
         except (OSError, SafetensorError, ValueError) as error:
             raise InputError(f"{path} cannot be read as a policy: {error}") from error
         if state.get("format") != FORMAT:
-            raise InputError(f"{path} is not a policy of get-go; write one with: memspan reason --train PATH")
+            raise InputError(f"{path} is not a policy of get-go; write one with: SmallWindowReasoner.save(path)")
         curriculum = Curriculum(**{**state["curriculum"], "tasks": tuple(state["curriculum"]["tasks"])})
         trainer = cls(ReasonerConfig(**state["config"]), curriculum, state["seed"], state["imitate"])
         trainer.policy.load_state_dict({n[7:]: t for n, t in tensors.items() if n.startswith("policy.")})
