@@ -101,14 +101,15 @@ class SmallWindowReasoner:
             InputError: the checkpoint was made with other settings.
         """
         curriculum = tasks or Curriculum()
-        trainer = Trainer(self.config, curriculum, seed)
+        trainer = Trainer(self.config, curriculum, seed, imitated)
         if checkpoint is not None and Path(checkpoint).exists():
             trainer = Trainer.load(checkpoint)
-            if (trainer.config, trainer.curriculum, trainer.seed) != (self.config, curriculum, seed):
+            held = (trainer.config, trainer.curriculum, trainer.seed, trainer.imitated)
+            if held != (self.config, curriculum, seed, imitated):
                 raise InputError(f"{checkpoint} was made with other settings; name another file, or the same settings")
         self.trainer = trainer
         try:
-            trainer.run(budget_s=budget_s, updates=updates, imitated=imitated, progress=progress)
+            trainer.run(budget_s=budget_s, updates=updates, progress=progress)
         finally:
             if checkpoint is not None:
                 trainer.save(checkpoint)

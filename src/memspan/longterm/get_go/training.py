@@ -62,10 +62,10 @@ def greedy(policy: Policy, batch: Batch, config: ReasonerConfig) -> tuple[Machin
 class Trainer:
     """The state of a training run: policy, optimizer, random numbers, curriculum and log."""
 
-    def __init__(self, config: ReasonerConfig, curriculum: Curriculum, seed: int, imitate: float = 0.0) -> None:
-        if not 0.0 <= imitate <= 1.0:
-            raise InputError(f"imitate must lie between 0 and 1, not {imitate}")
-        self.config, self.curriculum, self.seed, self.imitate = config, curriculum, seed, imitate
+    def __init__(self, config: ReasonerConfig, curriculum: Curriculum, seed: int, imitated: int = 0) -> None:
+        if imitated < 0:
+            raise InputError(f"imitated must not be negative, but it is {imitated}")
+        self.config, self.curriculum, self.seed, self.imitated = config, curriculum, seed, imitated
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.policy = Policy(config)
@@ -91,7 +91,7 @@ class Trainer:
             parts.append(self.worlds.draw(task, hops, self.generator))
         return join(parts)
 
-    def run(self, *, budget_s: float, updates: int | None, imitated: int = 0, progress: bool = False) -> None:
+    def run(self, *, budget_s: float, updates: int | None, progress: bool = False) -> None:
         """Train until the budget of seconds, the number of updates (counted from the first), or settled answers."""
         begun = time.perf_counter()
         total = updates or 1000
@@ -99,7 +99,7 @@ class Trainer:
             while updates is None or self.updates < updates:
                 if self._settled() or time.perf_counter() - begun > budget_s:
                     return
-                self._update(imitating=self.updates < imitated)
+                self._update(imitating=self.updates < self.imitated)
                 self.updates += 1
                 if self.updates % self.curriculum.check_every == 0:
                     self._check()
@@ -180,7 +180,7 @@ class Trainer:
             "format": FORMAT,
             "config": asdict(self.config),
             "curriculum": asdict(self.curriculum),
-            **{name: getattr(self, name) for name in ("seed", "imitate", "updates", "k", "perfect", "log")},
+            **{name: getattr(self, name) for name in ("seed", "imitated", "updates", "k", "perfect", "log")},
         }
         draft = Path(f"{path}.part")
         try:
@@ -209,7 +209,7 @@ class Trainer:
         if state.get("format") != FORMAT:
             raise InputError(f"{path} is not a policy of get-go; write one with: SmallWindowReasoner.save(path)")
         curriculum = Curriculum(**{**state["curriculum"], "tasks": tuple(state["curriculum"]["tasks"])})
-        trainer = cls(ReasonerConfig(**state["config"]), curriculum, state["seed"], state["imitate"])
+        trainer = cls(ReasonerConfig(**state["config"]), curriculum, state["seed"], state["imitated"])
         trainer.policy.load_state_dict({n[7:]: t for n, t in tensors.items() if n.startswith("policy.")})
         trainer.generator.set_state(tensors["random"])
         adam: dict[int, dict[str, Tensor]] = {}
