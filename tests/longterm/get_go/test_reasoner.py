@@ -7,7 +7,7 @@ import torch
 
 from memspan.core.errors import InputError
 from memspan.longterm.get_go import Curriculum, KnowledgeBank, ReasonerConfig, SmallWindowReasoner, Step
-from memspan.longterm.get_go.tasks import END, Machine, Worlds
+from memspan.longterm.get_go.tasks import END, TASKS, Machine, Worlds
 from memspan.longterm.get_go.training import greedy
 
 HOPS = Curriculum(tasks=("k-hop",))
@@ -65,7 +65,7 @@ def test_training_that_was_interrupted_goes_on_exactly(tmp_path):
 
 def test_imitation_learns_what_the_oracle_does():
     reasoner = SmallWindowReasoner(config=ReasonerConfig(batch=256))
-    reasoner.pretrain(Curriculum(), budget_s=600, updates=100, seed=0, imitated=100)
+    reasoner.pretrain(Curriculum(tasks=TASKS), budget_s=600, updates=100, seed=0, imitated=100)
     batch = reasoner.trainer.draw(140, exactly_k=True)
     assert greedy(reasoner.trainer.policy, batch, reasoner.config)[0].right.float().mean() > 0.9
 
@@ -73,7 +73,7 @@ def test_imitation_learns_what_the_oracle_does():
 def test_operations_that_are_impossible_are_never_chosen():
     reasoner = SmallWindowReasoner(config=SMALL)
     reasoner.pretrain(Curriculum(), budget_s=600, updates=1, seed=0)
-    batch = reasoner.trainer.draw(70)
+    batch = reasoner.trainer.draw(72)
     machine = Machine(batch)
     _, possible = machine.observe()
     assert not possible[:, 3].any(), "nothing is kept at the start, so nothing can be read"

@@ -19,7 +19,7 @@ class ReasonerConfig:
     batch: int = 512  # episodes of an update
     learning_rate: float = 3e-3  # of Adam
     value_weight: float = 0.5  # of the value's squared error
-    entropy_weight: float = 0.02  # of the policy's entropy
+    entropy_weight: float = 0.06  # of the policy's entropy
     clip: float = 1.0  # largest norm of the gradient
     step_cost: float = 0.02  # taken off the reward for each operation, divided by the hops
 
@@ -37,7 +37,8 @@ class ReasonerConfig:
 class Curriculum:
     """Which tasks are trained, from short to long."""
 
-    tasks: tuple[str, ...] = ("k-hop", "missing", "distractors", "branch", "count", "compare", "return")
+    # Those that reward alone teaches in about 600 updates; "count", "compare" and "return" it does not
+    tasks: tuple[str, ...] = ("k-hop", "missing", "distractors", "branch")
     k_max: int = 3  # most hops that are trained
     pass_at: float = 0.95  # greedy accuracy of every task at K from which K grows
     check_every: int = 10  # updates between two checks
