@@ -16,7 +16,8 @@ Notable choices:
 - A count of k hops is a chain of k - 1 steps.
 """
 
-from memspan.longterm.get_go.bank import KnowledgeBank, Read
+from memspan.longterm.get_go.adapter import QueryAdapter
+from memspan.longterm.get_go.bank import KnowledgeBank, Named, Read
 from memspan.longterm.get_go.codes import Encoder, RandomCodes, TextCodes
 from memspan.longterm.get_go.config import Curriculum, ReasonerConfig
 from memspan.longterm.get_go.reasoner import SmallWindowReasoner, Solution, Step
@@ -25,6 +26,8 @@ __all__ = [
     "Curriculum",
     "Encoder",
     "KnowledgeBank",
+    "Named",
+    "QueryAdapter",
     "RandomCodes",
     "Read",
     "ReasonerConfig",

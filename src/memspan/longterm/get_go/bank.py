@@ -11,6 +11,7 @@ import numpy as np
 from memspan.core.errors import InputError
 from memspan.core.footprint import Footprint
 from memspan.longterm.clock import as_moment, to_micros
+from memspan.longterm.get_go.adapter import QueryAdapter
 from memspan.longterm.get_go.codes import Encoder, RandomCodes
 from memspan.longterm.scribe.names import normalize_name
 from memspan.models.base import Vectors
@@ -43,6 +44,23 @@ class Read:
     others: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Named:
+    """What a name was taken for.
+
+    Attributes:
+        name: the held name; the name as asked where `held` is false.
+        code: float32 [dim].
+        held: whether the bank holds it; what does not is found in no key.
+        cosine: of the asked name and the nearest held one; 1 for a name written as in the bank.
+    """
+
+    name: str
+    code: Vectors
+    held: bool
+    cosine: float
+
+
 class KnowledgeBank:
     """Knowledge outside the policy; the same policy reads any bank whose codes have its dimensions.
 
@@ -52,21 +70,33 @@ class KnowledgeBank:
         dim: dimensions of a code.
         encode: gives names their codes; `RandomCodes(dim)` when left out.
         theta: least cosine of query and key; below it the answer is NULL (None).
+        adapter: a trained query adapter for names that are not written as in the bank.
 
     Raises:
-        InputError: dim and encoder disagree, or theta is not in -1..1.
+        InputError: dim and encoder or adapter disagree, or theta is not in -1..1.
     """
 
-    def __init__(self, dim: int = 16, *, encode: Encoder | None = None, theta: float = THETA) -> None:
+    def __init__(
+        self,
+        dim: int = 16,
+        *,
+        encode: Encoder | None = None,
+        theta: float = THETA,
+        adapter: QueryAdapter | None = None,
+    ) -> None:
         self.encoder: Encoder = RandomCodes(dim) if encode is None else encode
         if self.encoder.dim != dim:
             raise InputError(f"the bank has {dim} dimensions and its encoder {self.encoder.dim}; make them equal")
         if not -1.0 <= theta <= 1.0:
             raise InputError(f"theta must lie between -1 and 1, not {theta}")
-        self.dim, self.theta = dim, theta
+        if adapter is not None and adapter.dim != dim:
+            raise InputError(f"the bank has {dim} dimensions and its adapter {adapter.dim}; make them equal")
+        self.dim, self.theta, self.adapter = dim, theta, adapter
         self._shown: dict[str, str] = {}
         self._codes: dict[str, Vectors] = {}
         self._relations: dict[str, None] = {}
+        self._entities: dict[str, None] = {}
+        self._near: dict[bool, tuple[list[str], Vectors]] = {}
         self._values: dict[tuple[str, str], list[tuple[str, tuple[str, ...]]]] = {}
         self._keys: Vectors | None = None
         self._order: list[tuple[str, str]] = []
@@ -79,6 +109,7 @@ class KnowledgeBank:
         dim: int = 16,
         encode: Encoder | None = None,
         theta: float = THETA,
+        adapter: QueryAdapter | None = None,
         space: str | None = None,
         as_of: datetime | date | str | None = None,
     ) -> KnowledgeBank:
@@ -86,7 +117,7 @@ class KnowledgeBank:
 
         Of several objects of one subject and relation the one that began last is followed.
         """
-        bank = cls(dim, encode=encode, theta=theta)
+        bank = cls(dim, encode=encode, theta=theta, adapter=adapter)
         moment = to_micros(as_moment(as_of, "as_of")) or memory._now()
         with memory.store.read(memory._now(), memory.space if space is None else space) as tx:
             rows = tx.execute(
@@ -173,25 +204,53 @@ class KnowledgeBank:
         shown = (self._shown[key[0]], self._shown[key[1]])
         return Read(self._shown[value], sources, shown, float(cosines[best]), tuple(self._shown[o] for o, _ in others))
 
-    def code(self, name: str, *, relation: bool = False) -> Vectors:
-        """[dim] the code of a name.
+    def resolve(self, name: str, *, relation: bool = False) -> Named:
+        """The held name that is meant: written alike (`normalize_name`), else the nearest if the encoder accepts it.
 
         Raises:
             InputError: the bank does not hold the name, and its encoder gives meaning only to those that it holds.
         """
+        return self.candidates(name, 1, relation=relation)[0]
+
+    def candidates(self, name: str, count: int, *, relation: bool = False) -> list[Named]:
+        """The `count` nearest held names, best first; one alone for a name written as in the bank, or for none near.
+
+        Raises:
+            InputError: as `resolve`.
+        """
         key = normalize_name(name)
-        if key in self._codes and (not relation or key in self._relations or self.encoder.open):
-            return self._codes[key]
+        if key in (self._relations if relation else self._entities):
+            return [Named(self._shown[key], self._codes[key], True, 1.0)]
         if not self.encoder.open:
             kind = "relation" if relation else "entity"
             known = f"; relations: {', '.join(self.relations) or 'none'}" if relation else ""
             raise InputError(f"the bank holds no {kind} {name!r}{known}")
-        code: Vectors = self.encoder.encode([name])[0]
-        return code
+        asked: Vectors = self.encoder.encode([name])
+        code: Vectors = (asked if self.adapter is None else self.adapter(asked))[0]
+        names, codes = self.codes(relation=relation)
+        cosines = codes @ code
+        best = [int(place) for place in np.argsort(-cosines, kind="stable")[:count]]
+        near = [place for place in best if cosines[place] >= self.encoder.accept]
+        if not near:
+            return [Named(name, code, False, float(cosines[best[0]]) if best else 0.0)]
+        return [Named(names[place], codes[place], True, float(cosines[place])) for place in near]
+
+    def codes(self, *, relation: bool = False) -> tuple[list[str], Vectors]:
+        """The entities (or relations) that it holds, as written, and their codes [names, dim]."""
+        if relation not in self._near:
+            keys = list(self._relations if relation else self._entities)
+            stacked = np.array([self._codes[key] for key in keys], np.float32).reshape(len(keys), self.dim)
+            self._near[relation] = ([self._shown[key] for key in keys], stacked)
+        return self._near[relation]
+
+    def code(self, name: str, *, relation: bool = False) -> Vectors:
+        """[dim] the code of the name that is meant; see `resolve`."""
+        return self.resolve(name, relation=relation).code
 
     def footprint(self) -> Footprint:
         """Bytes of codes and keys in RAM."""
         keys = 0 if self._keys is None else self._keys.nbytes
+        keys += sum(codes.nbytes for _, codes in self._near.values())
         return Footprint.of("store", "ram", keys + sum(code.nbytes for code in self._codes.values()))
 
     def _add(self, triples: Iterable[tuple[str, str, str, Sequence[str]]]) -> int:
@@ -207,7 +266,8 @@ class KnowledgeBank:
             self._shown |= fresh
         for subject, relation, target, sources in added:
             s, r, o = map(normalize_name, (subject, relation, target))
-            self._relations[r] = None
+            self._relations[r] = self._entities[s] = self._entities[o] = None
             self._values.setdefault((s, r), []).append((o, tuple(sources)))
         self._keys = None
+        self._near.clear()
         return len(added)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 
 from memspan.core.errors import InputError
 from memspan.core.footprint import Footprint
-from memspan.longterm.get_go.bank import KnowledgeBank
+from memspan.longterm.get_go.bank import KnowledgeBank, Named
 from memspan.longterm.get_go.config import Curriculum, ReasonerConfig
 from memspan.longterm.get_go.tasks import BACK, COUNT, ELSE, END, ENTITY, RELATION, TOKEN_KINDS
 from memspan.longterm.get_go.training import Trainer
@@ -49,6 +49,7 @@ class Solution:
         trace: an item for each operation: "op"; "read" and "source" where something was read.
         steps: operations.
         peak_window: most tokens of the question in sight at once.
+        names: names that were not written as in the bank, and what each was taken for (None: nothing is near).
     """
 
     value: str | int | None
@@ -56,6 +57,7 @@ class Solution:
     trace: list[dict[str, Any]] = field(repr=False)
     steps: int
     peak_window: int
+    names: dict[str, str | None] = field(default_factory=dict)
 
 
 class SmallWindowReasoner:
@@ -168,7 +170,25 @@ class SmallWindowReasoner:
                 seen, possible = run.observe()
                 scores = policy(torch.from_numpy(seen)[None])[0][0]
                 run.step(int(scores.masked_fill(~torch.from_numpy(possible), -torch.inf).argmax()))
-        return Solution(run.value, run.done, run.trace, run.steps, run.peak)
+        return Solution(run.value, run.done, run.trace, run.steps, run.peak, run.names)
+
+    def successful_reads(
+        self, bank: KnowledgeBank, questions: Iterable[tuple[str, Sequence[str | Step], str | int]], tries: int = 8
+    ) -> list[tuple[str, str]]:
+        """What a query adapter learns from: names as asked, and the held entity with which the episode was right.
+
+        The start of each (start, path, answer) is read as its nearest entities in turn until the answer comes out.
+
+        Raises:
+            InputError: as `solve`.
+        """
+        found = []
+        for start, path, answer in questions:
+            for named in bank.candidates(start, tries):
+                if named.held and self.solve(bank, named.name, path).value == answer:
+                    found.append((start, named.name))
+                    break
+        return found
 
 
 class _Run:
@@ -177,15 +197,25 @@ class _Run:
     def __init__(self, bank: KnowledgeBank, start: str, places: list[Step], window: int, absolute: bool) -> None:
         self.bank, self.places, self.window, self.absolute = bank, places, window, absolute
         zero = np.zeros(bank.dim, np.float32)
-        self.codes = [
-            zero if step.kind == "back" else bank.code(step.name, relation=step.kind != "entity") for step in places
+        self.names: dict[str, str | None] = {}
+        tokens = [
+            None if step.kind == "back" else self._named(step.name, relation=step.kind != "entity") for step in places
         ]
-        self.register: tuple[str, Vectors] = (start, bank.code(start))
+        self.codes = [zero if token is None else token.code for token in tokens]
+        self.tokens = ["" if token is None else token.name for token in tokens]
+        begin = self._named(start)
+        self.register: tuple[str, Vectors] = (begin.name, begin.code)
         self.kept: tuple[str, Vectors] | None = None
         self.cursor = self.tally = self.steps = self.peak = 0
         self.looked = self.null = self.done = False
         self.value: str | int | None = None
         self.trace: list[dict[str, Any]] = []
+
+    def _named(self, name: str, *, relation: bool = False) -> Named:
+        named = self.bank.resolve(name, relation=relation)
+        if not named.held or named.cosine < 1.0:
+            self.names[name] = named.name if named.held else None
+        return named
 
     def _kind(self, place: int) -> int:
         return KINDS[self.places[place].kind] if place < len(self.places) else END
@@ -235,8 +265,8 @@ class _Run:
         item: dict[str, Any] = {"op": "lookup", "token": step.name, "read": None, "source": ()}
         self.trace.append(item)
         if step.kind == "entity":
-            self.register, self.null = (step.name, self.codes[place]), False
-            item["read"] = step.name
+            self.register, self.null = (self.tokens[place], self.codes[place]), False
+            item["read"] = self.tokens[place]
             return
         found = None if step.kind == "back" else self.bank.read(self.register[1], self.codes[place])
         self.null = found is None
