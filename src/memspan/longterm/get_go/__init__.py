@@ -14,6 +14,10 @@ Notable choices:
 - Each task has its own number of hops in the curriculum, so that a hard one holds none of the others back.
 - Reward alone does not teach "count", "compare" and "return" in 570 updates (one seed), so they are no default.
 - A count of k hops is a chain of k - 1 steps.
+- A name is first compared as written (case, spacing and underscores aside), and only then by its code; the look-up
+  itself is exact. `TextCodes` adds spelling to meaning, because an embedder tears a name with a typo into other tokens;
+  the trained adapter W_q then has little left to do.
+- Whoever writes the bank controls the answers: every read names its sources.
 """
 
 from memspan.longterm.get_go.adapter import QueryAdapter
