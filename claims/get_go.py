@@ -246,7 +246,8 @@ def named(seed: int, d: int = 64) -> list[Part]:
     asked = paths(steps, starts, 2, 6, seed)[:500]
     used = {start for start, _ in asked}
     others = paths(steps, [start for start in starts if start not in used][:2500], 1, 2, seed)
-    wrong = [(perturbed(start, chance), [perturbed(step, chance) for step in path]) for start, path in asked]
+    wrong = [(perturbed(start, chance), path) for start, path in asked]
+    all_wrong = [(start, [perturbed(step, chance) for step in path]) for start, path in wrong]
     taught = [(perturbed(start, chance), path, followed(steps, start, path)) for start, path in others]
     answers = [followed(steps, start, path) for start, path in asked]
     reasoner = trained(ReasonerConfig(d=d), Curriculum(tasks=("k-hop", "missing")), MOST, seed)
@@ -282,7 +283,7 @@ def named(seed: int, d: int = 64) -> list[Part]:
         )
         bank.adapter = adapter
         after = share(wrong)
-        how = f"{label}, case, spaces and a typo in every name, codes of {codes}"
+        how = f"{label}, case, spaces and a typo in the entity's name, codes of {codes}"
         note = f"trained on {len(pairs):,} successful reads of other entities; untrained {before:.3f}"
         parts += [
             Part(
@@ -301,6 +302,17 @@ def named(seed: int, d: int = 64) -> list[Part]:
                 threshold=at_least(GAIN, "difference"),
             ),
         ]
+        if spelling:
+            embedder.embed([step.replace("_", " ") for _, path in all_wrong for step in path])
+            parts.append(
+                Part(
+                    name=f"{label}, a typo in every relation's name too, codes of {codes}",
+                    metric=f"share right of {len(wrong)} questions, trained query adapter",
+                    value=share(all_wrong),
+                    threshold=at_least(TYPED),
+                    note="a path of 6 hops has seven names, and some relations are words of four letters",
+                )
+            )
     return parts
 
 
