@@ -124,8 +124,7 @@ def length(curriculum: Curriculum, seeds: Sequence[int], wide: bool) -> list[Par
             metric="share right at 12 hops, best seed",
             value=max(ends[absolute]),
             threshold=at_most(WIDE),
-            note=f"with relative positions and window 1's updates: {min(ends[relative]):.3f} to"
-            f" {max(ends[relative]):.3f}; so it is locality, more than the number of tokens, that carries over",
+            note=f"with relative positions, window 1's updates: {min(ends[relative]):.3f} to {max(ends[relative]):.3f}",
         )
     )
     half = replace(curriculum, settled=0)

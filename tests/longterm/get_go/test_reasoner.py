@@ -7,7 +7,8 @@ import torch
 
 from memspan.core.errors import InputError
 from memspan.longterm.get_go import Curriculum, KnowledgeBank, ReasonerConfig, SmallWindowReasoner, Step
-from memspan.longterm.get_go.tasks import END, TASKS, Machine, Worlds
+from memspan.longterm.get_go.reasoner import _Run
+from memspan.longterm.get_go.tasks import END, TASKS, TOKEN_KINDS, Machine, Worlds
 from memspan.longterm.get_go.training import greedy
 
 HOPS = Curriculum(tasks=("k-hop",))
@@ -78,6 +79,16 @@ def test_operations_that_are_impossible_are_never_chosen():
     _, possible = machine.observe()
     assert not possible[:, 3].any(), "nothing is kept at the start, so nothing can be read"
     assert greedy(reasoner.trainer.policy, batch, SMALL)[0].done.all()
+
+
+def test_an_entity_is_the_same_however_its_name_is_written():
+    bank = KnowledgeBank()
+    bank.load_triples([("Ada", "knows", "Bo"), ("Bo", "knows", "Ada")])
+    for name, same in (("ADA", 1.0), ("bo", 0.0)):
+        run = _Run(bank, "ada", [Step(name, "entity")], 1, False)
+        for operation in (2, 0):  # write, then look the entity up
+            run.step(operation)
+        assert run.observe()[0][TOKEN_KINDS + 3] == same and run.trace[1]["read"] == name.title()
 
 
 def test_bad_input(tmp_path, trained):
