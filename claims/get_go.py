@@ -30,6 +30,7 @@ from memspan.longterm.get_go.training import greedy
 from memspan.models import load_embedder
 
 TITLE = "A policy that sees one token answers questions four times as long as it was trained on, over any bank"
+EXPECTED = "partly"  # reward alone teaches no write-then-read, and spelling leaves the adapter little to add
 SEEDS = (0,)  # five seeds are trained inside
 
 # Thresholds, fixed before the first run, from the card: window 1, trained on at most 3 hops, is right on 98 % at 12
