@@ -25,3 +25,11 @@ def test_importing_is_quick():
     code = "import time; t = time.perf_counter(); import memspan; print(time.perf_counter() - t)"
     runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(5)]
     assert statistics.median(float(run.stdout) for run in runs) < 0.150
+
+
+def test_systems_that_need_no_memory_are_reached_by_name():
+    import memspan.longterm
+    from memspan.longterm.get_go import KnowledgeBank, SmallWindowReasoner
+
+    assert memspan.longterm.KnowledgeBank is KnowledgeBank
+    assert memspan.longterm.SmallWindowReasoner is SmallWindowReasoner

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from memspan import __version__
-from memspan.cli import behave, measuring, training, verbs
+from memspan.cli import behave, measuring, reasoning, training, verbs
 from memspan.core.errors import MemspanError
 
 EXIT_CODES = """\
@@ -185,6 +185,10 @@ def parser() -> argparse.ArgumentParser:
     behaving = verb("behave", "find behaviours that you define in words in a table of keypoints", behave.behave)
     behave.add_options(behaving)
     store(behaving, required=False)
+
+    reasoner = verb("reason", "train a small-window reasoner; answer over triples or a store's facts", reasoning.reason)
+    reasoning.add_options(reasoner)
+    store(reasoner, required=False)
 
     forget = verb("forget", "erase episodes and what was derived only from them", verbs.forget)
     forget.add_argument("ids", nargs="*", metavar="ID")
