@@ -122,7 +122,7 @@ def opened(options: argparse.Namespace) -> Memory:
     if options.disk_budget:
         more["disk_budget"] = options.disk_budget
     embedder = WordVectors() if options.vectors else None
-    return Memory.open(Path(options.folder, "memory.db"), embedder=embedder, **more)
+    return Memory.open(Path(options.folder, "memory.db"), organizer="plain", embedder=embedder, **more)
 
 
 def stage_add(options: argparse.Namespace) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from memspan.core.errors import BudgetError
 from memspan.core.footprint import Footprint
-from memspan.longterm.index import COLUMNS, IN_RAM, PassageIndex
+from memspan.longterm.index import PassageIndex
+from memspan.longterm.indexed import COLUMNS, IN_RAM
 from memspan.longterm.limits import expected_bytes, read_limits
 from memspan.longterm.spill import Spill
 from memspan.longterm.store import Store, Transaction

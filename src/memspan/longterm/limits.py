@@ -18,7 +18,7 @@ from typing import Literal, get_args
 
 from memspan.core.budget import parse_bytes
 from memspan.core.errors import InputError
-from memspan.longterm.index import COLUMNS, IN_RAM, POSTINGS, VALUES
+from memspan.longterm.indexed import COLUMNS, IN_RAM, POSTINGS, VALUES
 from memspan.longterm.passages import PASSAGE_CHARS
 from memspan.longterm.store import Transaction
 

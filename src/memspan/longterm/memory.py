@@ -22,7 +22,8 @@ from memspan.longterm.changes import Change, changes, undo
 from memspan.longterm.embedding import EmbedderSlot
 from memspan.longterm.evict import Added, Eviction, Evictor
 from memspan.longterm.forget import Forgotten, forget_episodes
-from memspan.longterm.index import COLUMNS, IN_RAM, PassageIndex
+from memspan.longterm.index import PassageIndex
+from memspan.longterm.indexed import COLUMNS, IN_RAM
 from memspan.longterm.indexes import Indexes
 from memspan.longterm.kept import keep_answer, kept_answer
 from memspan.longterm.limits import (

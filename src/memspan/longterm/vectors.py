@@ -71,6 +71,13 @@ class Column:
             self._data = grown
         self._size = need
 
+    def reserve(self, count: int) -> None:
+        """Make room for `count` values in all."""
+        size = self._size
+        if count > len(self._data):
+            self.grow(count - size)
+            self._size = size
+
     def kept(self, mask: NDArray[np.bool_]) -> Column:
         """The values where the mask is true, in a column of the same kind."""
         made = Column(self._data.dtype, 0 if self._data.ndim == 1 else self._data.shape[1], self._zeros)
@@ -118,6 +125,22 @@ class VectorTable:
         """Append zero rows."""
         for column in (self._values, self._scale, *self._signs):
             column.grow(rows)
+
+    def reserve(self, rows: int) -> None:
+        """Make room for so many rows in all."""
+        for column in (self._values, self._scale, *self._signs):
+            column.reserve(rows)
+
+    def extend(self, values: NDArray[np.int8], scale: F32, signs: NDArray[np.uint64]) -> None:
+        """Append rows as `packed` gave them: [n, D], [n] and [words, n]."""
+        self._values.extend(values)
+        self._scale.extend(scale)
+        for column, word in zip(self._signs, signs, strict=True):
+            column.extend(word)
+
+    def packed(self) -> tuple[NDArray[np.int8], F32, list[NDArray[np.uint64]]]:
+        """All rows as they are held: values [N, D], scales [N], and for each word of signs [N]."""
+        return self._values.array, self._scale.array, [column.array for column in self._signs]
 
     def keep(self, mask: NDArray[np.bool_]) -> None:
         """Drop the rows where the mask is false."""
