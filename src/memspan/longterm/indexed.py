@@ -98,7 +98,8 @@ class IndexedRows:
         self._stale = 0
         self._seen_passage = 0
         self._seen_vector = 0
-        self._unread: list[tuple[int, int, int]] = []  # first and last passage that want vectors newer than the third
+        # Right after loading: ranges of passages, first and last id, that lack vectors with ids above the third number.
+        self._unread: list[tuple[int, int, int]] | None = None
         self._segments: list[Segment] = []
         kinds: dict[str, DTypeLike] = {
             "record_ids": np.int64,
@@ -154,15 +155,16 @@ class IndexedRows:
                     self._reset(generation)
         newest = tx.execute("SELECT coalesce((SELECT max(id) FROM passage), 0)").fetchone()[0]
         if newest > self._seen_passage:
-            if self._unread:  # after the parts that were loaded
+            if self._unread is not None:
                 self._unread.append((self._seen_passage + 1, newest, 0))
             self.read_passages(tx, newest)
         newest = tx.execute("SELECT coalesce((SELECT max(id) FROM vector), 0)").fetchone()[0]
         if newest > self._seen_vector:
-            for first, last, seen in self._unread or [(0, self._seen_passage, self._seen_vector)]:
+            every = [(0, self._seen_passage, self._seen_vector)] if self._unread is None else self._unread
+            for first, last, seen in every:
                 self.read_vectors(tx, first, last, seen)
             self._seen_vector = newest
-        self._unread = []
+        self._unread = None
 
     def _follow(self, tx: Transaction, generation: str) -> bool:
         """Take out what was forgotten since; False when that is not known and the index must be read anew."""
@@ -307,7 +309,7 @@ class IndexedRows:
         self._has_vector.reserve(passages)
         if dim:
             if self.vectors is None:
-                self.vectors = self._vector_table(dim)
+                self.vectors = self._vector_table(dim, len(self.owner))
             self.vectors.reserve(passages)
 
     def adopt(self, part: PartFile, *, vectors: bool = True) -> None:
@@ -342,10 +344,10 @@ class IndexedRows:
         put["kind"].extend(np.full(part.records, self.kinds.setdefault("episode", len(self.kinds)), np.int16))
         self._link(base_passage, part.read("before"), session[owner])
         in_ram = self._spill is None or self.level < POSTINGS
-        self._segments.append(part.segment(mapped=not in_ram).moved(base_passage, copied=in_ram))
+        self._segments.append(part.segment().moved(base_passage, copied=in_ram))
         if part.dim and vectors:
             if self.vectors is None:
-                self.vectors = self._vector_table(part.dim)
+                self.vectors = self._vector_table(part.dim, base_passage)
             self.vectors.extend(*part.vectors())
             self._has_vector.extend(part.read("has_vector"))
         else:
@@ -354,16 +356,19 @@ class IndexedRows:
                 self.vectors.grow(part.passages)
         self.release()
 
-    def loaded(self, generation: str, passage: int, vector: int, unread: list[tuple[int, int, int]]) -> None:
+    def start_anew(self) -> None:
+        """Let go of everything."""
+        self._reset(None)
+
+    def loaded(self, generation: str, passage: int, unread: list[tuple[int, int, int]]) -> None:
         """Tell how far what was adopted goes.
 
         Args:
             generation: of the rows as the oldest part saw them.
             passage: the last passage's id.
-            vector: the least id of a vector that may be missing.
             unread: ranges of passages, first and last id, with the id after which their vectors are missing.
         """
-        self._generation, self._seen_passage, self._seen_vector = generation, passage, vector
+        self._generation, self._seen_passage = generation, passage
         self._unread = unread
 
     def segment(self) -> Segment:
@@ -375,8 +380,8 @@ class IndexedRows:
         """[P] which passages have a vector."""
         return self._has_vector.array
 
-    def _vector_table(self, dim: int) -> VectorTable:
-        return VectorTable(dim, len(self.owner), values=self._zeros(VALUES), signs=self._zeros(COLUMNS))
+    def _vector_table(self, dim: int, rows: int) -> VectorTable:
+        return VectorTable(dim, rows, values=self._zeros(VALUES), signs=self._zeros(COLUMNS))
 
     # --- following ---
 
@@ -456,7 +461,7 @@ class IndexedRows:
         while read := rows.fetchmany(_CHUNK):
             dim = len(read[0][1]) // 2
             if self.vectors is None:
-                self.vectors = self._vector_table(dim)
+                self.vectors = self._vector_table(dim, len(self.owner))
             slots = np.searchsorted(self.passage_ids, np.array([row[0] for row in read], np.int64))
             stacked = np.frombuffer(b"".join(row[1] for row in read), np.float16).reshape(len(read), dim)
             self.vectors.put(slots, stacked)
