@@ -57,9 +57,15 @@ def files(path: Path) -> list[Path]:
 def same_as_the_rows(memory: Memory) -> PassageIndex:
     """The index as it is loaded, which equals one made of the rows alone."""
     memory._indexes.clear()
-    memory.recall("sun")
+    read: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        by_rows = PassageIndex._append
+        patch.setattr(PassageIndex, "_append", lambda index, rows: read.append(len(rows)) or by_rows(index, rows))
+        memory.recall("sun")
+        with memory.store.read(0, memory.space) as tx:
+            index = memory._index(tx, episodes=True)
+    assert sum(read) < 4 * parts.PASSAGES, "what is in parts is not read from the rows"
     with memory.store.read(0, memory.space) as tx:
-        index = memory._index(tx, episodes=True)
         anew = PassageIndex(tx.space_id, episodes=True)
         anew.refresh(tx)
     for name in (*NAMES, "before", "after"):

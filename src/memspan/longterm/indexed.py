@@ -187,7 +187,8 @@ class IndexedRows:
         rows = tx.execute(
             "SELECT p.id, p.record, p.terms, r.session, r.speaker, coalesce(r.at, ?),"
             " substr(rtrim(r.text), -1) = '?',"
-            f" CASE WHEN {role} IN ('', 0) THEN 0 WHEN {role} IN ('user', 'human') THEN 1 ELSE 2 END, r.kind"
+            f" CASE WHEN r.data IS NULL OR {role} IN ('', 0) THEN 0 WHEN {role} IN ('user', 'human') THEN 1 ELSE 2 END,"
+            " r.kind"
             " FROM passage p CROSS JOIN record r ON r.id = p.record"
             f" WHERE p.id > ? AND p.id <= ? AND p.space = ? AND {family} ORDER BY p.id",
             (self.NO_TIME, self._seen_passage, last, self.space),
@@ -215,7 +216,7 @@ class IndexedRows:
         self._kept_windows.clear()
         base_passage, base_record = len(self.owner), len(self.record_ids)
         ids, records, blobs, sessions, speakers, ats, questions, roles, kinds = zip(*rows, strict=True)
-        lengths = np.fromiter((len(blob) // 4 for blob in blobs), np.int64, len(blobs))
+        lengths = np.fromiter(map(len, blobs), np.int64, len(blobs)) // 4
         words = np.frombuffer(b"".join(blobs), np.uint32)
         positions = np.arange(base_passage, base_passage + len(ids), dtype=np.int32)
         segment = Segment.build(words, np.repeat(positions, lengths))

@@ -73,7 +73,8 @@ class Parts:
             index.start_anew()
             return
         unread = [(row["first"], row["last"], row["seen_vector"]) for row in rows if row["missing"]]
-        index.loaded(str(min(row["generation"] for row in rows)), rows[-1]["last"], unread)
+        generation = min(row["generation"] for row in rows)
+        index.loaded(str(generation) if generation else "", rows[-1]["last"], unread)
 
     def _open(self, row: Row) -> PartFile:
         name = row["file"]
