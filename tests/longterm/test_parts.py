@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from memspan import Episode, Memory
+from memspan import BudgetError, Episode, Memory
 from memspan.longterm import parts
 from memspan.longterm.index import PassageIndex
 from memspan.longterm.indexed import COLUMNS, IN_RAM, POSTINGS
@@ -264,3 +266,36 @@ def test_kills_at_any_moment(tmp_path: Path):
         held = b"".join(each.read_bytes() for each in files(path))
         assert not [session for session in forgotten if f'"{session}"'.encode() in held]
         same_as_the_rows(memory)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_the_first_recall_stays_within_the_budget(kept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(parts, "PASSAGES", 8192)
+    path = tmp_path / "a.db"
+    chance = random.Random(1)
+    with opened(path) as memory:
+        for first in range(0, 40_000, 2000):
+            memory.add(
+                Episode(
+                    " ".join(f"w{int(chance.paretovariate(0.5)) % 9000}" for _ in range(12)), session=f"s{number // 10}"
+                )
+                for number in range(first, first + 2000)
+            )
+        wanted = [(hit.id, hit.score) for hit in memory.recall("w1 w7 w31", k=50)]
+    assert len(files(path)) == 4
+    if not kept:
+        for each in files(path):
+            each.unlink()
+    with opened(path, budget=1000) as memory, pytest.raises(BudgetError) as told:
+        memory.recall("w1 w7 w31")
+    gc.collect()
+    with opened(path, budget=told.value.needed) as memory:
+        cache = memory.store.footprint().by_place["ram"]  # SQLite's pages, which are not traced
+        tracemalloc.start()
+        try:
+            assert [(hit.id, hit.score) for hit in memory.recall("w1 w7 w31", k=50)] == wanted
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert {index.level for index in memory._indexes.values()} == {COLUMNS}
+        assert peak + cache <= told.value.needed + 2_000_000, "what one recall takes whatever the size"

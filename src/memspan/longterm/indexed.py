@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 _MOST_STALE = 0.2  # share of places of rewritten records from which on the index is read anew
 _MERGE_SHARE = 0.2  # a segment this much smaller than the one before it stays apart; else the two are merged
-_MERGED_ON_DISK = 500_000  # postings up to which spilled segments are merged: that takes 15 MB of RAM
-_CHUNK = 8192  # rows read at a time
+_MERGED_ON_DISK = 100_000  # postings up to which spilled segments are merged: that takes 3 MB of RAM
+_CHUNK, _SMALL_CHUNK = 8192, 512  # rows read at a time: 10 MB of RAM, and 0.6 MB where RAM is short
 IN_RAM, VALUES, POSTINGS, COLUMNS = range(4)
 """Levels of spilling: nothing, the vectors' values, postings too, all columns and the vectors' signs too."""
 _OF_PASSAGES = ("owner", "length", "passage_ids", "before", "after")  # the other columns are of records
@@ -101,6 +101,7 @@ class IndexedRows:
         # Right after loading: ranges of passages, first and last id, that lack vectors with ids above the third number.
         self._unread: list[tuple[int, int, int]] | None = None
         self._segments: list[Segment] = []
+        self._adopted = 0  # segments that are those of parts
         kinds: dict[str, DTypeLike] = {
             "record_ids": np.int64,
             "first": np.int64,
@@ -194,7 +195,7 @@ class IndexedRows:
             (self.NO_TIME, self._seen_passage, last, self.space),
         )
         left: list[tuple] = []  # type: ignore[type-arg]
-        while read := rows.fetchmany(_CHUNK):
+        while read := rows.fetchmany(_CHUNK if self.level == IN_RAM else _SMALL_CHUNK):
             # The last record's passages may go on in the next chunk.
             cut = next(at for at in range(len(read), -1, -1) if at == 0 or read[at - 1][1] != read[-1][1])
             self._read_records(tx, left + read[:cut] if cut else [])
@@ -221,7 +222,9 @@ class IndexedRows:
         positions = np.arange(base_passage, base_passage + len(ids), dtype=np.int32)
         segment = Segment.build(words, np.repeat(positions, lengths))
         spilled = self._spill is not None and self.level >= POSTINGS
-        while self._segments and len(segment.passages) >= _MERGE_SHARE * len(self._segments[-1].passages):
+        while len(self._segments) > self._adopted and len(segment.passages) >= _MERGE_SHARE * len(
+            self._segments[-1].passages
+        ):
             if spilled and len(segment.passages) + len(self._segments[-1].passages) > _MERGED_ON_DISK:
                 break
             segment = self._segments.pop().merged(segment)
@@ -346,6 +349,7 @@ class IndexedRows:
         self._link(base_passage, part.read("before"), session[owner])
         in_ram = self._spill is None or self.level < POSTINGS
         self._segments.append(part.segment().moved(base_passage, copied=in_ram))
+        self._adopted = len(self._segments)
         if part.dim and vectors:
             if self.vectors is None:
                 self.vectors = self._vector_table(part.dim, base_passage)
@@ -401,6 +405,7 @@ class IndexedRows:
         owner = (np.cumsum(keep) - 1)[self.owner[there]]
         self._segments = [self._stored(segment.renumbered(passages)) for segment in self._segments]
         self._segments = [segment for segment in self._segments if len(segment.passages)]
+        self._adopted = 0
         for name, column in self._columns.items():
             self._columns[name] = column.kept(there if name in _OF_PASSAGES else keep)
         self.owner[:] = owner
@@ -459,7 +464,7 @@ class IndexedRows:
             f" WHERE v.id > ? AND p.space = ? AND p.id BETWEEN ? AND ? AND {family}",
             (seen, self.space, first, last),
         )
-        while read := rows.fetchmany(_CHUNK):
+        while read := rows.fetchmany(_CHUNK if self.level == IN_RAM else _SMALL_CHUNK):
             dim = len(read[0][1]) // 2
             if self.vectors is None:
                 self.vectors = self._vector_table(dim, len(self.owner))
