@@ -90,17 +90,17 @@ class Indexes:
                 with self._store.write(now, space) as tx:
                     if not self._parts.extend(tx):
                         break
-            self._parts.sweep()
+            self._parts.sweep(now, space)
 
     def erased(self, tx: Transaction) -> None:
         """Let no part of the transaction's space hold anything of what was erased."""
         if self._parts is not None:
             self._parts.clean(tx, every=True)
 
-    def sweep(self) -> None:
+    def sweep(self, now: int, space: str) -> None:
         """Delete the files of parts that were replaced."""
         if self._parts is not None:
-            self._parts.sweep()
+            self._parts.sweep(now, space)
 
     def check(self, tx: Transaction) -> list[str]:
         """Problems found in the parts of the transaction's space."""

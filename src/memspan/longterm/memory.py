@@ -455,7 +455,7 @@ class Memory:
             index_derived(tx)
             self._indexes.erased(tx)
         self._embedding.forget(tx.erased)
-        self._indexes.sweep()
+        self._indexes.sweep(self._now(), self.space if space is None else space)
         return report.with_purge(self.store.purge())
 
     def export(self, path: str | Path) -> int:

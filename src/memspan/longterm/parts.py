@@ -50,7 +50,8 @@ class Parts:
         self._checked: set[str] = set()
         self._damaged: set[str] = set()
         self._waiting: dict[int, int] = {}  # space -> passages after its last part, as far as this process knows
-        self.folder = Path(store.path + "-index")
+        path = Path(store.path).resolve()
+        self.folder = path.with_name(path.name + "-index")
 
     # --- reading ---
 
@@ -61,9 +62,8 @@ class Parts:
             return
         try:
             files = [self._open(row) for row in rows]
-            spare = tx.execute("SELECT passages FROM usage WHERE space = ?", (tx.space_id,)).fetchone()[0]
             index.reserve(
-                max(sum(file.passages for file in files), spare) + PASSAGES,
+                sum(file.passages for file in files) + PASSAGES,
                 sum(file.records for file in files) + PASSAGES,
                 max(file.dim for file in files),
             )
@@ -169,10 +169,10 @@ class Parts:
         """
         self._sound(tx, share=0.0 if every else _DEAD)
 
-    def sweep(self) -> None:
-        """Delete files that no row names."""
+    def sweep(self, now: int, space: str) -> None:
+        """Delete files that no row names, of any space; `space` is one that is there."""
         if self.folder.exists():
-            with self._store.write(0) as tx:
+            with self._store.write(now, space) as tx:
                 self._sweep(tx)
 
     def _sweep(self, tx: Transaction) -> None:

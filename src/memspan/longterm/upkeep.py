@@ -105,9 +105,9 @@ def maintain(memory: Memory, *, prune: bool, reembed: bool) -> dict[str, int]:
                 memory._indexes.erased(tx)
         if tx.erased:
             embedding.forget(tx.erased)
+        memory._indexes.sweep(memory._now(), name)
         compose(memory, name)  # last, so that nothing is written that is about to go
     done["embedded"] += embedding.embed_all()
-    memory._indexes.sweep()
     with store.lock:
         store.connection.execute("PRAGMA optimize")
         if prune:
