@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memspan import Episode, Memory
-from memspan.longterm.index import COLUMNS, IN_RAM, POSTINGS, PassageIndex
+from memspan.longterm.index import PassageIndex
+from memspan.longterm.indexed import COLUMNS, IN_RAM, POSTINGS
 from memspan.longterm.passages import term_hashes
 from memspan.longterm.spill import Spill
 from tests.longterm.doubles import HashEmbedder

@@ -174,6 +174,7 @@ class EmbedderSlot:
         with self._store.write(self._now()) as tx:
             count: int = tx.execute("SELECT count(*) FROM vector").fetchone()[0]
             tx.execute("DELETE FROM vector")
+            tx.execute("DELETE FROM part")  # the files that held them too
             tx.execute("DELETE FROM meta WHERE key = 'embedder'")
             tx.bump()
         self._checked = False

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from memspan.core.errors import BudgetError
+from memspan.core.errors import BudgetError, StoreError
 from memspan.core.footprint import Footprint
-from memspan.longterm.index import COLUMNS, IN_RAM, PassageIndex
+from memspan.longterm.index import PassageIndex
+from memspan.longterm.indexed import COLUMNS, IN_RAM
 from memspan.longterm.limits import expected_bytes, read_limits
+from memspan.longterm.parts import Parts
 from memspan.longterm.spill import Spill
 from memspan.longterm.store import Store, Transaction
 
@@ -36,6 +39,7 @@ class Indexes:
         self._held: dict[tuple[int, bool], PassageIndex] = {}
         self._levels: dict[int, int] = {}
         self._spill = None if store.path == ":memory:" else Spill(Path(store.path).resolve().parent)
+        self._parts = None if store.path == ":memory:" else Parts(store)
 
     def get(self, tx: Transaction, *, episodes: bool) -> PassageIndex:
         """The index of the transaction's space, up to date.
@@ -47,10 +51,62 @@ class Indexes:
         key = (tx.space_id, episodes)
         index = self._held.pop(key, None)
         if index is None or index.level < level:
-            index = PassageIndex(tx.space_id, episodes=episodes, spill=self._spill, level=level)
+            load = self._parts.load if self._parts is not None and episodes else None
+            index = PassageIndex(tx.space_id, episodes=episodes, spill=self._spill, level=level, load=load)
         self._held[key] = index  # last, so that the first is the one that was longest not asked
         index.refresh(tx)
         return index
+
+    # --- the parts beside the store ---
+
+    def prepare(self, now: int, space: str) -> None:
+        """Write the parts that are wanting before a space's index is loaded; left when another process is writing."""
+        if self._parts is None:
+            return
+        with self._store.read(now, space) as tx:
+            if (tx.space_id, True) in self._held or not (self._parts.due(tx) or self._parts.unusable(tx)):
+                return
+        run = self._store.connection.execute
+        with self._store.lock:
+            run("PRAGMA busy_timeout = 0")  # another process that writes must not keep this one from reading
+            try:
+                self._write_parts(now, space)
+            finally:
+                run(f"PRAGMA busy_timeout = {int(self._store.timeout * 1000)}")
+
+    def added(self, now: int, space: str, episodes: int) -> None:
+        """Write parts when so many episodes more make it due."""
+        if self._parts is None:
+            return
+        with self._store.read(now, space) as tx:
+            due = self._parts.due(tx, episodes)
+        if due:
+            self._write_parts(now, space)
+
+    def _write_parts(self, now: int, space: str) -> None:
+        assert self._parts is not None
+        with contextlib.suppress(StoreError):  # the store is busy, or there is no room: the rows can do without
+            while True:
+                with self._store.write(now, space) as tx:
+                    if not self._parts.extend(tx):
+                        break
+            self._parts.sweep(now, space)
+
+    def erased(self, tx: Transaction) -> None:
+        """Let no part of the transaction's space hold anything of what was erased."""
+        if self._parts is not None:
+            self._parts.clean(tx, every=True)
+
+    def sweep(self, now: int, space: str) -> None:
+        """Delete the files of parts that were replaced."""
+        if self._parts is not None:
+            self._parts.sweep(now, space)
+
+    def check(self, tx: Transaction) -> list[str]:
+        """Problems found in the parts of the transaction's space."""
+        return [] if self._parts is None else self._parts.check(tx)
+
+    # --- the budget ---
 
     def _level(self, tx: Transaction) -> int:
         """How much has to be spilled; never less than before."""
@@ -108,4 +164,6 @@ class Indexes:
             total += index.footprint()
         if self._spill is not None and self._spill.nbytes:
             total += Footprint.of("store", "disk", self._spill.nbytes)
+        if self._parts is not None and (nbytes := self._parts.nbytes):
+            total += Footprint.of("store", "disk", nbytes)
         return total

@@ -6,7 +6,14 @@ store (about 120 kB), by the log of what was erased (at most 0.6 MB), by its wri
 for a while what one transaction writes), and by pages that are free or half empty: it is rewritten when an eviction has
 made them 30 % of it.
 
-In RAM, what counts is what an index holds between two recalls and the arrays that one recall works with.
+Not counted on disk are the files of the index beside the store (`parts`): about 140 bytes a passage, and of vectors
+D + D/8 + 5 bytes each, which can be deleted at any time and are made again; `Memory.footprint` tells of them.
+
+In RAM, what counts is what an index holds between two recalls and the arrays that one recall works with, the first one
+too: an index is taken over from its files in pieces. Of sessions' names as many are reckoned as there are at ten
+passages a session. Not counted are Python and its libraries, what an embedder works with, what one recall takes at any
+size (up to 4 MB), pages of mapped files, which the system takes back when it needs them, and, while parts are written,
+up to 40 MB.
 """
 
 from __future__ import annotations
@@ -18,7 +25,7 @@ from typing import Literal, get_args
 
 from memspan.core.budget import parse_bytes
 from memspan.core.errors import InputError
-from memspan.longterm.index import COLUMNS, IN_RAM, POSTINGS, VALUES
+from memspan.longterm.indexed import COLUMNS, IN_RAM, POSTINGS, VALUES
 from memspan.longterm.passages import PASSAGE_CHARS
 from memspan.longterm.store import Transaction
 

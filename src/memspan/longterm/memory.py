@@ -22,7 +22,8 @@ from memspan.longterm.changes import Change, changes, undo
 from memspan.longterm.embedding import EmbedderSlot
 from memspan.longterm.evict import Added, Eviction, Evictor
 from memspan.longterm.forget import Forgotten, forget_episodes
-from memspan.longterm.index import COLUMNS, IN_RAM, PassageIndex
+from memspan.longterm.index import PassageIndex
+from memspan.longterm.indexed import COLUMNS, IN_RAM
 from memspan.longterm.indexes import Indexes
 from memspan.longterm.kept import keep_answer, kept_answer
 from memspan.longterm.limits import (
@@ -33,25 +34,12 @@ from memspan.longterm.limits import (
     expected_of_texts,
     known_dim,
     read_limits,
-    set_limits,
 )
 from memspan.longterm.organizers import load_organizer
-from memspan.longterm.recall import (
-    Deadline,
-    RankingConfig,
-    Recollections,
-    Search,
-    recall_episodes,
-)
-from memspan.longterm.rows import (
-    checked_count,
-    checked_episode,
-    checked_question,
-    index_derived,
-    names,
-)
+from memspan.longterm.recall import Deadline, RankingConfig, Recollections, Search, recall_episodes
+from memspan.longterm.rows import checked_count, checked_episode, checked_question, index_derived, names
 from memspan.longterm.store import Store, Transaction
-from memspan.longterm.upkeep import compose, maintain, make_room, stats, use
+from memspan.longterm.upkeep import change_limits, check_parts, compose, maintain, make_room, stats, use
 
 if TYPE_CHECKING:
     from memspan.core.budget import Budget
@@ -201,6 +189,7 @@ class Memory:
         if added.evicted is not None and self.store.loose():
             self.store.purge()
         self._embedding.embed_batches()
+        self._indexes.added(self._now(), space, len(fresh))
         return added
 
     def _make_room(self, tx: Transaction) -> None:
@@ -233,15 +222,7 @@ class Memory:
             InputError: no number of bytes, or an unknown `when_full`.
             BudgetError: the space takes more already and may not, or cannot, be made to fit.
         """
-        space = self.space if space is None else space
-        if disk is not None or ram is not None or when_full is not None:
-            self._know_vectors(space, limited=disk is not None)
-            with self.store.write(self._now(), space) as tx:
-                set_limits(tx, disk=disk, ram=ram, when_full=when_full)
-            if self._evicted is not None and self.store.loose():
-                self.store.purge()
-        with self.store.read(self._now(), space) as tx:
-            return read_limits(tx)
+        return change_limits(self, self.space if space is None else space, disk=disk, ram=ram, when_full=when_full)
 
     @contextlib.contextmanager
     def _snapshot(self, space: str) -> Iterator[Snapshot]:
@@ -327,6 +308,7 @@ class Memory:
                     compose(self, asked.space)
             self._embedding.embed_all()
         vector = self._embedding.embed_query(asked.text, deadline)
+        self._indexes.prepare(self._now(), asked.space)
         with self.store.read(self._now(), asked.space) as tx:
             search = Search(
                 tx=tx,
@@ -471,7 +453,9 @@ class Memory:
         with self.store.write(self._now(), self.space if space is None else space) as tx:
             report = forget_episodes(tx, self.organizer, wanted, session=session, speaker=speaker, before=limit)
             index_derived(tx)
+            self._indexes.erased(tx)
         self._embedding.forget(tx.erased)
+        self._indexes.sweep(self._now(), self.space if space is None else space)
         return report.with_purge(self.store.purge())
 
     def export(self, path: str | Path) -> int:
@@ -500,7 +484,7 @@ class Memory:
 
     def check(self) -> list[str]:
         """Problems found in the file and between its rows and indexes; empty when sound."""
-        return self.store.check()
+        return self.store.check() + check_parts(self)
 
     def stats(self, *, space: str | None = None) -> dict[str, Any]:
         """Counts by kind, vectors, sessions, speakers, the span of time, bytes, limits, and what was evicted."""

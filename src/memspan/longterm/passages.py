@@ -59,8 +59,10 @@ def term_hashes(text: str) -> NDArray[np.uint32]:
     known: _Hashes | None = getattr(_local, "known", None)
     if known is None or len(known) > _CACHED_WORDS:
         known = _local.known = _Hashes()
-    hashes = [known[word] for word in _WORD.findall(_POSSESSIVE.sub("", text.lower()))]
-    return np.array([value for value in hashes if value], dtype=np.uint32)
+    lower = text.lower()
+    if "'" in lower or "’" in lower:
+        lower = _POSSESSIVE.sub("", lower)
+    return np.array([value for word in _WORD.findall(lower) if (value := known[word])], dtype=np.uint32)
 
 
 def indexed_text(text: str, speaker: str | None, metadata: Mapping[str, Any] | None) -> tuple[str, str]:

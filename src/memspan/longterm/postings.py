@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,8 @@ class Segment:
     starts: I64
     passages: NDArray[np.int32]
     counts: NDArray[np.uint16]
+    offset: int = 0
+    """What is added to every passage."""
 
     @classmethod
     def build(cls, words: NDArray[np.uint32], owners: NDArray[np.int32]) -> Segment:
@@ -39,21 +41,45 @@ class Segment:
 
     def merged(self, later: Segment) -> Segment:
         """Both segments as one; `later` holds only later passages."""
-        words = np.r_[self._spread(), later._spread()]
-        order = np.argsort(words, kind="stable")  # stable keeps passages in order within a term
-        return self._grouped(
-            words[order], np.r_[self.passages, later.passages][order], np.r_[self.counts, later.counts][order]
-        )
+        return self.joined([self, later])
+
+    @classmethod
+    def joined(cls, segments: Sequence[Segment]) -> Segment:
+        """Segments as one; each holds only later passages than the one before it."""
+        if len(segments) == 1 and not segments[0].offset:
+            return segments[0]
+        every = [segment.terms for segment in segments]
+        terms = np.unique(np.concatenate(every)) if every else np.zeros(0, np.uint32)
+        places = [np.searchsorted(terms, each) for each in every]
+        sizes = np.zeros(len(terms) + 1, np.int64)
+        for segment, at in zip(segments, places, strict=True):
+            sizes[at + 1] += np.diff(segment.starts)
+        starts = np.cumsum(sizes)
+        passages, counts = np.empty(starts[-1], np.int32), np.empty(starts[-1], np.uint16)
+        free = starts[:-1].copy()  # where each term's next postings go
+        for segment, at in zip(segments, places, strict=True):
+            lengths = np.diff(segment.starts)
+            to = np.arange(len(segment.passages)) + np.repeat(free[at] - segment.starts[:-1], lengths)
+            passages[to] = segment.passages + np.int32(segment.offset)
+            counts[to] = segment.counts
+            free[at] += lengths
+        return cls(terms, starts, passages, counts)
+
+    def moved(self, offset: int, *, copied: bool) -> Segment:
+        """Every passage `offset` further on; in an array of its own, or told by `offset` alone."""
+        if copied:
+            return Segment(self.terms.copy(), self.starts.copy(), self.passages + np.int32(offset), self.counts.copy())
+        return Segment(self.terms, self.starts, self.passages, self.counts, self.offset + offset)
 
     def renumbered(self, numbers: NDArray[np.int32]) -> Segment:
         """Passage p as `numbers[p]`, ascending as before; without those whose number is negative."""
-        passages = numbers[self.passages]
+        passages = numbers[self.passages if not self.offset else self.passages + np.int32(self.offset)]
         kept = passages >= 0
         return self._grouped(self._spread()[kept], passages[kept], self.counts[kept])
 
     def stored(self, copy: Callable[[NDArray[Any]], NDArray[Any]]) -> Segment:
         """The same with the two long arrays where `copy` puts them."""
-        return Segment(self.terms, self.starts, copy(self.passages), copy(self.counts))
+        return Segment(self.terms, self.starts, copy(self.passages), copy(self.counts), self.offset)
 
     def _spread(self) -> NDArray[np.uint32]:
         return np.repeat(self.terms, np.diff(self.starts))
@@ -64,7 +90,8 @@ class Segment:
         if at == len(self.terms) or self.terms[at] != term:
             return self.passages[:0], self.counts[:0]
         span = slice(int(self.starts[at]), int(self.starts[at + 1]))
-        return self.passages[span], self.counts[span]
+        found = self.passages[span]
+        return found + np.int32(self.offset) if self.offset else found, self.counts[span]
 
     @property
     def nbytes(self) -> int:

@@ -297,6 +297,25 @@ MIGRATIONS: tuple[str, ...] = (
     """
     + f"INSERT INTO usage (space, bytes, passages, words, vectors) {USAGE};\n"
     + _usage_triggers(),
+    # The files beside the store that keep the index of episodes, see `parts`: which passages each holds, how many of
+    # them had no vector when the newest was `seen_vector`, and the generation of the rows that it agrees with.
+    """
+    CREATE TABLE part (
+        id INTEGER PRIMARY KEY,
+        space INTEGER NOT NULL REFERENCES space ON DELETE CASCADE,
+        first INTEGER NOT NULL,
+        last INTEGER NOT NULL,
+        first_record INTEGER NOT NULL,
+        last_record INTEGER NOT NULL,
+        passages INTEGER NOT NULL,
+        missing INTEGER NOT NULL,
+        seen_vector INTEGER NOT NULL,
+        generation INTEGER NOT NULL,
+        file TEXT NOT NULL,
+        nbytes INTEGER NOT NULL
+    );
+    CREATE INDEX part_space ON part (space, first);
+    """,
 )
 """One script per schema version; the store's version is the number of scripts that have run."""
 

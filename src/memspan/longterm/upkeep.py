@@ -9,7 +9,7 @@ from memspan.core.errors import InputError
 from memspan.longterm import clock
 from memspan.longterm.base import Organizer
 from memspan.longterm.evict import Eviction
-from memspan.longterm.limits import known_dim, read_limits
+from memspan.longterm.limits import Bytes, Limits, WhenFull, known_dim, read_limits, set_limits
 from memspan.longterm.rows import index_derived
 from memspan.longterm.store import Transaction
 
@@ -38,6 +38,29 @@ def make_room(memory: Memory, tx: Transaction) -> Eviction | None:
         if of_space.erased:
             memory._embedding.forget(of_space.erased)
     return own
+
+
+def change_limits(
+    memory: Memory, space: str, *, disk: Bytes | None, ram: Bytes | None, when_full: WhenFull | None
+) -> Limits:
+    """See `Memory.limits`."""
+    if disk is not None or ram is not None or when_full is not None:
+        memory._know_vectors(space, limited=disk is not None)
+        with memory.store.write(memory._now(), space) as tx:
+            set_limits(tx, disk=disk, ram=ram, when_full=when_full)
+        if memory._evicted is not None and memory.store.loose():
+            memory.store.purge()
+    with memory.store.read(memory._now(), space) as tx:
+        return read_limits(tx)
+
+
+def check_parts(memory: Memory) -> list[str]:
+    """Problems found in the files of the index, over all spaces."""
+    problems = []
+    for (name,) in memory.store.connection.execute("SELECT name FROM space ORDER BY id").fetchall():
+        with memory.store.read(memory._now(), name) as tx:
+            problems += memory._indexes.check(tx)
+    return problems
 
 
 def use(tx: Transaction, organizer: Organizer, ids: Sequence[str]) -> int:
@@ -78,8 +101,11 @@ def maintain(memory: Memory, *, prune: bool, reembed: bool) -> dict[str, int]:
             for what, count in memory.organizer.maintain(tx, memory._clock(), prune=prune).items():
                 done[what] = done.get(what, 0) + count
             index_derived(tx)
+            if prune:
+                memory._indexes.erased(tx)
         if tx.erased:
             embedding.forget(tx.erased)
+        memory._indexes.sweep(memory._now(), name)
         compose(memory, name)  # last, so that nothing is written that is about to go
     done["embedded"] += embedding.embed_all()
     with store.lock:

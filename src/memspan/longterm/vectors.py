@@ -25,6 +25,7 @@ SIFTED = 4096
 """Rows that the signs let through to be scored by value, at least."""
 _OVERSAMPLING = 10
 _KEPT = 65_536  # rows copied at a time
+_MOVED = 2**24  # bytes from which on an array is not copied to grow, if it can be helped
 _BLOCK = 2048  # rows widened at a time: 3 MB at D = 384, which stays in the processor's cache
 
 
@@ -66,10 +67,28 @@ class Column:
         need = self._size + count
         if need > len(self._data):
             shape = (max(need, int(1.25 * len(self._data))), *self._data.shape[1:])
-            grown = (self._zeros or np.zeros)(shape, self._data.dtype)
-            grown[: self._size] = self.array
-            self._data = grown
+            if self._zeros is not None or not self._grown_in_place(shape):
+                grown = (self._zeros or np.zeros)(shape, self._data.dtype)
+                grown[: self._size] = self.array
+                self._data = grown
         self._size = need
+
+    def _grown_in_place(self, shape: tuple[int, ...]) -> bool:
+        """Let the system move a large array's pages, so that it is not held twice; False while a view is in use."""
+        if self._data.nbytes < _MOVED:
+            return False
+        try:
+            self._data.resize(shape)
+        except ValueError:
+            return False
+        return True
+
+    def reserve(self, count: int) -> None:
+        """Make room for `count` values in all."""
+        size = self._size
+        if count > len(self._data):
+            self.grow(count - size)
+            self._size = size
 
     def kept(self, mask: NDArray[np.bool_]) -> Column:
         """The values where the mask is true, in a column of the same kind."""
@@ -118,6 +137,22 @@ class VectorTable:
         """Append zero rows."""
         for column in (self._values, self._scale, *self._signs):
             column.grow(rows)
+
+    def reserve(self, rows: int) -> None:
+        """Make room for so many rows in all."""
+        for column in (self._values, self._scale, *self._signs):
+            column.reserve(rows)
+
+    def extend(self, values: NDArray[np.int8], scale: F32, signs: NDArray[np.uint64]) -> None:
+        """Append rows as `packed` gave them: [n, D], [n] and [words, n]."""
+        self._values.extend(values)
+        self._scale.extend(scale)
+        for column, word in zip(self._signs, signs, strict=True):
+            column.extend(word)
+
+    def packed(self) -> tuple[NDArray[np.int8], F32, list[NDArray[np.uint64]]]:
+        """All rows as they are held: values [N, D], scales [N], and for each word of signs [N]."""
+        return self._values.array, self._scale.array, [column.array for column in self._signs]
 
     def keep(self, mask: NDArray[np.bool_]) -> None:
         """Drop the rows where the mask is false."""
