@@ -65,7 +65,7 @@ SIZES: dict[str, dict[str, Any]] = {
         "tokens": (3000, 1000, 1000),
     },
     "full": {
-        **{"passages": 120, "pages": 40, "found": 40, "read": 6, "asked": 80, "pairs": 300},
+        **{"passages": 120, "pages": 40, "found": 30, "read": 5, "asked": 60, "pairs": 300},
         "tokens": (20000, 3000, 5000),
     },
 }

@@ -95,6 +95,10 @@ CONFIDENCE: Mapping[str, float] = MappingProxyType(
         "question": -0.83,
         "answers": 0.03,
         "vectors": -0.83,
+        "chat": 0.0,
+        "chat_open": 0.0,
+        "chat_right": 0.0,
+        "chat_wrong": 0.0,
         "void": -2.0,  # not fitted
         "late": -12.0,  # not fitted
     }
