@@ -4,13 +4,14 @@
 
 DIR holds LoCoMo's layout (CC BY-NC 4.0; its category 5 asks one speaker for what the other said, and cannot be
 answered), BEAM's (its ability `abstention` cannot be answered), or both. No text is kept. An answer is right when its
-sentence is of the evidence; what cannot be answered is answered wrongly in any case. Reported are the area under the
-risk-coverage curve (AURC, lower is better), how often an answerable question gets more confidence than one that is not
-(AUROC), and how many of the unanswerable are declined at the threshold that answers 80 % of the others.
+sentence is of the evidence; what cannot be answered is answered wrongly in any case. Reported are, for each set and for
+both together, the area under the risk-coverage curve (AURC, lower is better), how often an answerable question gets
+more confidence than one that is not (AUROC), and how many of the unanswerable are declined at the threshold that
+answers 80 % of the others; each with a 95 % percentile bootstrap over conversations.
 
-Without --fit the shipped weights are measured, which were fitted on LoCoMo's first half. With it they are fitted anew,
-on the sets of `answers.py` and LoCoMo, and printed; each conversation of LoCoMo is then judged by weights that were
-fitted without it. BEAM is never fitted on.
+Without --fit the shipped weights are measured, which were fitted on the first halves of LoCoMo and of BEAM: on these
+the figures flatter. With it they are fitted anew, on both and on the made-up sets of `answers.py`, and printed; each
+conversation is then judged by weights that were fitted without it.
 """
 
 from __future__ import annotations
@@ -19,65 +20,115 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 sys.path.insert(0, str(Path(__file__).parent))
-from answers import Asked, fitted_confidence, locomo, made_up, right
+from answers import Asked, fitted_confidence, made_up, right
 from common import machine_line, say, table
 from corpora import load
 
 from memspan import Memory
 from memspan.core.errors import InputError, MemspanError
 from memspan.longterm.knowledge_survey.config import CONFIDENCE, KnowledgeSurveyConfig, logistic, weighted
-from memspan.longterm.knowledge_survey.evidence import gather
+from memspan.longterm.knowledge_survey.evidence import Evidence, gather
 from memspan.longterm.knowledge_survey.risk import RiskCoverage, plot_curves, risk_coverage
 
 KEPT = 0.8  # share of the answerable questions that are still answered
 BAR = 0.6  # of the others, to be declined then
+SETS = ("LoCoMo", "BEAM")
+UNANSWERABLE = ("adversarial", "abstention")
+RESAMPLES = 1000
 
 
-def beam(folder: Path, embedder: Any, every: int = 1) -> list[Asked]:
-    """Every n-th of BEAM's questions, and all that cannot be answered."""
-    found = []
+def asked_of(folder: Path, layout: str, embedder: Any, every: int = 1) -> list[Asked]:
+    """Every n-th of a set's questions that can be answered, and all that cannot."""
+    found: list[Asked] = []
     for dataset in load(folder, unanswerable=True):
-        if dataset.layout != "beam":
+        if dataset.layout != layout:
             continue
         for part in dataset.conversations:
             with Memory.open(":memory:", organizer="plain", embedder=embedder) as memory:
                 memory.add(part.episodes)
-                chosen = [q for n, q in enumerate(part.questions) if not q.evidence or n % every == 0]
-                for question in chosen:
-                    evidence = gather(memory, question.text, KnowledgeSurveyConfig(), {})
-                    evidence.sentences, evidence.hits = (
-                        evidence.sentences[:1],
-                        [],
-                    )  # chats are long, and kept they fill RAM
-                    found.append(Asked(evidence, question.evidence, "", part.name))
-            say(f"{dataset.name}: {part.name}")
+                for number, question in enumerate(part.questions):
+                    evidence = () if question.category == "adversarial" else question.evidence
+                    if number % every if evidence else question.category not in UNANSWERABLE:
+                        continue
+                    found.append(slim(Asked(_evidence(memory, question.text), evidence, "", part.name)))
+            say(f"{dataset.name}, {'words' if embedder is None else 'vectors'}: {part.name}, {len(found)} questions")
     return found
 
 
-def curve(asked: Sequence[Asked], weights: Sequence[Mapping[str, float]]) -> RiskCoverage:
-    """The curve of questions, each judged by its weights."""
+def _evidence(memory: Memory, question: str) -> Evidence:
+    return gather(memory, question, KnowledgeSurveyConfig(), {})
+
+
+def slim(one: Asked) -> Asked:
+    """Without all that the curve does not need: of long chats, everything that was found would fill the RAM."""
+    one.found.sentences, one.found.hits, one.found.facts = one.found.sentences[:1], [], []
+    return one
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A set's questions with the confidence in each."""
+
+    asked: Sequence[Asked]
+    sure: Sequence[float]
+
+    def curve(self) -> RiskCoverage:
+        """All questions."""
+        return _curve(self.asked, self.sure)
+
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """95 % of the figures over conversations that are drawn anew, with replacement."""
+        named: dict[str, list[int]] = {}
+        for place, one in enumerate(self.asked):
+            named.setdefault(one.conversation, []).append(place)
+        chance, groups = np.random.default_rng(0), list(named.values())
+        drawn = []
+        for _ in range(RESAMPLES):
+            chosen = [i for k in chance.integers(0, len(groups), len(groups)) for i in groups[k]]
+            found = _curve([self.asked[i] for i in chosen], [self.sure[i] for i in chosen])
+            if 0 < found.answerable.sum() < len(chosen):
+                drawn.append((found.aurc, found.auroc, found.refused(found.threshold(coverage=KEPT))))
+        low, high = np.percentile(np.array(drawn), (2.5, 97.5), axis=0).tolist()
+        return dict(zip(("aurc", "auroc", "refused_80"), zip(low, high, strict=True), strict=True))
+
+
+def _curve(asked: Sequence[Asked], sure: Sequence[float]) -> RiskCoverage:
+    return risk_coverage(sure, [right(one) for one in asked], [bool(one.evidence) for one in asked])
+
+
+def judged(asked: Sequence[Asked], weights: Sequence[Mapping[str, float]]) -> Judged:
+    """Questions, each judged by its weights."""
     sure = [
         logistic(weighted(own, one.found.features)) if one.found.sentences else 0.0
         for one, own in zip(asked, weights, strict=True)
     ]
-    return risk_coverage(sure, [right(one) for one in asked], [bool(one.evidence) for one in asked])
+    return Judged(asked, sure)
 
 
-def out_of_fold(sets: Mapping[str, Sequence[Asked]], asked: Sequence[Asked]) -> list[dict[str, float]]:
-    """Of each question the weights that are fitted without its conversation."""
+def together(sets: Sequence[Judged]) -> Judged:
+    """The questions of several sets as one."""
+    return Judged([one for part in sets for one in part.asked], [value for part in sets for value in part.sure])
+
+
+def out_of_fold(sets: Mapping[str, Sequence[Asked]], names: Sequence[str]) -> dict[str, Judged]:
+    """The sets of these names, each question judged by weights that are fitted without its conversation."""
     folds = {}
-    for name in dict.fromkeys(one.conversation for one in asked):
+    for name in dict.fromkeys(one.conversation for group in names for one in sets[group]):
         rest = {group: [one for one in there if one.conversation != name] for group, there in sets.items()}
         folds[name] = fitted_confidence(rest)
-    return [folds[one.conversation] for one in asked]
+    return {group: judged(sets[group], [folds[one.conversation] for one in sets[group]]) for group in names}
 
 
-def row(name: str, found: RiskCoverage) -> dict[str, Any]:
+def row(name: str, questions: Judged) -> dict[str, Any]:
     """The figures of one curve."""
+    found = questions.curve()
     threshold = found.threshold(coverage=KEPT)
     return {
         "set": name,
@@ -86,6 +137,7 @@ def row(name: str, found: RiskCoverage) -> dict[str, Any]:
         "refused_80": found.refused(threshold),
         "answered_shipped": found.answered(KnowledgeSurveyConfig().abstain_below),
         "refused_shipped": found.refused(KnowledgeSurveyConfig().abstain_below),
+        "intervals": questions.intervals(),
     }
 
 
@@ -105,34 +157,39 @@ def main() -> None:
     from memspan.models import load_embedder
 
     embedder = load_embedder(options.embedder, cache=options.cache)
-    talks = list(locomo(options.data, embedder, 1 if options.fit else options.every))
-    say(f"LoCoMo: {len(talks)} questions")
-    chats = beam(options.data, embedder, options.every)
-    curves: dict[str, RiskCoverage] = {}
-    weights = dict(CONFIDENCE)
+    every = 1 if options.fit else options.every
+    sets: dict[str, list[Asked]] = {}
+    for name in SETS:
+        if asked := asked_of(options.data, name.lower(), embedder, every):
+            sets[f"{name}, vectors"] = asked
+    if not sets:
+        raise InputError(f"{options.data} holds neither LoCoMo's layout nor BEAM's")
+    real, weights = list(sets), dict(CONFIDENCE)
     if options.fit:
-        if not talks:
-            raise InputError(f"--fit needs LoCoMo's layout, and {options.data} does not hold it")
-        sets: dict[str, list[Asked]] = {"LoCoMo, vectors": talks, "LoCoMo, words": list(locomo(options.data, None))}
+        sets |= {
+            f"{name.split(',')[0]}, words": asked_of(options.data, name.split(",")[0].lower(), None) for name in real
+        }
         for vectors, chosen in (("words", None), ("vectors", embedder)):
             for organizer in ("plain", "zep"):
-                sets[f"made up, {vectors}, {organizer}"] = list(made_up(chosen, organizer))
+                sets[f"made up, {vectors}, {organizer}"] = [slim(one) for one in made_up(chosen, organizer)]
                 say(f"made up, {vectors}, {organizer}")
         weights = fitted_confidence(sets)
-        curves["LoCoMo, out of fold"] = curve(talks, out_of_fold(sets, talks))
+        found = out_of_fold(sets, real)
         print("confidence", weights, file=sys.stderr if options.json else sys.stdout)
-    elif talks:
-        curves["LoCoMo, fitted on"] = curve(talks, [weights] * len(talks))
-    if chats:
-        curves["BEAM"] = curve(chats, [weights] * len(chats))
-    rows = [row(name, found) for name, found in curves.items()]
+    else:
+        found = {name: judged(sets[name], [weights] * len(sets[name])) for name in real}
+    shown = {name.split(",")[0]: found[name] for name in real}
+    if len(shown) > 1:
+        shown["both"] = together(list(shown.values()))
+    rows = [row(name, questions) for name, questions in shown.items()]
     if options.plot:
-        plot_curves(curves, options.plot)
+        plot_curves({name: questions.curve() for name, questions in shown.items()}, options.plot)
     if options.json:
         print(json.dumps(rows, indent=2))
         return
-    header = ["set", "questions", "unanswerable", "AURC", "AUROC", "refused at 80 %", "threshold"]
-    header += ["at the default: answered", "refused"]
+    print("each judged by weights fitted without its conversation" if options.fit else "by the shipped weights")
+    header = ["set", "questions", "unanswerable", "AURC", "95 %", "AUROC", "95 %", "refused at 80 %", "95 %"]
+    header += ["threshold", "at the default: answered", "refused"]
     print(table(header, [_cells(one) for one in rows]))
     for one in rows:
         verdict = "met" if one["refused_80"] >= BAR else "NOT MET"
@@ -141,9 +198,11 @@ def main() -> None:
 
 
 def _cells(one: Mapping[str, Any]) -> list[str]:
-    figures = ("aurc", "auroc", "refused_80", "threshold_80", "answered_shipped", "refused_shipped")
-    counts = [str(one["questions"]), str(one["questions"] - one["answerable"])]
-    return [one["set"], *counts, *(f"{one[name]:.3f}" for name in figures)]
+    cells = [one["set"], str(one["questions"]), str(one["questions"] - one["answerable"])]
+    for name in ("aurc", "auroc", "refused_80"):
+        low, high = one["intervals"][name]
+        cells += [f"{one[name]:.3f}", f"{low:.2f} to {high:.2f}"]
+    return [*cells, *(f"{one[name]:.3f}" for name in ("threshold_80", "answered_shipped", "refused_shipped"))]
 
 
 if __name__ == "__main__":

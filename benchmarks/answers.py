@@ -31,6 +31,7 @@ THRESHOLDS = (0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6)
 NOT_FITTED = ("void", "closed", "late")
 WORDS_SHARE = 0.25  # a question without vectors weighs this much: vectors are what most stores have
 REAL_SHARE = 4.0  # of the confidence: questions of people on conversations that no program made
+REAL = ("LoCoMo", "BEAM")
 UNSURE = 0.5  # what an answerable question counts as whose best sentence is not of the evidence
 
 
@@ -129,7 +130,7 @@ def fitted_confidence(sets: Mapping[str, Sequence[Asked]]) -> dict[str, float]:
     """
     names = [name for name in CONFIDENCE if name not in ("bias", *NOT_FITTED)]
     rows = [
-        (one, _share(group) * (REAL_SHARE if "LoCoMo" in group else 1) / len(asked))
+        (one, _share(group) * (REAL_SHARE if group.startswith(REAL) else 1) / len(asked))
         for group, asked in sets.items()
         for one in asked
         if one.found.sentences

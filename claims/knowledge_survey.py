@@ -56,11 +56,18 @@ DECLINED_WITHOUT, DECLINED_WITH = 0.80, 0.25  # the right paragraph out of memor
 FOLLOWS_EDIT, RESTORES_OLD = 0.70, 0.95
 SHIPPED_RIGHT, SHIPPED_DECLINED = 17.0, 4.0  # of 20 and of 5, on the conversation that ships
 
-# Passages; pages of files and copies; questions that the best sentence answers, and that the language model does; pairs
-# for the adapter; tokens of kNN-LM's datastore, of its tuning and of its test.
-SIZES = {
-    "smoke": {"passages": 40, "pages": 16, "found": 20, "read": 6, "pairs": 150, "tokens": (3000, 1000, 1000)},
-    "full": {"passages": 120, "pages": 40, "found": 60, "read": 12, "pairs": 300, "tokens": (20000, 3000, 5000)},
+# Passages; pages of files and copies; questions of each seed that the best sentence answers, and that the model
+# answers; one question each of so many passages, for citations and refusals; pairs for the adapter; tokens of kNN-LM's
+# datastore, of its tuning and of its test.
+SIZES: dict[str, dict[str, Any]] = {
+    "smoke": {
+        **{"passages": 40, "pages": 16, "found": 20, "read": 6, "asked": 40, "pairs": 150},
+        "tokens": (3000, 1000, 1000),
+    },
+    "full": {
+        **{"passages": 120, "pages": 40, "found": 30, "read": 5, "asked": 60, "pairs": 300},
+        "tokens": (20000, 3000, 5000),
+    },
 }
 NEW_TOKENS = 32  # of the language model, with and without memory
 
@@ -104,19 +111,23 @@ def _data(size: str) -> Path | None:
 
 
 def _together(size: str, seed: int, jobs: Sequence[tuple[str, str]]) -> list[Part]:
-    # Two processes of one thread each: torch's threads wait for each other after every operator. This process loads no
-    # torch, so that forking it is safe.
-    with (
-        tempfile.TemporaryDirectory(prefix="memspan-claim-") as folder,
-        ProcessPoolExecutor(2, mp_context=get_context("fork")) as pool,
-    ):
-        running = [pool.submit(_job, size, seed, folder, *job) for job in jobs]
-        return [part for one in running for part in one.result()]
+    pool, folder = _workers()
+    running = [pool.submit(_job, size, seed, folder.name, *job) for job in jobs]
+    return [part for one in running for part in one.result()]
+
+
+@cache
+def _workers() -> tuple[ProcessPoolExecutor, tempfile.TemporaryDirectory[str]]:
+    """Two processes that load their models once for all seeds, and the folder of the vectors of all of them."""
+    # One thread each: torch's threads wait for each other after every operator. This process loads no torch, so that
+    # forking it is safe.
+    folder = tempfile.TemporaryDirectory(prefix="memspan-claim-")
+    return ProcessPoolExecutor(2, mp_context=get_context("fork")), folder
 
 
 def _job(size: str, seed: int, folder: str, name: str, what: str) -> list[Part]:
     """One part of the claim on one corpus, in a process of its own."""
-    sizes: dict[str, Any] = SIZES[size]
+    sizes = SIZES[size]
     data = _data(size) or Path()
     if name == "gradient":
         return [gradient(seed)]
@@ -130,16 +141,16 @@ def _job(size: str, seed: int, folder: str, name: str, what: str) -> list[Part]:
     if name == "from_memory":
         return from_memory(corpus(), embedder, model, sizes["found"], sizes["read"])
     if name == "provenance":
-        return provenance(corpus(), embedder, sizes["passages"], seed)
+        return provenance(corpus(), embedder, sizes["asked"], seed)
     if name == "up_to_date":
-        edits = rgb(data / "rgb" / "en_fact.json") if what == "RGB" else made_up_edits(seed, sizes["passages"])
+        edits = rgb(data / "rgb" / "en_fact.json") if what == "RGB" else made_up_edits(seed, sizes["asked"])
         return up_to_date(what, edits, embedder)
     if name == "fresh_files":
         return fresh_files(made_up_edits(seed, sizes["pages"]), embedder)
     if name == "near_copies":
         return near_copies(made_up(seed, sizes["pages"]), made_up_edits(seed, sizes["pages"]), embedder)
     if name == "curve":
-        return curve(corpus(), embedder, sizes["passages"], seed)
+        return curve(corpus(), embedder, sizes["asked"], seed)
     if name == "adapter_on_statements":
         return [adapter_on_statements(embedder, sizes["pairs"], seed)]
     if name == "adapter_on_passages":

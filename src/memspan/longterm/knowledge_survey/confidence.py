@@ -12,9 +12,12 @@ import numpy as np
 
 from memspan.longterm.knowledge_survey.config import weighted
 from memspan.longterm.knowledge_survey.features import LEANING, Sentence
+from memspan.longterm.knowledge_survey.kinds import form_of
+from memspan.longterm.knowledge_survey.scope import scope_of
 from memspan.longterm.knowledge_survey.text import Question, stems
 
 _PERSON = ("right", "wrong")  # the features that compare persons
+_UNCHECKED = ("open", "which", "why")  # forms of answers that no rule can find in a sentence
 _MOST_APART = 3.0  # nats
 _NAMED = 0.7  # from which on a sentence is by the subject, or names them
 
@@ -30,6 +33,10 @@ def confidence_features(
     that none is there, "unsaid" how far they are absent where no question for the same is answered. "agreement" says
     how near its episode comes to the best of each signal: words, vectors, facts and retrieval. "of_another" is how much
     better something that another person said fits; see `_of_another`.
+
+    In a chat with an assistant ("chat") long messages hold the words of any question for a detail, so that they tell
+    little of whether the detail was told: "chat_open" marks questions for a fact of whose answer no form can be checked
+    ("What did they say about it?"), see `scope`; "chat_right" and "chat_wrong" are "right" and "wrong" there.
 
     Args:
         question: as it was read.
@@ -50,7 +57,8 @@ def confidence_features(
     absent = sum(lacking) / len(lacking) if lacking else 0.0
     share = shares[best.episode] / sum(shares.values())
     said = sum(best.features[f"like_{name}"] for name in LEANING)
-    return best.features | {
+    return {
+        **best.features,
         "share": share,
         "said_share": share * said,
         "like_coverage": said,
@@ -61,7 +69,16 @@ def confidence_features(
         "margin": min(2.0, best.score - rival),
         "of_another": _of_another(question, sentences, selection),
         "vectors": float("cosine" in best.features),
+        **_in_chat(question, best),
     }
+
+
+def _in_chat(question: Question, best: Sentence) -> dict[str, float]:
+    if best.metadata.get("role") not in ("user", "assistant"):
+        return {}
+    bare = scope_of(question.text) == "fact" and form_of(question.text) in _UNCHECKED
+    by = {f"chat_{name}": best.features[name] for name in _PERSON}
+    return {"chat": 1.0, "chat_open": float(bare), **by}
 
 
 def _agreement(best: Sentence, sentences: Sequence[Sentence]) -> float:

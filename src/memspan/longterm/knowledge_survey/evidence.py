@@ -300,7 +300,6 @@ def _sentences(hits: Sequence[Recollection], turns: Mapping[str, _Turn]) -> list
                 place=place,
             )
             sentence.features["caption"] = float(piece is caption)
-            sentence.terms = stems(sentence.around)
             found.append(sentence)
     return found
 

@@ -13,8 +13,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-import numpy as np
-
 from memspan.longterm.knowledge_survey.kinds import WORKING, Form, form_of, holds_form, names_first
 from memspan.longterm.knowledge_survey.likeness import Likeness, covered
 from memspan.longterm.knowledge_survey.text import (
@@ -103,8 +101,6 @@ class Sentence:
     """Its number in its turn."""
     found: dict[int, float] = field(default_factory=dict)
     """How far each term of the question is found in the sentence or in what it stands in, 0 to 1."""
-    terms: frozenset[int] = frozenset()
-    """Stems of the sentence, its turn and its neighbours."""
 
     @property
     def caption(self) -> str | None:
@@ -121,10 +117,10 @@ class Sentence:
         return last if last.speaker != self.speaker and "?" in last.text else None
 
     @property
-    def around(self) -> str:
-        """The turn and its neighbours as text."""
-        earlier = "\n".join(said.whole for said in reversed(self.before[:2]))
-        return f"{earlier}\n{self.speaker or ''}: {self.whole} {self.caption or ''}\n{self.after}"
+    def around(self) -> tuple[str, ...]:
+        """The texts of the turn and of its neighbours."""
+        earlier = (said.whole for said in reversed(self.before[:2]))
+        return (*earlier, self.speaker or "", self.whole, self.caption or "", self.after)
 
 
 def last_question(text: str) -> str:
@@ -203,7 +199,7 @@ def judge_words(question: Question, lexicon: Lexicon, sentence: Sentence, *, ali
     thread = _most(reply, *before[1:])
     near = _most(thread, lexicon.found(sentence.after))
     steps = [lexicon.coverage(found) for found in (own, in_turn, reply, thread, near)]
-    covers = dict(zip(LEANING, np.diff(steps, prepend=0.0).tolist(), strict=True))
+    covers = {name: now - less for name, now, less in zip(LEANING, steps, [0.0, *steps], strict=False)}
     # "Which one?" asks about what was said before it.
     elliptic = sentence.asked is not None and len(stems(last_question(sentence.asked.text))) <= _ELLIPTIC
     covers["asked"] = lexicon.coverage(_most(asked, own, *(before[:2] if elliptic else []))) if sentence.asked else 0.0
@@ -328,7 +324,9 @@ def judge_persons(question: Question, sentence: Sentence) -> None:
     sentence.features["wrong"] = wrong
     sentence.features["about"] = sum(_about(name, sentence) for name in others) / len(others) if others else 0.0
     sentence.features["absent"] = (
-        sum(not name & plain_words(sentence.around) for name in others) / len(others) if others else 0.0
+        sum(all(name.isdisjoint(plain_words(t)) for t in sentence.around) for name in others) / len(others)
+        if others
+        else 0.0
     )
 
 

@@ -120,9 +120,13 @@ def sentence_spans(text: str) -> list[tuple[int, int]]:
 
 def words(text: str) -> list[str]:
     """Lower-case words, apostrophes removed ("don't" is "dont")."""
-    return [_SMALL.sub("", word) for word in _WORD.findall(text.lower())]
+    found = _WORD.findall(text.lower())
+    if "'" in text or "’" in text:
+        return [word.replace("'", "").replace("’", "") for word in found]
+    return found
 
 
+@lru_cache(maxsize=1024)  # the sentences of a long turn share it and its neighbours
 def plain_words(text: str) -> frozenset[str]:
     """The set of its words, possessive endings removed."""
     return frozenset(words(_POSSESSIVE.sub("", text)))
