@@ -113,9 +113,7 @@ class KnowledgeSurveyConfig:
 
     k: int = 8  # passages retrieved, and shown to a model
     depth: int = 3  # sentences are looked for in this many times k episodes
-    abstain_below: float = (
-        0.45  # confidence under which no answer is given; answers 80 % of what LoCoMo or BEAM can answer
-    )
+    abstain_below: float = 0.45  # confidence under which no answer is given; 80 % of LoCoMo's and BEAM's are above it
     fact_match: float = 0.7  # match from which on a fact answers by itself, see `answerer.stated_fact`
     tau: float = 0.8  # least support of a citation: share of a claim's weighted words (ALCE-like attribution)
     token_budget: int | None = None  # most tokens of passages in a prompt; 1,500, or half the model's window if less
