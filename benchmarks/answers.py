@@ -123,31 +123,43 @@ def right(one: Asked) -> bool:
 
 
 def fitted_confidence(sets: Mapping[str, Sequence[Asked]]) -> dict[str, float]:
-    """A logistic regression: does the best sentence answer?
+    """Logistic regressions: does the best sentence answer?
 
     It counts as an answer when it is of the evidence, and as half of one when the question has an answer elsewhere: to
-    decline is worst where memory does hold one, to answer where it holds none.
+    decline is worst where memory does hold one, to answer where it holds none. The weights of what only chats with an
+    assistant have are fitted on these chats, the others before that on all else: the two ask differently.
     """
-    names = [name for name in CONFIDENCE if name not in ("bias", *NOT_FITTED)]
     rows = [
         (one, _share(group) * (REAL_SHARE if group.startswith(REAL) else 1) / len(asked))
         for group, asked in sets.items()
         for one in asked
         if one.found.sentences
     ]
-    x = np.array([[1.0, *(one.found.features.get(name, 0.0) for name in names)] for one, _ in rows])
+    fitted = dict.fromkeys(CONFIDENCE, 0.0)
+    for chat in (False, True):
+        names = [name for name in CONFIDENCE if name not in NOT_FITTED and name.startswith("chat") == chat]
+        part = [(one, share) for one, share in rows if bool(one.found.features.get("chat")) == chat]
+        if part:
+            fitted |= _logistic_fit(part, names, fitted)
+    return {name: CONFIDENCE[name] if name in NOT_FITTED else fitted[name] for name in CONFIDENCE}
+
+
+def _logistic_fit(
+    rows: Sequence[tuple[Asked, float]], names: Sequence[str], given: Mapping[str, float]
+) -> dict[str, float]:
+    """Newton's method on the weights of these names, beside those that are given."""
+    x = np.array([[weighted({name: 1.0}, one.found.features) for name in names] for one, _ in rows])
     y = np.array([1.0 if right(one) else UNSURE if one.evidence else 0.0 for one, _ in rows])
+    before = np.array([weighted(given, one.found.features) for one, _ in rows])
     share = np.array([weight for _, weight in rows])
     share /= share.sum()
-    ridge = 1e-3 * np.eye(len(names) + 1)
-    ridge[0, 0] = 0
-    weights = np.zeros(len(names) + 1)
-    for _ in range(50):  # Newton's method
-        p = 1 / (1 + np.exp(-x @ weights))
+    ridge = 1e-3 * np.diag([float(name != "bias") for name in names])
+    weights = np.zeros(len(names))
+    for _ in range(50):
+        p = 1 / (1 + np.exp(-before - x @ weights))
         curvature = (x * (share * p * (1 - p))[:, None]).T @ x + ridge
         weights -= np.linalg.solve(curvature, x.T @ (share * (p - y)) + ridge @ weights)
-    fitted = dict(zip(["bias", *names], weights.round(2).tolist(), strict=True))
-    return {name: fitted.get(name, CONFIDENCE[name]) for name in CONFIDENCE}
+    return dict(zip(names, weights.round(2).tolist(), strict=True))
 
 
 def ranked(sets: Mapping[str, Sequence[Asked]], weights: Mapping[str, float]) -> None:

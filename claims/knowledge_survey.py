@@ -17,6 +17,7 @@ _knowledge_models.py.
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
 import tempfile
@@ -122,6 +123,7 @@ def _workers() -> tuple[ProcessPoolExecutor, tempfile.TemporaryDirectory[str]]:
     # One thread each: torch's threads wait for each other after every operator. This process loads no torch, so that
     # forking it is safe.
     folder = tempfile.TemporaryDirectory(prefix="memspan-claim-")
+    atexit.register(folder.cleanup)
     return ProcessPoolExecutor(2, mp_context=get_context("fork")), folder
 
 
@@ -143,7 +145,11 @@ def _job(size: str, seed: int, folder: str, name: str, what: str) -> list[Part]:
     if name == "provenance":
         return provenance(corpus(), embedder, sizes["asked"], seed)
     if name == "up_to_date":
-        edits = rgb(data / "rgb" / "en_fact.json") if what == "RGB" else made_up_edits(seed, sizes["asked"])
+        edits = (
+            rgb(data / "rgb" / "en_fact.json")[: sizes["asked"]]
+            if what == "RGB"
+            else made_up_edits(seed, sizes["asked"])
+        )
         return up_to_date(what, edits, embedder)
     if name == "fresh_files":
         return fresh_files(made_up_edits(seed, sizes["pages"]), embedder)
