@@ -1,0 +1,136 @@
+"""Which effort gives which recall: measured on rows of the index itself, each left out of its own answer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from . import native
+from .engine import Effort, Engine, Slots
+from .space import Floats
+
+Ints = npt.NDArray[np.int64]
+
+SAMPLE = 500  # rows asked for, in native code
+SAMPLE_NUMPY = 60
+ANSWERS = 5000  # neighbours looked for in all, at most: for many neighbours fewer rows are asked for
+LISTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
+TOLERANCE = 0.003  # recall given up for a cheaper effort at the same number of lists
+ENOUGH = 0.998  # recall after which no more lists are tried
+GAIN = 0.0005  # recall gained by a step of lists, under which no more are tried
+
+
+@dataclass(frozen=True)
+class Point:
+    """An effort and the recall measured with it.
+
+    Attributes:
+        recall: share of the k nearest found, mean over the sample.
+        error: its standard error.
+    """
+
+    recall: float
+    error: float
+    effort: Effort
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        return {"recall": self.recall, "error": self.error, **asdict(self.effort)}
+
+    @classmethod
+    def from_dict(cls, value: dict[str, Any]) -> Point:
+        """The point of `to_dict`."""
+        effort = Effort(**{k: v for k, v in value.items() if k not in ("recall", "error")})
+        return cls(value["recall"], value["error"], effort)
+
+
+def calibrate(
+    engine: Engine, neighbours: Sequence[int], seed: int, advance: Callable[[int], None]
+) -> dict[int, list[Point]]:
+    """The curves of recall for each number of neighbours, from few lists to many.
+
+    Each point has the least effort that keeps the recall of its number of lists. `advance` is called once a curve.
+    """
+    live = engine.live()
+    rng = np.random.default_rng([seed, len(live)])
+    size = min(SAMPLE if native.library() else SAMPLE_NUMPY, len(live))
+    picked = np.sort(rng.choice(live, size, replace=False))
+    queries = np.asarray(engine.rows[picked]).astype(np.float32)
+    truth = _without(engine.exact(queries, min(max(neighbours) + 1, len(live)))[0], picked)
+    curves = {}
+    for k in neighbours:
+        some = min(size, max(100, ANSWERS // k))
+        part = rng.choice(size, some, replace=False)
+        curves[k] = _curve(engine, queries[part], picked[part], truth[part, :k])
+        advance(1)
+    return curves
+
+
+def _curve(engine: Engine, queries: Floats, picked: Ints, truth: Slots) -> list[Point]:
+    k = truth.shape[1]
+    cells, lists = len(engine.tables.cell_start) - 1, len(engine.tables.list_count)
+
+    def recall(effort: Effort) -> tuple[float, float]:
+        found = _without(engine.search(queries, k + 1, effort, 1, None, None)[0], picked)
+        shares = (found[:, :, None] == truth[:, None, :]).any(1).mean(1)
+        return float(shares.mean()), float(shares.std() / np.sqrt(len(shares)))
+
+    curve: list[Point] = []
+    for count in (*[n for n in LISTS if n < lists], lists) if lists <= LISTS[-1] else LISTS:
+        effort = Effort(cells=min(cells, max(32, 2 * count)), lists=count, rerank=max(8 * k, 64))
+        effort = _cheapest(effort, recall(effort)[0] - TOLERANCE, recall, k, cells)
+        curve.append(Point(*recall(effort), effort))
+        flat = len(curve) > 1 and count >= 32 and curve[-1].recall - curve[-2].recall < GAIN
+        if curve[-1].recall >= ENOUGH or flat:
+            break
+    return curve
+
+
+def _cheapest(
+    effort: Effort, least: float, recall: Callable[[Effort], tuple[float, float]], k: int, cells: int
+) -> Effort:
+    """The effort with every part lowered in turn, as long as recall stays at `least`."""
+    steps: list[list[dict[str, Any]]] = [
+        [{"rerank": round(share * k) + 1} for share in (5, 3, 2)],
+        [{"cells": min(cells, max(4, round(share * effort.lists)))} for share in (1.25, 0.8, 0.5, 0.3)],
+        [{"stop": stop} for stop in (1.7, 1.5, 1.35, 1.25)],
+    ]
+    for part in steps:
+        for change in part:
+            lower = replace(effort, **change)
+            if lower.cells > effort.cells or recall(lower)[0] < least:
+                break
+            effort = lower
+    return effort
+
+
+def _without(found: Slots, own: Ints) -> Slots:
+    """Each row of answers [n, k + 1] without the one that asked, [n, k]."""
+    place = np.where((found == own[:, None]).any(1), (found == own[:, None]).argmax(1), found.shape[1] - 1)
+    keep = np.arange(found.shape[1])[None, :] != place[:, None]
+    return np.asarray(found[keep].reshape(len(found), -1), np.uint32)
+
+
+def choose(curve: list[Point], recall: float) -> Point:
+    """The effort for a recall: between two points of the curve lists and cells between theirs, beyond it the best."""
+    after = next((i for i, p in enumerate(curve) if p.recall >= recall), None)
+    if after is None:
+        return max(curve, key=lambda p: p.recall)
+    if after == 0:
+        return curve[0]
+    a, b = curve[after - 1], curve[after]
+    share = (recall - a.recall) / (b.recall - a.recall)
+    lists = math.ceil(a.effort.lists + share * (b.effort.lists - a.effort.lists))
+    cells = math.ceil(a.effort.cells + share * (b.effort.cells - a.effort.cells))
+    effort = Effort(
+        cells=max(cells, a.effort.cells),
+        lists=lists,
+        rerank=max(a.effort.rerank, b.effort.rerank),
+        stop=max(a.effort.stop, b.effort.stop),
+    )
+    return Point(recall, max(a.error, b.error), effort)

@@ -1,0 +1,48 @@
+"""Settings of the index: the paper's names and values, or ours where measurements point elsewhere."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from memspan.core.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpannConfig:
+    """How an index is built. Kept in its `meta.json`; fixed for the life of the index.
+
+    Raises:
+        InputError: a field is outside its range.
+    """
+
+    branching: int = 32  # children of a node of the clustering tree (SPTAG, BKTKmeansK)
+    leaf: int = 40  # points under a head, nominally; SPTAG selects 10-20 % of the points, which 4-bit lists need not
+    cell: int = 2048  # points under a cell, the level above the heads, which replaces SPTAG's graph over the heads
+    candidates: int = 64  # nearest heads that a point may be copied to (SPTAG, InternalResultNum)
+    copies: int = 8  # lists that hold a point at most (paper, ReplicaCount)
+    closure: float = 1.4  # 1 + eps1: a copy's distance is at most so many times the nearest head's (paper)
+    neighbours: int = 40  # cells whose heads are candidates (ours)
+    limit: int = 640  # entries of a list, after which the farthest copies are cut (paper, PostingPageLimit)
+    exact_below: int = 1000  # rows under which the index is one exact scan (ours)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (
+            ("branching", 2),
+            ("leaf", 2),
+            ("cell", 64),
+            ("candidates", 1),
+            ("copies", 1),
+            ("neighbours", 1),
+        ):
+            if getattr(self, name) < least:
+                raise InputError(f"SpannConfig.{name} is {getattr(self, name)}; it must be at least {least}")
+        if self.closure < 1:
+            raise InputError(f"SpannConfig.closure is {self.closure}; it must be at least 1 (inf for no bound)")
+        if self.limit < 4 * self.leaf:
+            raise InputError(f"SpannConfig.limit is {self.limit}; it must be at least four leaves, {4 * self.leaf}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON holds them."""
+        return asdict(self)

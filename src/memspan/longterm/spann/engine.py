@@ -1,0 +1,284 @@
+"""One opened index: its tables in memory, its files mapped, and the search over both, compiled or in numpy."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from . import codes, native
+from .layout import SECTOR, Files, Tables
+from .space import METRICS, Floats, Space, distances
+
+Rows = npt.NDArray[np.generic]
+Slots = npt.NDArray[np.uint32]
+Bitmap = npt.NDArray[np.uint64]
+
+DTYPES = ("float32", "float16", "int8")
+NONE = np.uint32(0xFFFFFFFF)
+EXACT_PIECE = 8192  # rows of one step of an exact scan
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effort:
+    """How far one search goes.
+
+    Attributes:
+        cells: cells whose heads are ranked.
+        lists: lists read at most.
+        rerank: rows whose exact distance is computed at most.
+        stop: a list is read only while its head's squared distance is at most so many times the k-th best estimate.
+    """
+
+    cells: int
+    lists: int
+    rerank: int
+    stop: float = float("inf")
+
+    def scaled(self, by: float) -> Effort:
+        """So many times the cells and lists."""
+        return Effort(cells=round(self.cells * by), lists=round(self.lists * by), rerank=self.rerank, stop=self.stop)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a search did, summed over its queries: lists read, bytes touched on disk, rows ranked exactly."""
+
+    lists: int
+    bytes: int
+    rows: int
+
+
+@dataclass
+class Pending:
+    """Entries not yet written to their lists, chained by list.
+
+    Attributes:
+        first: [lists], the newest entry of each list, -1 for none; next: [capacity], the one before it.
+        packed, add, scale, slots: the entries, as in a list.
+        used: entries held.
+    """
+
+    first: npt.NDArray[np.int32]
+    next: npt.NDArray[np.int32]
+    packed: npt.NDArray[np.uint8]
+    add: Floats
+    scale: Floats
+    slots: Slots
+    used: int = 0
+
+
+class Engine:
+    """The search. Holds arrays and maps; changes nothing.
+
+    Attributes:
+        space, tables: what is in memory.
+        slots: rows held, deleted ones among them.
+        rows, ids, primary: maps of the files, at least `slots` long.
+        pending: entries that wait for the next flush, None when there are none.
+    """
+
+    def __init__(self, files: Files, space: Space, tables: Tables, dtype: str, slots: int) -> None:
+        self.space, self.tables, self.dtype, self.slots = space, tables, np.dtype(dtype), slots
+        self.files = files
+        self.pending: Pending | None = None
+        self.level = native.level()
+        self.remap()
+
+    def remap(self) -> None:
+        """Maps the files again, after they have grown."""
+        dim = self.space.dim
+        self.rows = _mapped(self.files.rows, self.dtype, (-1, dim))
+        self.ids = _mapped(self.files.ids, np.dtype(np.int64), (-1,))
+        self.primary = _mapped(self.files.primary, np.dtype(np.uint32), (-1,))
+        self.lists = _mapped(self.files.lists, np.dtype(np.uint8), (-1,))
+
+    def close(self) -> None:
+        """Lets go of the maps."""
+        self.rows = self.ids = self.primary = self.lists = np.zeros((0, self.space.dim), self.dtype)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of private memory: tables, rotation and pending entries."""
+        p = self.pending
+        held = sum(a.nbytes for a in (p.first, p.next, p.packed, p.add, p.scale, p.slots)) if p else 0
+        return self.tables.nbytes + self.space.rotation.nbytes + self.space.mean.nbytes + held
+
+    # Search ----------------------------------------------------------------------------------------------------------
+
+    def search(
+        self, raw: Floats, k: int, effort: Effort, threads: int, allowed: Bitmap | None, lists: Bitmap | None
+    ) -> tuple[Slots, Floats, Work]:
+        """Slots and distances [n, k] of queries [n, dim]; missing ones are NONE and infinite.
+
+        Args:
+            raw: the queries as the caller gave them.
+            allowed: bitmap of slots; lists: bitmap of the lists that may hold one of them.
+        """
+        raw = np.ascontiguousarray(raw)
+        inner = np.ascontiguousarray(self.space.queries(raw))
+        if native.library() is None:
+            return self._search_numpy(inner, raw, k, effort, allowed, lists)
+        out = np.empty((len(raw), k), np.uint32), np.empty((len(raw), k), np.float32)
+        stats = native.StatsStruct()
+        params = native.ParamsStruct(
+            k=k, cells=effort.cells, lists=effort.lists, rerank=effort.rerank, stop=effort.stop, margin=float("inf")
+        )
+        point = native.pointer
+        index = self._struct(allowed, lists)
+        lib = native.library()
+        assert lib is not None
+        lib.spann_search(
+            ctypes.byref(index), ctypes.byref(params), point(inner), point(raw), len(raw), max(1, threads),
+            point(out[0]), point(out[1]), ctypes.byref(stats),
+        )  # fmt: skip
+        return *out, Work(stats.lists, stats.bytes, stats.rows)
+
+    def exact(self, raw: Floats, k: int, slots: npt.NDArray[np.int64] | None = None) -> tuple[Slots, Floats, Work]:
+        """The same by an exact scan of all live rows, or of the live ones among `slots`."""
+        best = np.full((len(raw), k), np.inf, np.float32)
+        found = np.full((len(raw), k), NONE, np.uint32)
+        wanted = self.live() if slots is None else slots[~self._is_dead(slots)]
+        for at in range(0, len(wanted), EXACT_PIECE):
+            part = wanted[at : at + EXACT_PIECE]
+            whole = len(part) == int(part[-1] - part[0]) + 1
+            rows = self.rows[int(part[0]) : int(part[-1]) + 1] if whole else self.rows[part]
+            d = distances(np.asarray(rows), raw, self.space.metric)
+            both = np.concatenate([best, d], axis=1)
+            slot = np.concatenate([found, np.broadcast_to(part.astype(np.uint32), d.shape)], axis=1)
+            order = np.argpartition(both, k - 1, axis=1)[:, :k] if both.shape[1] > k else np.argsort(both, axis=1)
+            best, found = np.take_along_axis(both, order, 1), np.take_along_axis(slot, order, 1)
+        order = np.lexsort((found, best), axis=1)
+        read = len(wanted) * len(raw)
+        work = Work(0, read * self.space.dim * self.dtype.itemsize, read)
+        return np.take_along_axis(found, order, 1), np.take_along_axis(best, order, 1), work
+
+    def live(self) -> npt.NDArray[np.int64]:
+        """The slots that are not deleted."""
+        bits = np.unpackbits(self.tables.dead.view(np.uint8), bitorder="little")[: self.slots]
+        return np.flatnonzero(bits == 0)
+
+    def _is_dead(self, slots: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        return test_bits(self.tables.dead, slots)
+
+    # In numpy --------------------------------------------------------------------------------------------------------
+
+    def _search_numpy(
+        self, inner: Floats, raw: Floats, k: int, effort: Effort, allowed: Bitmap | None, lists: Bitmap | None
+    ) -> tuple[Slots, Floats, Work]:
+        slots = np.full((len(raw), k), NONE, np.uint32)
+        best = np.full((len(raw), k), np.inf, np.float32)
+        read = touched = ranked = 0
+        for i, q in enumerate(inner):
+            number, base = self._near_heads(q, effort, lists)
+            slot, estimate, done = self._scan(q, number, base, k, effort.stop, allowed)
+            keep = estimate.argsort(kind="stable")[: max(effort.rerank, k)]
+            slot = slot[keep]
+            read += done
+            touched += int(self.tables.list_blocks[number[:done]].sum()) * codes.block_bytes(self.space.padded)
+            ranked += len(slot)
+            if not len(slot):
+                continue
+            d = distances(np.asarray(self.rows[slot]), raw[i : i + 1], self.space.metric)[0]
+            order = np.lexsort((slot, d))[:k]
+            slots[i, : len(order)], best[i, : len(order)] = slot[order], d[order]
+        touched += ranked * self.space.dim * self.dtype.itemsize
+        return slots, best, Work(read, touched, ranked)
+
+    def _near_heads(self, q: Floats, effort: Effort, lists: Bitmap | None) -> tuple[npt.NDArray[np.int64], Floats]:
+        """The nearest lists of an internal query, and the squared distances of their heads."""
+        t = self.tables
+        q8, step = codes.quantize_query(q)
+        total = int(q8.astype(np.int64).sum())
+        square = np.float32((q * q).sum())
+
+        def rank(coded: codes.Coded, blocks: npt.NDArray[np.int64] | slice) -> Floats:
+            dot = codes.dots8(coded.codes[blocks], q8).astype(np.float32) - np.float32(64 * total)
+            return np.asarray(square + coded.norm[blocks] - 2 * step * coded.scale[blocks] * dot, np.float32)
+
+        near = np.argsort(rank(t.cells, slice(None)).reshape(-1), kind="stable")[
+            : min(effort.cells, len(t.cell_start) - 1)
+        ]
+        blocks = np.concatenate([np.arange(t.cell_start[c], t.cell_start[c + 1]) for c in near])
+        d, number = rank(t.heads, blocks).reshape(-1), t.head_list[blocks].reshape(-1).astype(np.int64)
+        full = np.isfinite(d)
+        if lists is not None:
+            full &= test_bits(lists, number)
+        d, number = d[full], number[full]
+        order = d.argsort(kind="stable")[: effort.lists]
+        return number[order], d[order]
+
+    def _scan(
+        self, q: Floats, number: npt.NDArray[np.int64], base: Floats, k: int, stop: float, allowed: Bitmap | None
+    ) -> tuple[Slots, Floats, int]:
+        """Slots seen in the lists, their estimates, and how many lists were read."""
+        q8, step = codes.quantize_query(q)
+        bias = np.float32(7.5) * np.float32(q8.astype(np.int64).sum())
+        slots: Slots = np.zeros(0, np.uint32)
+        estimates: Floats = np.zeros(0, np.float32)
+        for j, (i, h) in enumerate(zip(number, base, strict=True)):
+            if len(estimates) >= k and h > stop * np.partition(estimates, k - 1)[k - 1]:
+                return slots, estimates, j
+            for e in self.entries(int(i)):
+                d = (h + e.add) - (2 * step * e.scale) * (codes.dots4(e.packed, q8).astype(np.float32) - bias)
+                fine = ~test_bits(self.tables.dead, e.slots)
+                if allowed is not None:
+                    fine &= test_bits(allowed, e.slots)
+                fine &= ~np.isin(e.slots, slots)
+                slots, estimates = np.concatenate([slots, e.slots[fine]]), np.concatenate([estimates, d[fine]])
+        return slots, estimates.astype(np.float32), len(number)
+
+    def entries(self, number: int) -> list[codes.Entries]:
+        """The entries of a list: those written, then those pending."""
+        t, size = self.tables, codes.block_bytes(self.space.padded)
+        at = int(t.list_sector[number]) * SECTOR
+        data = np.asarray(self.lists[at : at + int(t.list_blocks[number]) * size])
+        out = [codes.unpack_list(data, self.space.padded)] if len(data) else []
+        if (p := self.pending) is not None and (e := int(p.first[number])) >= 0:
+            chain = []
+            while e >= 0:
+                chain.append(e)
+                e = int(p.next[e])
+            out.append(codes.Entries(p.packed[chain], p.add[chain], p.scale[chain], p.slots[chain]))
+        return out
+
+    # For the kernels -------------------------------------------------------------------------------------------------
+
+    def _struct(self, allowed: Bitmap | None, lists: Bitmap | None) -> native.IndexStruct:
+        t, s, p, point = self.tables, self.space, self.pending, native.pointer
+        return native.IndexStruct(
+            dim=s.dim, padded=s.padded, dtype=DTYPES.index(self.dtype.name), metric=METRICS.index(s.metric),
+            row_bytes=s.dim * self.dtype.itemsize, cells=len(t.cell_start) - 1, lists=len(t.list_count),
+            slots=self.slots, level=self.level, longest=s.longest,
+            cell_codes=point(t.cells.codes), cell_scale=point(t.cells.scale), cell_norm=point(t.cells.norm),
+            cell_start=point(t.cell_start), head_codes=point(t.heads.codes), head_scale=point(t.heads.scale),
+            head_norm=point(t.heads.norm), head_list=point(t.head_list), list_sector=point(t.list_sector),
+            list_blocks=point(t.list_blocks), list_bytes=point(self.lists), row_data=point(self.rows),
+            dead=point(t.dead) if t.dead.any() else None, allowed=point(allowed), allowed_lists=point(lists),
+            pending_first=point(p.first) if p else None, pending_next=point(p.next) if p else None,
+            pending_codes=point(p.packed) if p else None, pending_add=point(p.add) if p else None,
+            pending_scale=point(p.scale) if p else None, pending_slot=point(p.slots) if p else None,
+        )  # fmt: skip
+
+
+def test_bits(bitmap: Bitmap, at: npt.NDArray[np.generic]) -> npt.NDArray[np.bool_]:
+    """Which of the numbers are in a bitmap."""
+    i = at.astype(np.uint64)
+    return np.asarray(bitmap[i >> np.uint64(6)] >> (i & np.uint64(63)) & np.uint64(1), bool)
+
+
+def bitmap_of(numbers: npt.NDArray[np.generic], size: int) -> Bitmap:
+    """The bitmap of a set of numbers below `size`."""
+    flags = np.zeros(-(-max(size, 1) // 64) * 64, np.uint8)
+    flags[numbers] = 1
+    return np.packbits(flags, bitorder="little").view(np.uint64)
+
+
+def _mapped(path: Path, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> npt.NDArray[np.generic]:
+    width = int(np.prod(shape[1:], dtype=np.int64)) * dtype.itemsize
+    if not path.exists() or path.stat().st_size < width:
+        return np.zeros((0, *shape[1:]), dtype)
+    return np.memmap(path, dtype, "r", shape=(path.stat().st_size // width, *shape[1:]))

@@ -1,0 +1,407 @@
+"""`VectorIndex`: a vector index on disk that answers within a budget of memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from memspan.core.budget import format_bytes, parse_bytes
+from memspan.core.errors import BudgetError, InputError, StoreError
+from memspan.core.footprint import Footprint
+from memspan.models.progress import progress_bar
+
+from . import native
+from .build import Build, Report, Source
+from .calibrate import Point, calibrate, choose
+from .config import SpannConfig
+from .engine import NONE, Effort, Engine, bitmap_of
+from .layout import FORMAT, Files, Tables, empty_tables, read_checkpoint, write_checkpoint, write_json
+from .source import read_source
+from .space import METRICS, Floats, Space
+
+ORDER = np.dtype([("id", "<i8"), ("slot", "<u4")])
+CALIBRATED = (10, 100)  # neighbours asked for, for which recall is measured
+FEW = 4096  # allowed rows up to which a filtered search is exact
+DEFAULT_RECALL = 0.95
+
+
+@dataclass(frozen=True)
+class SearchStats:
+    """What one call of `search` read.
+
+    Attributes:
+        queries: queries answered.
+        lists: posting lists read, over all queries.
+        bytes: bytes of lists and rows touched.
+        reads: pieces of the files touched: lists and rows.
+        recall: recall that the calibration expects, None where the answer is exact.
+    """
+
+    queries: int
+    lists: int
+    bytes: int
+    reads: int
+    recall: float | None
+
+
+@dataclass(frozen=True)
+class Hits:
+    """The neighbours of n queries.
+
+    Attributes:
+        ids: [n, k] int64, the nearest first, -1 where there are fewer than k.
+        distances: [n, k] float32: squared Euclidean (l2), minus the product (ip), 1 - cosine; infinite behind the last.
+        stats: what it cost.
+    """
+
+    ids: npt.NDArray[np.int64]
+    distances: Floats
+    stats: SearchStats
+
+
+class VectorIndex:
+    """SPANN (Chen et al., NeurIPS 2021): short overlapping posting lists on disk, their heads in memory.
+
+    `build` and `open` make one; it is a context manager. One process writes, others may have it open for reading.
+    """
+
+    def __init__(self, files: Files, meta: dict[str, Any], engine: Engine, curves: dict[int, list[Point]]) -> None:
+        self._files, self._meta, self._engine, self._curves = files, meta, engine, curves
+
+    # Making and opening ----------------------------------------------------------------------------------------------
+
+    @classmethod
+    def build(
+        cls,
+        vectors: npt.ArrayLike | Iterable[tuple[npt.ArrayLike, npt.ArrayLike]],
+        path: str | Path,
+        *,
+        metric: str = "cosine",
+        ids: npt.ArrayLike | None = None,
+        ram_budget: str | int | None = None,
+        config: SpannConfig | None = None,
+        overwrite: bool = False,
+        progress: bool = True,
+    ) -> Self:
+        """Builds an index of vectors in a directory. A build that was killed goes on where it stopped.
+
+        Args:
+            vectors: array or memory map [n, dim] of float32, float16 or int8 (float64 is kept as float32), or an
+                iterator of (ids, chunk [m, dim]).
+            path: a directory, new or empty unless `overwrite`.
+            metric: "cosine", "ip" or "l2".
+            ids: [n] integers, one to each row of an array; row numbers where none are given.
+            ram_budget: private memory while serving, as "51MB" or bytes; a tenth of the vectors where none is given,
+                and at least 16 MB. The build keeps under three times as much.
+            config: settings.
+            overwrite: replace an index that is there.
+            progress: show bars on a terminal.
+
+        Raises:
+            InputError: the vectors, ids or settings cannot be used; nothing is left behind.
+            BudgetError: the budget cannot hold the heads.
+            StoreError: the directory holds something else.
+        """
+        if metric not in METRICS:
+            raise InputError(f"metric is {metric!r}; choose one of {', '.join(METRICS)}")
+        files = Files(Path(path))
+        settings = config or SpannConfig()
+        if files.meta.exists() and not overwrite:
+            raise StoreError(f"{path} holds an index already; open it, or pass overwrite=True")
+        if files.path.exists() and not files.build.exists() and not files.meta.exists() and any(files.path.iterdir()):
+            raise StoreError(f"{path} is not empty and holds no index; name another directory")
+        if files.meta.exists():
+            _clear(files)
+        fresh = not files.path.exists()
+        files.path.mkdir(parents=True, exist_ok=True)
+        try:
+            source = read_source(vectors, ids, files)
+        except BaseException:
+            if fresh:
+                shutil.rmtree(files.path)
+            raise
+        n, dim = source.rows.shape
+        raw = n * dim * source.rows.dtype.itemsize
+        budget = parse_bytes(ram_budget) if ram_budget is not None else max(16_000_000, raw // 10)
+        settings = _fit(settings, n, dim, budget)
+        mark = {"rows": n, "dim": dim, "dtype": source.rows.dtype.name, "metric": metric, "config": settings.to_dict()}
+        if files.build.exists():
+            state = json.loads(files.build.read_text(encoding="utf-8"))
+            if any(state.get(key) != value for key, value in json.loads(json.dumps(mark)).items()):
+                raise StoreError(f"{path} holds an unfinished build of other vectors; remove the directory first")
+        else:
+            write_json(files.build, {**mark, "done": []})
+        with _bars(progress and n > settings.exact_below) as report:
+            space, tables = _make(files, source, metric, settings, report)
+        write_checkpoint(files.checkpoint(0), space, tables)
+        meta = {"format": FORMAT, "generation": 0, **mark, "ram_budget": budget, "curves": {}}
+        engine = Engine(files, space, tables, source.rows.dtype.name, n)
+        made = cls(files, meta, engine, {})
+        made.calibrate(progress=progress)
+        for leftover in (*files.path.glob("stage.*"), files.build):
+            leftover.unlink(missing_ok=True)
+        return made
+
+    @classmethod
+    def open(cls, path: str | Path) -> Self:
+        """Opens an index.
+
+        Raises:
+            StoreError: there is none, it is damaged, or it was written by a newer memspan.
+        """
+        files = Files(Path(path))
+        if not files.meta.exists():
+            what = "holds an unfinished build: call build again with the same vectors" if files.build.exists() else (
+                "holds no index: make one with VectorIndex.build"
+            )  # fmt: skip
+            raise StoreError(f"{path} {what}")
+        try:
+            meta = json.loads(files.meta.read_text(encoding="utf-8"))
+            version = meta["format"]
+        except (ValueError, KeyError) as e:
+            raise StoreError(f"{files.meta} is damaged ({e}); build the index again") from None
+        if version > FORMAT:
+            raise StoreError(f"{path} has format {version}, this memspan reads up to {FORMAT}: install a newer one")
+        space, tables = read_checkpoint(files.checkpoint(meta["generation"]))
+        engine = Engine(files, space, tables, meta["dtype"], meta["rows"])
+        short = [f.name for f, a in ((files.rows, engine.rows), (files.ids, engine.ids)) if len(a) < meta["rows"]]
+        if short:
+            raise StoreError(
+                f"{path}: {' and '.join(short)} too short for {meta['rows']:,} rows; build the index again"
+            )
+        curves = {int(k): [Point.from_dict(p) for p in points] for k, points in meta["curves"].items()}
+        return cls(files, meta, engine, curves)
+
+    def close(self) -> None:
+        """Lets go of the files."""
+        self._engine.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        return len(self._engine.live())
+
+    # Searching -------------------------------------------------------------------------------------------------------
+
+    def search(
+        self,
+        queries: npt.ArrayLike,
+        k: int = 10,
+        *,
+        recall: float = DEFAULT_RECALL,
+        filter: npt.ArrayLike | None = None,
+        effort: Effort | None = None,
+        threads: int | None = None,
+    ) -> Hits:
+        """The k nearest rows of each query.
+
+        Args:
+            queries: [n, dim] or [dim].
+            k: neighbours wanted.
+            recall: share of the true k nearest to be found, by the calibration; 1 scans every row.
+            filter: ids; only these are answered.
+            effort: in place of `recall`, how far to go.
+            threads: queries answered at once; as many as the machine has cores where none are given.
+
+        Raises:
+            InputError: shape, NaN, k or recall out of range.
+        """
+        q = np.asarray(queries, np.float32)
+        q = q[None] if q.ndim == 1 else q
+        if q.ndim != 2 or q.shape[1] != self.dim:
+            raise InputError(
+                f"queries have shape {np.shape(queries)}; this index takes [n, {self.dim}] or [{self.dim}]"
+            )
+        if not np.isfinite(q).all():
+            raise InputError("queries hold NaN or infinite values; clean them before searching")
+        if k < 1:
+            raise InputError(f"k is {k}; ask for at least one neighbour")
+        if not 0 < recall <= 1:
+            raise InputError(f"recall is {recall}; it must be over 0 and at most 1")
+        engine = self._engine
+        slots = None if filter is None else self._slots_of(np.asarray(filter, np.int64))
+        few = slots is not None and len(slots) <= max(FEW, 4 * k)
+        if not len(engine.tables.list_count) or few or (recall == 1 and effort is None):
+            found, distances, work = engine.exact(q, k, slots)
+            expected = None
+        else:
+            point = self._point(k, recall)
+            chosen, expected = (effort, None) if effort is not None else (point.effort, point.recall)
+            allowed = lists = None
+            if slots is not None:
+                allowed = bitmap_of(slots, engine.slots)
+                lists = bitmap_of(np.unique(np.asarray(engine.primary[slots])), len(engine.tables.list_count))
+                # Fewer heads lead to an allowed row, and each of their lists holds fewer of them.
+                chosen = chosen.scaled(min(8.0, (engine.slots / len(slots)) ** 0.5))
+            found, distances, work = engine.search(q, k, chosen, threads or os.cpu_count() or 1, allowed, lists)
+        ids = np.full(found.shape, -1, np.int64)
+        full = found != NONE
+        ids[full] = engine.ids[found[full]]
+        stats = SearchStats(len(q), work.lists, work.bytes, work.lists + work.rows, expected)
+        return Hits(ids, distances, stats)
+
+    def _point(self, k: int, recall: float) -> Point:
+        """The calibrated point for a recall, scaled where k is beyond what was calibrated."""
+        known = next((c for c in sorted(self._curves) if c >= k), max(self._curves))
+        point = choose(self._curves[known], recall)
+        if k <= known:
+            return point
+        e = point.effort.scaled(k / known)
+        return Point(point.recall, point.error, Effort(cells=e.cells, lists=e.lists, rerank=3 * k, stop=e.stop))
+
+    def _slots_of(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """The live slots of those of the ids that are here."""
+        order = np.memmap(self._files.order, ORDER, "r") if self._files.order.exists() else np.zeros(0, ORDER)
+        wanted = np.unique(ids.reshape(-1))
+        at = np.searchsorted(order["id"], wanted)
+        at, wanted = at[at < len(order)], wanted[at < len(order)]
+        slots = order["slot"][at[order["id"][at] == wanted]].astype(np.int64)
+        return np.sort(slots)
+
+    # What it is ------------------------------------------------------------------------------------------------------
+
+    @property
+    def dim(self) -> int:
+        """Coordinates of a vector."""
+        return self._engine.space.dim
+
+    @property
+    def metric(self) -> str:
+        """ "cosine", "ip" or "l2"."""
+        return self._engine.space.metric
+
+    def calibrate(self, *, progress: bool = True) -> None:
+        """Measures again which effort gives which recall, on a sample of the rows, and keeps the result."""
+        engine = self._engine
+        if len(engine.tables.list_count):
+            with progress_bar("measuring recall", len(CALIBRATED)) if progress else nullcontext(_nothing) as advance:
+                self._curves = calibrate(engine, CALIBRATED, self._meta["config"]["seed"], advance)
+        self._meta["curves"] = {k: [p.to_dict() for p in c] for k, c in self._curves.items()}
+        write_json(self._files.meta, self._meta)
+
+    def stats(self) -> dict[str, Any]:
+        """Rows, lists, their lengths, the calibrated recall, and what runs the search."""
+        t = self._engine.tables
+        count = t.list_count
+        return {
+            "rows": len(self),
+            "deleted": self._engine.slots - len(self),
+            "dim": self.dim,
+            "metric": self.metric,
+            "dtype": self._engine.dtype.name,
+            "heads": len(count),
+            "cells": len(t.cell_start) - 1,
+            "copies": float(count.sum() / max(self._engine.slots, 1)),
+            "list_length": {"mean": float(count.mean()), "std": float(count.std()), "max": int(count.max())}
+            if len(count)
+            else None,
+            "kernels": native.LEVELS[self._engine.level] if native.library() else "numpy",
+            "recall": {k: [p.to_dict() for p in c] for k, c in self._curves.items()},
+        }
+
+    def footprint(self) -> Footprint:
+        """Bytes held: `ram` is private memory, `disk` the files, which are mapped and may be in the page cache."""
+        disk = sum(f.stat().st_size for f in self._files.path.iterdir() if f.is_file())
+        return Footprint({("store", "ram"): self._engine.nbytes, ("store", "disk"): disk})
+
+    def memory(self) -> dict[str, int]:
+        """Bytes of this process for the index: `private`, and `mapped` pages of its files that are resident now."""
+        return {"private": self._engine.nbytes, "mapped": resident(self._files.path)}
+
+
+def resident(folder: Path) -> int:
+    """Bytes of a folder's files that are mapped by this process and in memory; 0 where /proc does not tell."""
+    total, inside = 0, False
+    try:
+        lines = Path("/proc/self/smaps").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return 0
+    prefix = str(folder.resolve()) + os.sep
+    for line in lines:
+        words = line.split()
+        if "-" in words[0] and not words[0].endswith(":"):
+            inside = prefix in line
+        elif inside and words[0] == "Rss:":
+            total += int(words[1]) * 1024
+    return total
+
+
+def _fit(config: SpannConfig, n: int, dim: int, budget: int) -> SpannConfig:
+    """The settings with leaves large enough that heads and lists' tables keep inside half of the budget."""
+    if n < config.exact_below:
+        return config
+    head = dim + 64 + 24  # bytes: codes, padding, scale, norm, list, place, length, checksum
+    need = 2 * head * n // (config.limit // 4)
+    if need > budget:
+        advice = f"give at least {format_bytes(need)}, or raise SpannConfig.limit"
+        raise BudgetError("the heads of the index", needed=need, allowed=budget, advice=advice)
+    # A leaf holds somewhat over half of its nominal size.
+    least = int(2 * head * n / 0.5 / budget)
+    return replace(config, leaf=max(config.leaf, min(least, config.limit // 4)))
+
+
+def _make(files: Files, source: Source, metric: str, config: SpannConfig, report: Report) -> tuple[Space, Tables]:
+    n = len(source.rows)
+    if n >= config.exact_below:
+        space, tables = Build(files, source, metric, config, report).run()
+    else:
+        space = Space.fit(np.asarray(source.rows).astype(np.float32), metric, config.seed)
+        tables = empty_tables(space.padded, n)
+        np.ascontiguousarray(source.rows).tofile(files.rows)
+        source.ids.tofile(files.ids)
+        np.zeros(n, np.uint32).tofile(files.primary)
+        files.lists.touch()
+    write_order(files, n)
+    return space, tables
+
+
+def write_order(files: Files, n: int) -> None:
+    """Writes `order.bin`: ids with their slots, sorted by id, for looking ids up."""
+    ids = np.fromfile(files.ids, np.int64, n)
+    order = ids.argsort(kind="stable")
+    out = np.empty(n, ORDER)
+    out["id"], out["slot"] = ids[order], order
+    out.tofile(files.order)
+
+
+@contextmanager
+def _bars(show: bool) -> Iterator[Report]:
+    """One bar after the other, a stage each."""
+    with ExitStack() as stack:
+        now: dict[str, Any] = {"stage": None, "done": 0, "advance": _nothing}
+
+        def report(stage: str, done: int, total: int) -> None:
+            if not show:
+                return
+            if stage != now["stage"]:
+                stack.close()
+                now.update(stage=stage, done=0, advance=stack.enter_context(progress_bar(stage, total)))
+            now["advance"](done - now["done"])
+            now["done"] = done
+
+        yield report
+
+
+def _nothing(_: int) -> None:
+    pass
+
+
+def _clear(files: Files) -> None:
+    """Removes an index's files, the meta first, so that a half removed one is not taken for whole."""
+    files.meta.unlink()
+    for pattern in ("*.bin", "tables.*", "stage.*", "wal.log", "build.json"):
+        for path in files.path.glob(pattern):
+            path.unlink()
