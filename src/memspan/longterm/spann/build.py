@@ -182,7 +182,7 @@ class Build:
                 for at in range(a, b, step):
                     to = min(at + step, b)
                     x = space.rows(np.asarray(rows_in[at:to]))
-                    d: Floats = x @ (heads.T * np.float32(-2))
+                    d: Floats = np.asarray(x @ (heads.T * np.float32(-2)), np.float32)
                     d += norms + np.einsum("nd,nd->n", x, x)[:, None]
                     chosen = reference.assign(
                         d, heads, self.config.candidates, self.config.copies, self.config.closure**2, column[own[at:to]]

@@ -164,8 +164,8 @@ def read_checkpoint(path: Path) -> tuple[Space, Tables]:
         arrays[a["name"]] = np.frombuffer(data, np.dtype(a["dtype"]), count, at + a["at"]).reshape(a["shape"]).copy()
     space = Space(head["dim"], head["metric"], head["padded"], arrays["mean"], head["longest"], arrays["rotation"])
     coded = {n: Coded(arrays[f"{n}.codes"], arrays[f"{n}.scale"], arrays[f"{n}.norm"]) for n in ("cells", "heads")}
-    tables: dict[str, Any] = {f.name: arrays[f.name] for f in fields(Tables) if f.name not in coded}
-    return space, Tables(**coded, **tables)
+    parts: dict[str, Any] = {**arrays, **coded}
+    return space, Tables(**{f.name: parts[f.name] for f in fields(Tables)})
 
 
 def empty_tables(padded: int, slots: int) -> Tables:

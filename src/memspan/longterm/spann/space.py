@@ -97,9 +97,9 @@ def distances(rows: npt.NDArray[np.generic], queries: Floats, metric: str) -> Fl
     x = rows.astype(np.float32)
     dot = queries @ x.T
     if metric == "ip":
-        return -dot
+        return np.asarray(-dot, np.float32)
     xx, qq = (x * x).sum(1), (queries * queries).sum(1)
     if metric == "l2":
-        return np.maximum(qq[:, None] + xx[None, :] - 2 * dot, 0.0)
+        return np.asarray(np.maximum(qq[:, None] + xx[None, :] - 2 * dot, 0), np.float32)
     norm = np.sqrt(qq[:, None] * xx[None, :])
-    return 1.0 - np.divide(dot, norm, out=np.zeros_like(dot), where=norm > 0)
+    return np.asarray(1 - np.divide(dot, norm, out=np.zeros_like(dot), where=norm > 0), np.float32)
