@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+
+from memspan.core.errors import StoreError
 
 from . import codes, native
 from .layout import SECTOR, Files, Tables
@@ -85,6 +89,7 @@ class Engine:
         self.space, self.tables, self.dtype, self.slots = space, tables, np.dtype(dtype), slots
         self.files = files
         self.pending: Pending | None = None
+        self._reads: _DirectFiles | None = None
         self.level = native.level()
         self.remap()
 
@@ -96,8 +101,26 @@ class Engine:
         self.primary = _mapped(self.files.primary, np.dtype(np.uint32), (-1,))
         self.lists = _mapped(self.files.lists, np.dtype(np.uint8), (-1,))
 
+    def read_directly(self, threads: bool = False) -> None:
+        """From now on reads lists and rows past the page cache, all of a query's at once.
+
+        `threads` asks for a pool of reading threads even where io_uring works. A file system without O_DIRECT is read
+        through the cache. Without compiled kernels nothing changes.
+        """
+        self._reads = _DirectFiles(self.files, 2 if threads else 1)
+
+    def _direct(self) -> dict[str, int]:
+        if self._reads is None:
+            return {}
+        longest = int(self.tables.list_blocks.max(initial=0)) * codes.block_bytes(self.space.padded)
+        r = self._reads
+        return {"direct": r.way, "list_file": r.lists, "row_file": r.rows, "align": r.align, "longest_list": longest}
+
     def close(self) -> None:
-        """Lets go of the maps."""
+        """Lets go of the maps and files."""
+        if self._reads is not None:
+            self._reads.close()
+            self._reads = None
         self.rows = self.ids = self.primary = self.lists = np.zeros((0, self.space.dim), self.dtype)
 
     @property
@@ -125,16 +148,18 @@ class Engine:
         out = np.empty((len(raw), k), np.uint32), np.empty((len(raw), k), np.float32)
         stats = native.StatsStruct()
         params = native.ParamsStruct(
-            k=k, cells=effort.cells, lists=effort.lists, rerank=effort.rerank, stop=effort.stop, margin=float("inf")
+            k=k, cells=effort.cells, lists=effort.lists, rerank=effort.rerank, stop=effort.stop
         )
         point = native.pointer
         index = self._struct(allowed, lists)
         lib = native.library()
         assert lib is not None
-        lib.spann_search(
+        failed = lib.spann_search(
             ctypes.byref(index), ctypes.byref(params), point(inner), point(raw), len(raw), max(1, threads),
             point(out[0]), point(out[1]), ctypes.byref(stats),
         )  # fmt: skip
+        if failed:
+            raise StoreError(f"{self.files.path}: a read of the lists or rows failed; check the disk, then the index")
         return *out, Work(stats.lists, stats.bytes, stats.rows)
 
     def exact(self, raw: Floats, k: int, slots: npt.NDArray[np.int64] | None = None) -> tuple[Slots, Floats, Work]:
@@ -252,7 +277,7 @@ class Engine:
         return native.IndexStruct(
             dim=s.dim, padded=s.padded, dtype=DTYPES.index(self.dtype.name), metric=METRICS.index(s.metric),
             row_bytes=s.dim * self.dtype.itemsize, cells=len(t.cell_start) - 1, lists=len(t.list_count),
-            slots=self.slots, level=self.level, longest=s.longest,
+            slots=self.slots, level=self.level,
             cell_codes=point(t.cells.codes), cell_scale=point(t.cells.scale), cell_norm=point(t.cells.norm),
             cell_start=point(t.cell_start), head_codes=point(t.heads.codes), head_scale=point(t.heads.scale),
             head_norm=point(t.heads.norm), head_list=point(t.head_list), list_sector=point(t.list_sector),
@@ -261,7 +286,42 @@ class Engine:
             pending_first=point(p.first) if p else None, pending_next=point(p.next) if p else None,
             pending_codes=point(p.packed) if p else None, pending_add=point(p.add) if p else None,
             pending_scale=point(p.scale) if p else None, pending_slot=point(p.slots) if p else None,
+            **self._direct(),
         )  # fmt: skip
+
+
+class _DirectFiles:
+    """The lists and rows opened past the page cache.
+
+    Attributes:
+        way: 1 for io_uring where the kernel has it, 2 for threads.
+        lists, rows: file descriptors.
+        align: bytes that a read must be a multiple of.
+    """
+
+    def __init__(self, files: Files, way: int) -> None:
+        self.way = way
+        self.lists, self.rows = (self._open(p) for p in (files.lists, files.rows))
+        self.align = SECTOR if self._reads_sectors() else mmap.PAGESIZE
+
+    @staticmethod
+    def _open(path: Path) -> int:
+        try:
+            return os.open(path, os.O_RDONLY | getattr(os, "O_DIRECT", 0))
+        except OSError:
+            return os.open(path, os.O_RDONLY)
+
+    def _reads_sectors(self) -> bool:
+        with mmap.mmap(-1, mmap.PAGESIZE) as page:
+            try:
+                os.preadv(self.lists, [memoryview(page)[:SECTOR]], 0)
+            except OSError:
+                return False
+        return True
+
+    def close(self) -> None:
+        os.close(self.lists)
+        os.close(self.rows)
 
 
 def test_bits(bitmap: Bitmap, at: npt.NDArray[np.generic]) -> npt.NDArray[np.bool_]:

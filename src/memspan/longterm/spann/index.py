@@ -152,8 +152,13 @@ class VectorIndex:
         return made
 
     @classmethod
-    def open(cls, path: str | Path) -> Self:
+    def open(cls, path: str | Path, *, direct: bool = False) -> Self:
         """Opens an index.
+
+        Args:
+            path: its directory.
+            direct: read lists and rows past the page cache, all those of a query at once: for an index that the cache
+                cannot hold, or must not be pushed out by. Needs the compiled kernels; without them nothing changes.
 
         Raises:
             StoreError: there is none, it is damaged, or it was written by a newer memspan.
@@ -173,6 +178,8 @@ class VectorIndex:
             raise StoreError(f"{path} has format {version}, this memspan reads up to {FORMAT}: install a newer one")
         space, tables = read_checkpoint(files.checkpoint(meta["generation"]))
         engine = Engine(files, space, tables, meta["dtype"], meta["rows"])
+        if direct:
+            engine.read_directly()
         short = [f.name for f, a in ((files.rows, engine.rows), (files.ids, engine.ids)) if len(a) < meta["rows"]]
         if short:
             raise StoreError(

@@ -21,36 +21,27 @@ LEVELS = ("plain", "AVX2", "AVX-512 VNNI", "NEON")
 _I64, _F32, _PTR = ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
 
 
+_SIZES = "dim padded dtype metric row_bytes cells lists slots level"
+_ARRAYS = """cell_codes cell_scale cell_norm cell_start head_codes head_scale head_norm head_list
+    list_sector list_blocks list_bytes row_data dead allowed allowed_lists
+    pending_first pending_next pending_codes pending_add pending_scale pending_slot"""
+_READS = "direct list_file row_file align longest_list"
+
+
 class IndexStruct(ctypes.Structure):
     """`struct Index` of search.cpp, field by field."""
 
     _fields_ = (
-        *((n, _I64) for n in ("dim", "padded", "dtype", "metric", "row_bytes", "cells", "lists", "slots", "level")),
-        ("longest", ctypes.c_double),
-        *(
-            (n, _PTR)
-            for n in (
-                *("cell_codes", "cell_scale", "cell_norm", "cell_start", "head_codes", "head_scale", "head_norm"),
-                *(
-                    "head_list",
-                    "list_sector",
-                    "list_blocks",
-                    "list_bytes",
-                    "row_data",
-                    "dead",
-                    "allowed",
-                    "allowed_lists",
-                ),
-                *("pending_first", "pending_next", "pending_codes", "pending_add", "pending_scale", "pending_slot"),
-            )
-        ),
+        *((name, _I64) for name in _SIZES.split()),
+        *((name, _PTR) for name in _ARRAYS.split()),
+        *((name, _I64) for name in _READS.split()),
     )
 
 
 class ParamsStruct(ctypes.Structure):
     """`struct Params` of search.cpp."""
 
-    _fields_ = (*((n, _I64) for n in ("k", "cells", "lists", "rerank")), ("stop", _F32), ("margin", _F32))
+    _fields_ = (*((n, _I64) for n in ("k", "cells", "lists", "rerank")), ("stop", _F32))
 
 
 class StatsStruct(ctypes.Structure):
@@ -74,7 +65,8 @@ def library() -> ctypes.CDLL | None:
     lib.spann_closure.argtypes = [_PTR, _PTR, _I64, _I64, _I64, _I64, _I64, _F32, _PTR, ctypes.c_int, _PTR]
     lib.spann_scan.argtypes = [ctypes.c_int, ctypes.c_int, _PTR, _PTR, _I64, _I64, _PTR]
     lib.spann_exact.argtypes = [ctypes.c_int, ctypes.c_int, _PTR, _PTR, _I64, _I64, _I64, _PTR, _PTR]
-    for name in ("spann_search", "spann_closure", "spann_scan", "spann_exact"):
+    lib.spann_search.restype = ctypes.c_int
+    for name in ("spann_closure", "spann_scan", "spann_exact"):
         getattr(lib, name).restype = None
     return lib
 

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "kernels.h"
+#include "reads.h"
 
 namespace spann {
 
@@ -18,7 +19,6 @@ constexpr float INF = std::numeric_limits<float>::infinity();
 struct Index {
     int64_t dim, padded, dtype, metric, row_bytes;  // dtype 0 f32, 1 f16, 2 i8; metric 0 l2, 1 ip, 2 cosine
     int64_t cells, lists, slots, level;
-    double longest;  // inner product: the squared length that every internal row was given
     const uint8_t* cell_codes;
     const float *cell_scale, *cell_norm;
     const int64_t* cell_start;  // [cells + 1], first block of each cell's heads
@@ -32,12 +32,13 @@ struct Index {
     const uint8_t* pending_codes;
     const float *pending_add, *pending_scale;
     const uint32_t* pending_slot;
+    int64_t direct, list_file, row_file;  // 0: by the maps; 1: reads past the page cache; 2: the same by threads
+    int64_t align, longest_list;          // bytes: what such a read must be a multiple of, and the longest list
 };
 
 struct Params {
     int64_t k, cells, lists, rerank;
     float stop;    // a list is read only if its head's squared distance is at most stop * the k-th best estimate
-    float margin;  // rows are ranked exactly while the estimate is at most margin above the k-th exact distance
 };
 
 struct Stats {
@@ -230,76 +231,179 @@ struct Worker {
         }
     }
 
-    float distance(const float* q, float square_q, uint32_t slot) {
+    float square_raw = 0;
+
+    float distance(const uint8_t* row, const float* raw) {
         float dot, norm;
-        f.exact[x.dtype](x.row_data + int64_t(slot) * x.row_bytes, q, x.dim, &dot, &norm);
+        f.exact[x.dtype](row, raw, x.dim, &dot, &norm);
         if (x.metric == 1) return -dot;
-        if (x.metric == 2) return norm > 0 && square_q > 0 ? 1 - dot / std::sqrt(norm * square_q) : 1;
-        return std::max(0.0f, square_q + norm - 2 * dot);
+        if (x.metric == 2) return norm > 0 && square_raw > 0 ? 1 - dot / std::sqrt(norm * square_raw) : 1;
+        return std::max(0.0f, square_raw + norm - 2 * dot);
     }
 
-    // `q` [padded] as the codes see it, `raw` [dim] as the caller gave it.
-    void search(const float* q, const float* raw, uint32_t* slots, float* distances, Stats* stats) {
+    // `q` [padded] as the codes see it, `raw` [dim] as the caller gave it. False when a read failed.
+    bool search(const float* q, const float* raw, uint32_t* slots, float* distances, Stats* stats) {
         quantize(q);
         rank_cells();
         rank_heads();
-        found.reset(std::max(p.rerank, p.k));
+        found.reset(size_t(std::max(p.rerank, p.k)));
         seen.reset(size_t(std::max(p.rerank, p.k)));
         kth.clear();
-        int64_t read = 0, bytes = 0, size = block_bytes();
-        for (size_t j = 0; j < heads.used; j++) {
-            float base = heads.items[j].d;
-            if (kth.size() == size_t(p.k) && base > p.stop * kth.front()) break;
-            uint32_t list = heads.items[j].i;
-            if (j + 1 < heads.used) {
-                const uint8_t* next = x.list_bytes + int64_t(x.list_sector[heads.items[j + 1].i]) * SECTOR;
-                for (int i = 0; i < 1024; i += 64) __builtin_prefetch(next + i);
-            }
-            scan_list(x.list_bytes + int64_t(x.list_sector[list]) * SECTOR, x.list_blocks[list], base);
-            if (x.pending_first) scan_pending(list, base);
-            read++;
-            bytes += x.list_blocks[list] * size;
-        }
-        found.finish();
-        float square_q = 0;
-        for (int64_t i = 0; i < x.dim; i++) square_q += raw[i] * raw[i];
         exact.clear();
-        // An estimate is a squared distance between internal vectors; the metric's distance is scale * it + shift.
-        float scale = x.metric == 0 ? 1.0f : 0.5f, shift = x.metric == 1 ? -0.5f * (square_q + x.longest) : 0.0f;
-        int64_t rows = 0;
-        constexpr size_t AHEAD = 8;
-        size_t lines = size_t(std::min<int64_t>(x.row_bytes, 512) + 63) / 64;
-        auto fetch = [&](size_t i) {
-            if (i < found.used) {
-                const uint8_t* row = x.row_data + int64_t(found.items[i].i) * x.row_bytes;
-                for (size_t l = 0; l < lines; l++) __builtin_prefetch(row + 64 * l);
-            }
-        };
-        for (size_t i = 0; i < AHEAD; i++) fetch(i);
-        for (size_t i = 0; i < found.used; i++) {
-            fetch(i + AHEAD);
-            Ranked c = found.items[i];
-            if (exact.size() == size_t(p.k) && scale * c.d + shift > exact.front().d + scale * p.margin) break;
-            Ranked e{distance(raw, square_q, c.i), c.i};
-            rows++;
-            if (exact.size() < size_t(p.k)) {
-                exact.push_back(e);
-                std::push_heap(exact.begin(), exact.end());
-            } else if (e < exact.front()) {
-                std::pop_heap(exact.begin(), exact.end());
-                exact.back() = e;
-                std::push_heap(exact.begin(), exact.end());
-            }
-        }
+        square_raw = 0;
+        for (int64_t i = 0; i < x.dim; i++) square_raw += raw[i] * raw[i];
+        bool fine = x.direct ? read_lists(stats) && read_rows(raw, stats) : (map_lists(stats), map_rows(raw, stats), true);
         std::sort_heap(exact.begin(), exact.end());
         for (int64_t i = 0; i < p.k; i++) {
             bool is = size_t(i) < exact.size();
             slots[i] = is ? exact[i].i : UINT32_MAX;
             distances[i] = is ? exact[i].d : INF;
         }
-        stats->lists += read;
-        stats->bytes += bytes + rows * x.row_bytes;
-        stats->rows += rows;
+        return fine;
+    }
+
+    bool enough(size_t j) const { return kth.size() == size_t(p.k) && heads.items[j].d > p.stop * kth.front(); }
+
+    void scan(size_t j, const uint8_t* data, Stats* stats) {
+        uint32_t list = heads.items[j].i;
+        scan_list(data, x.list_blocks[list], heads.items[j].d);
+        if (x.pending_first) scan_pending(list, heads.items[j].d);
+        stats->lists++;
+        stats->bytes += x.list_blocks[list] * block_bytes();
+    }
+
+    void map_lists(Stats* stats) {
+        auto place = [&](size_t j) { return x.list_bytes + int64_t(x.list_sector[heads.items[j].i]) * SECTOR; };
+        for (size_t j = 0; j < heads.used && !enough(j); j++) {
+            if (j + 1 < heads.used)
+                for (int i = 0; i < 1024; i += 64) __builtin_prefetch(place(j + 1) + i);
+            scan(j, place(j), stats);
+        }
+    }
+
+    void rank(const uint8_t* row, const float* raw, uint32_t slot) {
+        Ranked e{distance(row, raw), slot};
+        if (exact.size() < size_t(p.k)) {
+            exact.push_back(e);
+            std::push_heap(exact.begin(), exact.end());
+        } else if (e < exact.front()) {
+            std::pop_heap(exact.begin(), exact.end());
+            exact.back() = e;
+            std::push_heap(exact.begin(), exact.end());
+        }
+    }
+
+    void map_rows(const float* raw, Stats* stats) {
+        constexpr size_t AHEAD = 8;
+        found.finish();
+        size_t lines = size_t(std::min<int64_t>(x.row_bytes, 512) + 63) / 64;
+        auto place = [&](size_t i) { return x.row_data + int64_t(found.items[i].i) * x.row_bytes; };
+        auto fetch = [&](size_t i) {
+            if (i < found.used)
+                for (size_t l = 0; l < lines; l++) __builtin_prefetch(place(i) + 64 * l);
+        };
+        for (size_t i = 0; i < AHEAD; i++) fetch(i);
+        for (size_t i = 0; i < found.used; i++) {
+            fetch(i + AHEAD);
+            rank(place(i), raw, found.items[i].i);
+        }
+        stats->rows += int64_t(found.used);
+        stats->bytes += int64_t(found.used) * x.row_bytes;
+    }
+
+    // Past the page cache: up to `window` lists in flight, scanned in the order of their heads, so that the answer does
+    // not hang on which read comes first.
+    bool read_lists(Stats* stats) {
+        prepare();
+        size_t started = 0, j = 0;
+        auto start = [&](size_t i) {
+            uint32_t list = heads.items[i].i;
+            int64_t from = int64_t(x.list_sector[list]) * SECTOR, to = from + x.list_blocks[list] * block_bytes();
+            int64_t at = from / x.align * x.align, bytes = (to - at + x.align - 1) / x.align * x.align;
+            skip[i % window] = uint32_t(from - at);
+            need[i % window] = to - at;
+            io->start(uint32_t(i % window), {int(x.list_file), buffer(i % window), uint32_t(bytes), at});
+        };
+        bool fine = true;
+        for (; j < heads.used && !enough(j); j++) {
+            bool more = started == j;
+            // Half a window at a time, so that the kernel is called seldom.
+            if (more || started < j + window / 2) {
+                for (; started < heads.used && started < j + window; started++) start(started);
+                io->submit();
+            }
+            fine &= io->wait(uint32_t(j % window)) >= need[j % window];
+            if (!fine) break;
+            scan(j, buffer(j % window) + skip[j % window], stats);
+        }
+        if (fine || j < started)
+            for (size_t i = j + !fine; i < started; i++) io->wait(uint32_t(i % window));
+        return fine;
+    }
+
+    // Rows that share a page are read together.
+    bool read_rows(const float* raw, Stats* stats) {
+        found.finish();
+        order.assign(found.items.begin(), found.items.begin() + found.used);
+        std::sort(order.begin(), order.end(), [](const Ranked& a, const Ranked& b) { return a.i < b.i; });
+        pages.clear();
+        for (size_t i = 0; i < order.size(); i++) {
+            int64_t from = int64_t(order[i].i) * x.row_bytes, to = from + x.row_bytes;
+            int64_t at = from / PAGE * PAGE, end = (to + PAGE - 1) / PAGE * PAGE;
+            if (!pages.empty() && at <= pages.back().end && end - pages.back().at <= largest)
+                pages.back().end = std::max(pages.back().end, end), pages.back().last = i + 1;
+            else
+                pages.push_back({at, end, i, i + 1});
+        }
+        size_t started = 0, j = 0;
+        bool fine = true;
+        for (; j < pages.size() && fine; j++) {
+            if (started < j + window / 2 + 1) {
+                for (; started < pages.size() && started < j + window; started++)
+                    io->start(uint32_t(started % window), {int(x.row_file), buffer(started % window),
+                                                           uint32_t(pages[started].end - pages[started].at), pages[started].at});
+                io->submit();
+            }
+            const Page& g = pages[j];
+            fine = io->wait(uint32_t(j % window)) >= int64_t(order[g.last - 1].i) * x.row_bytes + x.row_bytes - g.at;
+            for (size_t i = g.first; fine && i < g.last; i++)
+                rank(buffer(j % window) + (int64_t(order[i].i) * x.row_bytes - g.at), raw, order[i].i);
+            stats->bytes += g.end - g.at;
+            stats->rows++;
+        }
+        for (; j < started; j++) io->wait(uint32_t(j % window));
+        return fine;
+    }
+
+    struct Page {
+        int64_t at, end;
+        size_t first, last;
+    };
+    static constexpr int64_t PAGE = 4096;
+    std::unique_ptr<Reads> io;
+    size_t window = 0;
+    int64_t largest = 0;
+    std::vector<uint8_t> memory;
+    std::vector<uint32_t> skip;
+    std::vector<int64_t> need;
+    std::vector<Page> pages;
+    std::vector<Ranked> order;
+
+    uint8_t* buffer(size_t i) {
+        auto base = (reinterpret_cast<uintptr_t>(memory.data()) + PAGE - 1) / PAGE * PAGE;
+        return reinterpret_cast<uint8_t*>(base) + int64_t(i) * largest;
+    }
+
+    void prepare() {
+        if (io) return;
+        constexpr int64_t MEMORY = 2 << 20;
+        int64_t unit = std::max(PAGE, x.align);
+        largest = (std::max(x.longest_list, x.row_bytes) / unit + 2) * unit;
+        window = size_t(std::min<int64_t>(64, std::max<int64_t>(8, MEMORY / largest)));
+        memory.resize(size_t(int64_t(window) * largest + PAGE));
+        skip.resize(window);
+        need.resize(window);
+        io = make_reads(64, x.direct == 2);
     }
 };
 
@@ -314,16 +418,21 @@ extern "C" {
 EXPORT int spann_level(int limit) { return choose(limit).level; }
 
 // queries [n, padded] internal, raw [n, dim]; slots and distances [n, k]. One worker a thread takes the next query.
-EXPORT void spann_search(const Index* index, const Params* params, const float* queries, const float* raw, int64_t n,
-                  int64_t threads, uint32_t* slots, float* distances, Stats* stats) {
+// Returns 0, or -1 when a read failed.
+EXPORT int spann_search(const Index* index, const Params* params, const float* queries, const float* raw, int64_t n,
+                        int64_t threads, uint32_t* slots, float* distances, Stats* stats) {
+    std::atomic<bool> fine{true};
     std::atomic<int64_t> next{0};
     std::vector<Stats> each(std::max<int64_t>(threads, 1));
     auto run = [&](int64_t t) {
         Worker w(*index, *params);
         Stats mine{0, 0, 0};
         for (int64_t i; (i = next.fetch_add(1)) < n;)
-            w.search(queries + i * index->padded, raw + i * index->dim, slots + i * params->k, distances + i * params->k,
-                     &mine);
+            if (!w.search(queries + i * index->padded, raw + i * index->dim, slots + i * params->k,
+                          distances + i * params->k, &mine)) {
+                fine = false;
+                break;
+            }
         each[t] = mine;
     };
     std::vector<std::thread> pool;
@@ -331,6 +440,7 @@ EXPORT void spann_search(const Index* index, const Params* params, const float* 
     run(0);
     for (auto& t : pool) t.join();
     for (auto& e : each) stats->lists += e.lists, stats->bytes += e.bytes, stats->rows += e.rows;
+    return fine ? 0 : -1;
 }
 
 // Block kernels, for tests: dots [blocks, 16].
