@@ -30,7 +30,8 @@ Report = Callable[[str, int, int], None]  # stage, done, of
 
 STAGES = ("cells", "sorted", "leaves", "closure", "members", "lists")
 PIECE = 8 << 20  # bytes of a working matrix
-SAMPLE = 65_536
+SAMPLE = 65_536  # rows that the cells are made of, at least
+PER_CELL = 32  # of them for each cell, at least
 
 
 @dataclass
@@ -75,7 +76,8 @@ class Build:
         """A sample, the internal space, and the centres of the cells."""
         n = len(self.source.rows)
         rng = np.random.default_rng(self.config.seed)
-        picked = np.sort(rng.choice(n, min(n, SAMPLE), replace=False))
+        cells = max(1, round(n / self.config.cell))
+        picked = np.sort(rng.choice(n, min(n, max(SAMPLE, PER_CELL * cells)), replace=False))
         sample = self.source.rows[picked].astype(np.float32)
         space = Space.fit(sample, self.metric, self.config.seed)
         if self.metric == "ip":
@@ -84,7 +86,6 @@ class Build:
                 longest = max(longest, float((rows.astype(np.float32) ** 2).sum(1).max()))
             space = Space(space.dim, space.metric, space.padded, space.mean, longest, space.rotation)
         x = space.rows(sample)
-        cells = max(1, round(n / self.config.cell))
         parts = leaves(x, max(2, len(x) // cells), self.config.branching, self.config.seed)
         centres = np.stack([x[p].mean(0) for p in parts])
         self._save("space", mean=space.mean, rotation=space.rotation, longest=space.longest, padded=space.padded)
