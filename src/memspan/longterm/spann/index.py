@@ -116,7 +116,7 @@ class VectorIndex:
         files = Files(Path(path))
         settings = config or SpannConfig()
         if files.meta.exists() and not overwrite:
-            raise StoreError(f"{path} holds an index already; open it, or pass overwrite=True")
+            raise StoreError(f"{path} holds an index already; open it, or ask for it to be overwritten")
         if files.path.exists() and not files.build.exists() and not files.meta.exists() and any(files.path.iterdir()):
             raise StoreError(f"{path} is not empty and holds no index; name another directory")
         if files.meta.exists():
