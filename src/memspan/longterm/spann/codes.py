@@ -108,7 +108,8 @@ def pack_list(packed: Bytes, add: Floats, scale: Floats, slots: npt.NDArray[np.u
     out = np.zeros((blocks, block_bytes(2 * half)), np.uint8)
     lanes = np.zeros((blocks * LANES, half), np.uint8)
     lanes[:n] = packed
-    out[:, : half * LANES] = lanes.reshape(blocks, LANES, half // 4, 4).transpose(0, 2, 1, 3).reshape(blocks, -1)
+    packed = lanes.reshape(blocks, LANES, half // 4, 4).transpose(0, 2, 1, 3)
+    out[:, : half * LANES] = packed.reshape(blocks, half * LANES)
     tail = out[:, half * LANES :].view(np.float32).reshape(blocks, 3, LANES)
     for column, values, empty in ((0, add, np.inf), (1, scale, 0.0)):
         padded = np.full(blocks * LANES, empty, np.float32)
@@ -134,8 +135,9 @@ def unpack_list(data: Bytes, padded: int) -> Entries:
     """The entries of a list's bytes, empty lanes left out."""
     half = padded // 2
     blocks = len(data) // block_bytes(padded)
-    body = data.reshape(blocks, -1)
-    packed = body[:, : half * LANES].reshape(blocks, half // 4, LANES, 4).transpose(0, 2, 1, 3).reshape(-1, half)
+    body = data.reshape(blocks, block_bytes(padded))
+    packed = body[:, : half * LANES].reshape(blocks, half // 4, LANES, 4).transpose(0, 2, 1, 3)
+    packed = packed.reshape(blocks * LANES, half)
     tail = np.ascontiguousarray(body[:, half * LANES :]).view(np.float32).reshape(blocks, 3, LANES)
     full = np.isfinite(tail[:, 0].reshape(-1))
     slots = np.ascontiguousarray(tail[:, 2]).view(np.uint32).reshape(-1)
@@ -144,8 +146,8 @@ def unpack_list(data: Bytes, padded: int) -> Entries:
 
 def quantize_query(q: Floats) -> tuple[npt.NDArray[np.int8], np.float32]:
     """A query [d] in 8 bits and its step."""
-    top = np.abs(q).max(initial=0.0)
-    step = np.float32(top / np.float32(127)) if top > 0 else np.float32(1)
+    step = np.float32(np.abs(q).max(initial=0.0) / np.float32(127))
+    step = step if step > 0 else np.float32(1)
     return np.rint(q / step).astype(np.int8), step
 
 

@@ -134,7 +134,8 @@ struct Worker {
             top = std::max(top, std::fabs(q[i]));
             total += q[i] * q[i];
         }
-        step = top > 0 ? top / 127.0f : 1.0f;
+        step = top / 127.0f;
+        if (!(step > 0)) step = 1.0f;
         square = total;
         int64_t sum = 0;
         for (int64_t i = 0; i < x.padded; i++) {
