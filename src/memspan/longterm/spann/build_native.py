@@ -10,6 +10,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -17,12 +18,21 @@ HERE = Path(__file__).parent
 FLAGS = ("-O3", "-std=c++17", "-ffp-contract=off", "-fPIC", "-shared", "-pthread", "-fvisibility=hidden")
 
 
+def source_crc() -> int:
+    """CRC-32 of the native sources: a library that was made from others is not used."""
+    crc = 0
+    for path in sorted((HERE / "native").iterdir()):
+        crc = zlib.crc32(path.read_bytes(), crc)
+    return crc
+
+
 def compile_kernels(out: Path = HERE / "_kernels.so") -> Path | None:
     """The library, or None with a word on standard error when there is no compiler or it fails."""
     named = shlex.split(os.environ.get("CXX", ""))
     compiler = named or [found for name in ("c++", "g++", "clang++") if (found := shutil.which(name))][:1]
     made = out.with_suffix(f".{os.getpid()}.so")
-    command = [*compiler, *FLAGS, str(HERE / "native" / "search.cpp"), "-o", str(made)]
+    sources = map(str, sorted((HERE / "native").glob("*.cpp")))
+    command = [*compiler, *FLAGS, f"-DSPANN_SOURCE_CRC={source_crc()}u", *sources, "-o", str(made)]
     try:
         failure = None if compiler else "there is no C++ compiler (on Debian: apt-get install g++)"
         if not failure and (done := subprocess.run(command, capture_output=True, text=True, check=False)).returncode:

@@ -7,6 +7,7 @@ package is installed; without a compiler the numpy code of `reference.py` does t
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 from functools import cache
 from pathlib import Path
@@ -15,7 +16,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .build_native import source_crc
 from .space import Floats
+
+log = logging.getLogger(__name__)
 
 LEVELS = ("plain", "AVX2", "AVX-512 VNNI", "NEON")
 _I64, _F32, _PTR = ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
@@ -57,10 +61,20 @@ def library_path() -> Path:
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The kernels, or None when they were not built or `MEMSPAN_NATIVE=0` says to do without."""
+    """The kernels, or None when they were not built from these sources or `MEMSPAN_NATIVE=0` says to do without."""
     if os.environ.get("MEMSPAN_NATIVE") == "0" or not library_path().exists():
         return None
-    lib = ctypes.CDLL(str(library_path()))
+    try:
+        lib = ctypes.CDLL(str(library_path()))
+    except OSError as e:
+        log.warning("the vector index runs in numpy: its kernels cannot be loaded (%s); install memspan again", e)
+        return None
+    if not hasattr(lib, "spann_source_crc") or ctypes.c_uint32(lib.spann_source_crc()).value != source_crc():
+        log.warning(
+            "the vector index runs in numpy: its kernels were made from other sources; run python %s",
+            library_path().with_name("build_native.py"),
+        )
+        return None
     lib.spann_search.argtypes = [_PTR, _PTR, _PTR, _PTR, _I64, _I64, _PTR, _PTR, _PTR]
     lib.spann_closure.argtypes = [_PTR, _PTR, _I64, _I64, _I64, _I64, _I64, _F32, _PTR, ctypes.c_int, _PTR]
     lib.spann_scan.argtypes = [ctypes.c_int, ctypes.c_int, _PTR, _PTR, _I64, _I64, _PTR]

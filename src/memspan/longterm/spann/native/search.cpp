@@ -416,6 +416,8 @@ using namespace spann;
 
 extern "C" {
 
+EXPORT uint32_t spann_source_crc() { return SPANN_SOURCE_CRC; }
+
 EXPORT int spann_level(int limit) { return choose(limit).level; }
 
 // queries [n, padded] internal, raw [n, dim]; slots and distances [n, k]. One worker a thread takes the next query.
