@@ -194,6 +194,13 @@ def test_closure_with_ties_and_equal_heads_takes_its_own_and_then_the_lower_numb
     assert (both_closures(d, heads, d.argmax(1), 64, 8, 4.0)[:, 0] == lowest).all()
 
 
+def test_closure_takes_its_own_of_more_equal_heads_than_are_considered():
+    heads = np.ones((40, 32), np.float32)
+    own = np.arange(40)
+    chosen = both_closures(np.ones((40, 40)), heads, own, 4, 3, 2.0)
+    assert (chosen[:, 0] == own).all() and (chosen[:, 1:] == -1).all()
+
+
 def test_closure_of_a_row_that_is_a_head_and_of_one_head():
     heads = np.eye(32, dtype=np.float32)
     assert (both_closures(squared(heads, heads), heads, np.arange(32), 64, 8, 1.96)[:, 1:] == -1).all()

@@ -30,16 +30,18 @@ Report = Callable[[str, int, int], None]  # stage, done, of
 
 STAGES = ("cells", "sorted", "leaves", "closure", "members", "lists")
 PIECE = 8 << 20  # bytes of a working matrix
+EQUAL = 1e-6  # of squared lengths: below, a difference of squared distances is rounding
 SAMPLE = 65_536  # rows that the cells are made of, at least
 PER_CELL = 32  # of them for each cell, at least
 
 
 @dataclass
 class Source:
-    """Rows [n, dim] and their ids, in memory or mapped."""
+    """Rows [n, dim] and their ids, in memory or mapped, and the CRC-32 of both."""
 
     rows: Rows
     ids: Ids
+    crc: int = 0
 
     def chunks(self, count: int) -> Iterator[tuple[int, Rows]]:
         """(start, rows) in order."""
@@ -169,6 +171,7 @@ class Build:
         primary = _create(self.files.primary, np.dtype(np.uint32), (n,))
         count = np.zeros(int(table["heads"]), np.uint32)
         near = _nearest_rows(centres, self.config.neighbours)
+        noise = np.float32(EQUAL**2) * (space.mean @ space.mean)  # what centring leaves of equal rows
         with self.files.stage("pairs").open("wb") as pairs:
             for c in range(len(start) - 1):
                 a, b = int(start[c]), int(start[c + 1])
@@ -179,14 +182,19 @@ class Build:
                 norms = np.einsum("md,md->m", heads, heads)
                 column = np.full(int(table["heads"]), -1, np.int32)
                 column[number] = np.arange(len(number))
-                step = max(64, PIECE // (4 * len(number)))
+                step = max(64, PIECE // (4 * max(len(number), 1)))
                 for at in range(a, b, step):
                     to = min(at + step, b)
                     x = space.rows(np.asarray(rows_in[at:to]))
                     d: Floats = np.asarray(x @ (heads.T * np.float32(-2)), np.float32)
-                    d += norms + np.einsum("nd,nd->n", x, x)[:, None]
+                    square = np.einsum("nd,nd->n", x, x)
+                    d += norms + square[:, None]
+                    # Heads that are equal are equally near but for rounding: then a row stays with its own.
+                    mine, least, at_own = column[own[at:to]], d.min(1), np.arange(to - at)
+                    tied = d[at_own, mine] - least <= EQUAL * (square + norms[mine]) + noise
+                    d[at_own[tied], mine[tied]] = least[tied]
                     chosen = reference.assign(
-                        d, heads, self.config.candidates, self.config.copies, self.config.closure**2, column[own[at:to]]
+                        d, heads, self.config.candidates, self.config.copies, self.config.closure**2, mine
                     )
                     primary[at:to] = number[chosen[:, 0]]
                     taken = chosen >= 0

@@ -22,6 +22,7 @@ ANSWERS = 5000  # neighbours looked for in all, at most: for many neighbours few
 LISTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 TOLERANCE = 0.003  # recall given up for a cheaper effort at the same number of lists
 ENOUGH = 0.998  # recall after which no more lists are tried
+ROUNDING = 1e-6  # relative, of distances that are the same
 GAIN = 0.0005  # recall gained by a step of lists, under which no more are tried
 
 
@@ -61,7 +62,8 @@ def calibrate(
     size = min(SAMPLE if native.library() else SAMPLE_NUMPY, len(live))
     picked = np.sort(rng.choice(live, size, replace=False))
     queries = np.asarray(engine.rows[picked]).astype(np.float32)
-    truth = _without(engine.exact(queries, min(max(neighbours) + 1, len(live)))[0], picked)
+    found, distances, _ = engine.exact(queries, min(max(neighbours) + 1, len(live)))
+    truth = _without(found, picked, distances)
     curves = {}
     for k in neighbours:
         some = min(size, max(100, ANSWERS // k))
@@ -71,13 +73,15 @@ def calibrate(
     return curves
 
 
-def _curve(engine: Engine, queries: Floats, picked: Ints, truth: Slots) -> list[Point]:
+def _curve(engine: Engine, queries: Floats, picked: Ints, truth: Floats) -> list[Point]:
     k = truth.shape[1]
     cells, lists = len(engine.tables.cell_start) - 1, len(engine.tables.list_count)
+    bound = truth[:, -1] + ROUNDING * (1 + np.abs(truth[:, -1]))
 
     def recall(effort: Effort) -> tuple[float, float]:
-        found = _without(engine.search(queries, k + 1, effort, 1, None, None)[0], picked)
-        shares = (found[:, :, None] == truth[:, None, :]).any(1).mean(1)
+        found, distances, _ = engine.search(queries, k + 1, effort, 1, None, None)
+        # A row that is as near as the k-th is one of the k nearest: of many that are equal, any will do.
+        shares = (_without(found, picked, distances) <= bound[:, None]).mean(1)
         return float(shares.mean()), float(shares.std() / np.sqrt(len(shares)))
 
     curve: list[Point] = []
@@ -109,11 +113,11 @@ def _cheapest(
     return effort
 
 
-def _without(found: Slots, own: Ints) -> Slots:
-    """Each row of answers [n, k + 1] without the one that asked, [n, k]."""
+def _without(found: Slots, own: Ints, distances: Floats) -> Floats:
+    """The distances of each row of answers [n, k + 1] without the one that asked, [n, k]."""
     place = np.where((found == own[:, None]).any(1), (found == own[:, None]).argmax(1), found.shape[1] - 1)
     keep = np.arange(found.shape[1])[None, :] != place[:, None]
-    return np.asarray(found[keep].reshape(len(found), -1), np.uint32)
+    return np.asarray(distances[keep].reshape(len(found), -1), np.float32)
 
 
 def choose(curve: list[Point], recall: float) -> Point:

@@ -136,8 +136,8 @@ def unpack_list(data: Bytes, padded: int) -> Entries:
     half = padded // 2
     blocks = len(data) // block_bytes(padded)
     body = data.reshape(blocks, block_bytes(padded))
-    packed = body[:, : half * LANES].reshape(blocks, half // 4, LANES, 4).transpose(0, 2, 1, 3)
-    packed = packed.reshape(blocks * LANES, half)
+    groups = body[:, : half * LANES].reshape(blocks, half // 4, LANES, 4).transpose(0, 2, 1, 3)
+    packed = groups.reshape(blocks * LANES, half)
     tail = np.ascontiguousarray(body[:, half * LANES :]).view(np.float32).reshape(blocks, 3, LANES)
     full = np.isfinite(tail[:, 0].reshape(-1))
     slots = np.ascontiguousarray(tail[:, 2]).view(np.uint32).reshape(-1)

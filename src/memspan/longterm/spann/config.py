@@ -35,10 +35,14 @@ class SpannConfig:
             ("candidates", 1),
             ("copies", 1),
             ("neighbours", 1),
+            ("limit", 1),
+            ("exact_below", 2),
+            ("seed", 0),
         ):
-            if getattr(self, name) < least:
-                raise InputError(f"SpannConfig.{name} is {getattr(self, name)}; it must be at least {least}")
-        if self.closure < 1:
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise InputError(f"SpannConfig.{name} is {value!r}; it must be a whole number of at least {least}")
+        if not self.closure >= 1:
             raise InputError(f"SpannConfig.closure is {self.closure}; it must be at least 1 (inf for no bound)")
         if self.limit < 4 * self.leaf:
             raise InputError(f"SpannConfig.limit is {self.limit}; it must be at least four leaves, {4 * self.leaf}")

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from memspan.core.errors import StoreError
+from memspan.core.errors import InputError, StoreError
 
 from . import codes, native
 from .layout import SECTOR, Files, Tables
@@ -42,6 +42,13 @@ class Effort:
     rerank: int
     stop: float = float("inf")
 
+    def __post_init__(self) -> None:
+        for name in ("cells", "lists", "rerank"):
+            if getattr(self, name) < 1:
+                raise InputError(f"Effort.{name} is {getattr(self, name)}; it must be at least 1")
+        if not self.stop > 0:
+            raise InputError(f"Effort.stop is {self.stop}; it must be over 0 (inf for no bound)")
+
     def scaled(self, by: float) -> Effort:
         """So many times the cells and lists."""
         return Effort(cells=round(self.cells * by), lists=round(self.lists * by), rerank=self.rerank, stop=self.stop)
@@ -54,6 +61,10 @@ class Work:
     lists: int
     bytes: int
     rows: int
+
+    def plus(self, other: Work) -> Work:
+        """Both together."""
+        return Work(self.lists + other.lists, self.bytes + other.bytes, self.rows + other.rows)
 
 
 @dataclass
@@ -155,8 +166,8 @@ class Engine:
         lib = native.library()
         assert lib is not None
         failed = lib.spann_search(
-            ctypes.byref(index), ctypes.byref(params), point(inner), point(raw), len(raw), max(1, threads),
-            point(out[0]), point(out[1]), ctypes.byref(stats),
+            ctypes.byref(index), ctypes.byref(params), point(inner), point(raw),
+            len(raw), max(1, min(threads, len(raw))), point(out[0]), point(out[1]), ctypes.byref(stats),
         )  # fmt: skip
         if failed:
             raise StoreError(f"{self.files.path}: a read of the lists or rows failed; check the disk, then the index")

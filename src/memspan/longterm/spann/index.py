@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,10 +22,11 @@ from memspan.models.progress import progress_bar
 from . import native
 from .build import Build, Report, Source
 from .calibrate import Point, calibrate, choose
+from .codes import block_bytes
 from .config import SpannConfig
-from .engine import NONE, Effort, Engine, bitmap_of
-from .layout import FORMAT, Files, Tables, empty_tables, read_checkpoint, write_checkpoint, write_json
-from .source import read_source
+from .engine import DTYPES, NONE, Effort, Engine, bitmap_of
+from .layout import FORMAT, SECTOR, Files, Tables, empty_tables, read_checkpoint, write_checkpoint, write_json
+from .source import as_filter, as_queries, read_source
 from .space import METRICS, Floats, Space
 
 ORDER = np.dtype([("id", "<i8"), ("slot", "<u4")])
@@ -76,6 +77,7 @@ class VectorIndex:
 
     def __init__(self, files: Files, meta: dict[str, Any], engine: Engine, curves: dict[int, list[Point]]) -> None:
         self._files, self._meta, self._engine, self._curves = files, meta, engine, curves
+        self._closed = False
 
     # Making and opening ----------------------------------------------------------------------------------------------
 
@@ -114,31 +116,38 @@ class VectorIndex:
         if metric not in METRICS:
             raise InputError(f"metric is {metric!r}; choose one of {', '.join(METRICS)}")
         files = Files(Path(path))
-        settings = config or SpannConfig()
-        if files.meta.exists() and not overwrite:
-            raise StoreError(f"{path} holds an index already; open it, or ask for it to be overwritten")
-        if files.path.exists() and not files.build.exists() and not files.meta.exists() and any(files.path.iterdir()):
+        budget = None if ram_budget is None else parse_bytes(ram_budget)
+        if files.path.exists() and not files.path.is_dir():
+            raise StoreError(f"{path} is a file; name a directory, or a new one")
+        ours = files.meta.exists() or files.build.exists()
+        if files.path.exists() and not ours and not all(map(files.owns, files.path.iterdir())):
             raise StoreError(f"{path} is not empty and holds no index; name another directory")
         if files.meta.exists():
-            _clear(files)
-        fresh = not files.path.exists()
+            if not overwrite:
+                raise StoreError(f"{path} holds an index already; open it, or ask for it to be overwritten")
+            _remove(files.path.glob("stage.*"), [files.build])
+        fresh, begun = not files.path.exists(), files.build.exists()
         files.path.mkdir(parents=True, exist_ok=True)
         try:
-            source = read_source(vectors, ids, files)
+            source = read_source(vectors, ids, files, overwrite)
+            n, dim = source.rows.shape
+            budget = max(16_000_000, n * dim * source.rows.dtype.itemsize // 10) if budget is None else budget
+            settings = _fit(config or SpannConfig(), n, dim, budget)
         except BaseException:
+            if not begun:
+                _remove(files.path.glob("stage.*"))
             if fresh:
-                shutil.rmtree(files.path)
+                files.path.rmdir()
             raise
-        n, dim = source.rows.shape
-        raw = n * dim * source.rows.dtype.itemsize
-        budget = parse_bytes(ram_budget) if ram_budget is not None else max(16_000_000, raw // 10)
-        settings = _fit(settings, n, dim, budget)
         mark = {"rows": n, "dim": dim, "dtype": source.rows.dtype.name, "metric": metric, "config": settings.to_dict()}
-        if files.build.exists():
+        mark["crc"] = source.crc
+        if begun:
             state = json.loads(files.build.read_text(encoding="utf-8"))
-            if any(state.get(key) != value for key, value in json.loads(json.dumps(mark)).items()):
-                raise StoreError(f"{path} holds an unfinished build of other vectors; remove the directory first")
-        else:
+            begun = all(state.get(key) == value for key, value in json.loads(json.dumps(mark)).items())
+            if not begun and not overwrite:
+                raise StoreError(f"{path} holds an unfinished build of other vectors; remove it or overwrite it")
+        if not begun:
+            _clear(files)
             write_json(files.build, {**mark, "done": []})
         with _bars(progress and n > settings.exact_below) as report:
             space, tables = _make(files, source, metric, settings, report)
@@ -147,8 +156,7 @@ class VectorIndex:
         engine = Engine(files, space, tables, source.rows.dtype.name, n)
         made = cls(files, meta, engine, {})
         made.calibrate(progress=progress)
-        for leftover in (*files.path.glob("stage.*"), files.build):
-            leftover.unlink(missing_ok=True)
+        _remove(files.path.glob("stage.*"), [files.build])
         return made
 
     @classmethod
@@ -169,28 +177,19 @@ class VectorIndex:
                 "holds no index: make one with VectorIndex.build"
             )  # fmt: skip
             raise StoreError(f"{path} {what}")
-        try:
-            meta = json.loads(files.meta.read_text(encoding="utf-8"))
-            version = meta["format"]
-        except (ValueError, KeyError) as e:
-            raise StoreError(f"{files.meta} is damaged ({e}); build the index again") from None
-        if version > FORMAT:
-            raise StoreError(f"{path} has format {version}, this memspan reads up to {FORMAT}: install a newer one")
+        meta = _read_meta(files)
         space, tables = read_checkpoint(files.checkpoint(meta["generation"]))
+        _check_lengths(files, meta, space, tables)
         engine = Engine(files, space, tables, meta["dtype"], meta["rows"])
         if direct:
             engine.read_directly()
-        short = [f.name for f, a in ((files.rows, engine.rows), (files.ids, engine.ids)) if len(a) < meta["rows"]]
-        if short:
-            raise StoreError(
-                f"{path}: {' and '.join(short)} too short for {meta['rows']:,} rows; build the index again"
-            )
         curves = {int(k): [Point.from_dict(p) for p in points] for k, points in meta["curves"].items()}
         return cls(files, meta, engine, curves)
 
     def close(self) -> None:
-        """Lets go of the files."""
+        """Lets go of the files; the index answers no longer."""
         self._engine.close()
+        self._closed = True
 
     def __enter__(self) -> Self:
         return self
@@ -226,20 +225,15 @@ class VectorIndex:
         Raises:
             InputError: shape, NaN, k or recall out of range.
         """
-        q = np.asarray(queries, np.float32)
-        q = q[None] if q.ndim == 1 else q
-        if q.ndim != 2 or q.shape[1] != self.dim:
-            raise InputError(
-                f"queries have shape {np.shape(queries)}; this index takes [n, {self.dim}] or [{self.dim}]"
-            )
-        if not np.isfinite(q).all():
-            raise InputError("queries hold NaN or infinite values; clean them before searching")
-        if k < 1:
-            raise InputError(f"k is {k}; ask for at least one neighbour")
-        if not 0 < recall <= 1:
-            raise InputError(f"recall is {recall}; it must be over 0 and at most 1")
+        if self._closed:
+            raise StoreError(f"{self._files.path} is closed; open it again")
+        q = as_queries(queries, self.dim)
+        if not isinstance(k, int | np.integer) or k < 1:
+            raise InputError(f"k is {k!r}; ask for at least one neighbour")
+        if not isinstance(recall, int | float | np.number) or not 0 < recall <= 1:
+            raise InputError(f"recall is {recall!r}; it must be over 0 and at most 1")
         engine = self._engine
-        slots = None if filter is None else self._slots_of(np.asarray(filter, np.int64))
+        slots = None if filter is None else self._slots_of(as_filter(filter))
         few = slots is not None and len(slots) <= max(FEW, 4 * k)
         if not len(engine.tables.list_count) or few or (recall == 1 and effort is None):
             found, distances, work = engine.exact(q, k, slots)
@@ -253,7 +247,16 @@ class VectorIndex:
                 lists = bitmap_of(np.unique(np.asarray(engine.primary[slots])), len(engine.tables.list_count))
                 # Fewer heads lead to an allowed row, and each of their lists holds fewer of them.
                 chosen = chosen.scaled(min(8.0, (engine.slots / len(slots)) ** 0.5))
-            found, distances, work = engine.search(q, k, chosen, threads or os.cpu_count() or 1, allowed, lists)
+            workers = threads or os.cpu_count() or 1
+            found, distances, work = engine.search(q, k, chosen, workers, allowed, lists)
+            while effort is None and chosen.lists < len(engine.tables.list_count):
+                # The lists read held fewer than k: further ones are read while there are any.
+                short = np.flatnonzero(found[:, -1] == NONE)
+                if not len(short):
+                    break
+                chosen = chosen.scaled(4)
+                found[short], distances[short], more = engine.search(q[short], k, chosen, workers, allowed, lists)
+                work = work.plus(more)
         ids = np.full(found.shape, -1, np.int64)
         full = found != NONE
         ids[full] = engine.ids[found[full]]
@@ -271,10 +274,9 @@ class VectorIndex:
 
     def _slots_of(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """The live slots of those of the ids that are here."""
-        order = np.memmap(self._files.order, ORDER, "r") if self._files.order.exists() else np.zeros(0, ORDER)
-        wanted = np.unique(ids.reshape(-1))
-        at = np.searchsorted(order["id"], wanted)
-        at, wanted = at[at < len(order)], wanted[at < len(order)]
+        order = np.memmap(self._files.order, ORDER, "r") if self._engine.slots else np.zeros(0, ORDER)
+        at = np.searchsorted(order["id"], ids)
+        at, wanted = at[at < len(order)], ids[at < len(order)]
         slots = order["slot"][at[order["id"][at] == wanted]].astype(np.int64)
         return np.sort(slots)
 
@@ -360,6 +362,39 @@ def _fit(config: SpannConfig, n: int, dim: int, budget: int) -> SpannConfig:
     return replace(config, leaf=max(config.leaf, min(least, config.limit // 4)))
 
 
+def _read_meta(files: Files) -> dict[str, Any]:
+    try:
+        meta: dict[str, Any] = json.loads(files.meta.read_text(encoding="utf-8"))
+        if meta["format"] > FORMAT:
+            raise StoreError(
+                f"{files.path} has format {meta['format']}, this memspan reads up to {FORMAT}: install a newer one"
+            )
+        known = meta["dtype"] in DTYPES and meta["rows"] >= 0 and meta["generation"] >= 0
+        if not known or not isinstance(meta["curves"], dict) or not isinstance(meta["config"], dict):
+            raise ValueError("a value is out of range")
+    except (ValueError, KeyError, TypeError) as e:
+        raise StoreError(f"{files.meta} is damaged ({e!r}); build the index again from its rows") from None
+    return meta
+
+
+def _check_lengths(files: Files, meta: dict[str, Any], space: Space, tables: Tables) -> None:
+    """The files must hold what the tables point at: they are mapped, and nothing looks again."""
+    ends = tables.list_sector.astype(np.int64) * SECTOR + tables.list_blocks.astype(np.int64) * block_bytes(
+        space.padded
+    )
+    need = {
+        files.rows: meta["rows"] * space.dim * np.dtype(meta["dtype"]).itemsize,
+        files.ids: meta["rows"] * 8,
+        files.primary: meta["rows"] * 4,
+        files.order: meta["rows"] * ORDER.itemsize,
+        files.lists: int(ends.max(initial=0)),
+    }
+    for path, size in need.items():
+        if not path.exists() or path.stat().st_size < size:
+            what = "is too short" if path.exists() else "is missing"
+            raise StoreError(f"{path} {what} for {meta['rows']:,} rows; build the index again")
+
+
 def _make(files: Files, source: Source, metric: str, config: SpannConfig, report: Report) -> tuple[Space, Tables]:
     n = len(source.rows)
     if n >= config.exact_below:
@@ -407,8 +442,11 @@ def _nothing(_: int) -> None:
 
 
 def _clear(files: Files) -> None:
-    """Removes an index's files, the meta first, so that a half removed one is not taken for whole."""
-    files.meta.unlink()
-    for pattern in ("*.bin", "tables.*", "stage.*", "wal.log", "build.json"):
-        for path in files.path.glob(pattern):
-            path.unlink()
+    """Removes an index's files, the meta first, so that a half removed one is not taken for whole; input is kept."""
+    made = [p for p in files.path.iterdir() if files.owns(p) and not p.name.startswith("stage.input")]
+    _remove([files.meta, files.build], made)
+
+
+def _remove(*paths: Iterable[Path]) -> None:
+    for path in chain(*paths):
+        path.unlink(missing_ok=True)

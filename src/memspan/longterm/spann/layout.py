@@ -77,6 +77,12 @@ class Files:
         """The checkpoint of a generation."""
         return self.path / f"tables.{generation}"
 
+    def owns(self, path: Path) -> bool:
+        """Whether a file in the directory has a name that an index gives."""
+        named = (self.meta, self.rows, self.ids, self.order, self.primary, self.lists, self.wal, self.build)
+        parts = (self.meta.with_suffix(".tmp"), self.build.with_suffix(".tmp"))
+        return path in named or path in parts or path.name.startswith(("tables.", "stage."))
+
     def stage(self, name: str) -> Path:
         """A file of a build under way."""
         return self.path / f"stage.{name}"

@@ -33,9 +33,11 @@ def closure(distances: Floats, heads: Floats, nearest: int, copies: int, slack: 
     for i in range(n):
         order = np.lexsort((np.arange(m), distances[i]))[:nearest]
         d = distances[i, order]
-        at = np.flatnonzero((order == own[i]) & (d <= d[0]))
-        if len(at):
-            order[[0, at[0]]] = order[[at[0], 0]]
+        if own[i] >= 0 and distances[i, own[i]] <= d[0]:
+            # Of many heads at the same distance its own may not be among the candidates.
+            at = np.flatnonzero(order == own[i])
+            order[at] = order[0]
+            order[0] = own[i]
         between = squares[order][:, None] + squares[order][None] - 2 * heads[order] @ heads[order].T
         taken: list[int] = []
         for c in range(len(order)):

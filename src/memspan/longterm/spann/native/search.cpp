@@ -479,9 +479,13 @@ EXPORT void spann_closure(const float* distances, const float* heads, int64_t n,
         for (int64_t j = 0; j < m; j++)
             if (distances[j] < best.limit) best.push(distances[j], uint32_t(j));
         best.finish();
-        if (own && own[i] >= 0)
-            for (size_t c = 0; c < best.used && best.items[c].d <= best.items[0].d; c++)
-                if (best.items[c].i == uint32_t(own[i])) std::swap(best.items[c], best.items[0]);
+        if (own && own[i] >= 0 && best.used && distances[own[i]] <= best.items[0].d) {
+            // Of many heads at the same distance its own may not be among the candidates.
+            size_t c = 0;
+            while (c + 1 < best.used && best.items[c].i != uint32_t(own[i])) c++;
+            if (best.items[c].i == uint32_t(own[i])) std::swap(best.items[c], best.items[0]);
+            best.items[0] = {distances[own[i]], uint32_t(own[i])};
+        }
         int64_t taken = 0;
         float reach = best.used ? best.items[0].d * slack : 0;
         for (size_t c = 0; c < best.used && taken < copies; c++) {
