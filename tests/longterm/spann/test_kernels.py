@@ -43,6 +43,16 @@ def exact(level: int, rows: Array, q: Array, row_bytes: int | None = None) -> tu
     return dots, norms
 
 
+def squares(level: int, rows: Array, q: Array) -> Array:
+    library = native.library()
+    assert library is not None
+    out = np.empty(len(rows), np.float32)
+    dtype = ("float32", "float16", "int8").index(rows.dtype.name)
+    step = rows.shape[1] * rows.itemsize
+    library.spann_exact(level, dtype, pointer(rows), pointer(q), rows.shape[1], step, len(rows), pointer(out), None)
+    return out
+
+
 def test_a_level_is_the_best_of_the_machine_up_to_the_limit():
     library = native.library()
     assert library is not None
@@ -94,6 +104,10 @@ def test_exact_products_and_lengths(level: int, dtype: str, dim: int):
     rounding = (dim + 8) * 2.0**-24  # of a sum in 32 bits, at most
     assert (np.abs(dots - wide @ qd) <= rounding * (np.abs(wide) @ np.abs(qd))).all()
     assert np.allclose(norms, (wide**2).sum(1), rtol=rounding)
+    far = rows + np.full(1, 100, dtype) if dtype != "int8" else rows
+    near = far[0].astype(np.float32) + q
+    wanted = ((far.astype(np.float64) - near) ** 2).sum(1)
+    assert np.allclose(squares(level, unaligned(far, far.itemsize), unaligned(near, 4)), wanted, rtol=2 * rounding)
 
 
 @pytest.mark.parametrize("level", LEVELS)

@@ -260,9 +260,10 @@ class Engine:
                 return slots, estimates, j
             for e in self.entries(int(i)):
                 d = (h + e.add) - (2 * step * e.scale) * (codes.dots4(e.packed, q8).astype(np.float32) - bias)
-                fine = ~test_bits(self.tables.dead, e.slots)
+                fine = e.slots < self.slots  # but in a damaged list
+                fine[fine] = ~test_bits(self.tables.dead, e.slots[fine])
                 if allowed is not None:
-                    fine &= test_bits(allowed, e.slots)
+                    fine[fine] = test_bits(allowed, e.slots[fine])
                 fine &= ~np.isin(e.slots, slots)
                 slots, estimates = np.concatenate([slots, e.slots[fine]]), np.concatenate([estimates, d[fine]])
         return slots, estimates.astype(np.float32), len(number)

@@ -218,6 +218,20 @@ void exact_plain(const void* row, const float* q, int64_t dim, float* dot, float
     *norm = n;
 }
 
+// Squared distance of two rows, by differences: |x|^2 + |q|^2 - 2 x.q loses what is far from the origin.
+using Square = float (*)(const void* row, const float* q, int64_t dim);
+
+template <typename T>
+float square_plain(const void* row, const float* q, int64_t dim) {
+    const T* x = static_cast<const T*>(row);
+    float s = 0;
+    for (int64_t i = 0; i < dim; i++) {
+        float v = widen<T>(x[i]) - q[i];
+        s += v * v;
+    }
+    return s;
+}
+
 #if defined(__x86_64__)
 #define SPANN_EXACT_512(NAME, TYPE, LOAD)                                                                      \
     __attribute__((target("avx512f,avx512bw,avx512vl"))) inline void NAME(const void* row, const float* q,     \
@@ -233,9 +247,26 @@ void exact_plain(const void* row, const float* q, int64_t dim, float* dot, float
         *dot = _mm512_reduce_add_ps(d);                                                                        \
         *norm = _mm512_reduce_add_ps(n);                                                                       \
     }
-SPANN_EXACT_512(exact_f32_512, float, _mm512_maskz_loadu_ps(m, x + i))
-SPANN_EXACT_512(exact_f16_512, uint16_t, _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(m, x + i)))
-SPANN_EXACT_512(exact_i8_512, int8_t, _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(m, x + i))))
+#define SPANN_SQUARE_512(NAME, TYPE, LOAD)                                                                     \
+    __attribute__((target("avx512f,avx512bw,avx512vl"))) inline float NAME(const void* row, const float* q,    \
+                                                                           int64_t dim) {                      \
+        const TYPE* x = static_cast<const TYPE*>(row);                                                         \
+        __m512 s = _mm512_setzero_ps();                                                                        \
+        for (int64_t i = 0; i < dim; i += 16) {                                                                \
+            __mmask16 m = dim - i >= 16 ? 0xffff : __mmask16((1u << (dim - i)) - 1);                           \
+            __m512 v = _mm512_sub_ps(LOAD, _mm512_maskz_loadu_ps(m, q + i));                                   \
+            s = _mm512_fmadd_ps(v, v, s);                                                                      \
+        }                                                                                                      \
+        return _mm512_reduce_add_ps(s);                                                                        \
+    }
+#define SPANN_BOTH_512(KIND, TYPE, LOAD)         \
+    SPANN_EXACT_512(exact_##KIND##_512, TYPE, LOAD) \
+    SPANN_SQUARE_512(square_##KIND##_512, TYPE, LOAD)
+SPANN_BOTH_512(f32, float, _mm512_maskz_loadu_ps(m, x + i))
+SPANN_BOTH_512(f16, uint16_t, _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(m, x + i)))
+SPANN_BOTH_512(i8, int8_t, _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(m, x + i))))
+#undef SPANN_BOTH_512
+#undef SPANN_SQUARE_512
 #undef SPANN_EXACT_512
 
 __attribute__((target("avx2,fma"))) inline float sum256(__m256 v) {
@@ -259,9 +290,25 @@ __attribute__((target("avx2,fma"))) inline float sum256(__m256 v) {
         *dot += sum256(d);                                                                                  \
         *norm += sum256(n);                                                                                 \
     }
-SPANN_EXACT_256(exact_f32_256, float, _mm256_loadu_ps(x + i))
-SPANN_EXACT_256(exact_f16_256, uint16_t, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(x + i))))
-SPANN_EXACT_256(exact_i8_256, int8_t, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)(x + i)))))
+#define SPANN_SQUARE_256(NAME, TYPE, LOAD)                                                                    \
+    __attribute__((target("avx2,fma,f16c"))) inline float NAME(const void* row, const float* q, int64_t dim) { \
+        const TYPE* x = static_cast<const TYPE*>(row);                                                         \
+        __m256 s = _mm256_setzero_ps();                                                                        \
+        int64_t i = 0;                                                                                         \
+        for (; i + 8 <= dim; i += 8) {                                                                         \
+            __m256 v = _mm256_sub_ps(LOAD, _mm256_loadu_ps(q + i));                                            \
+            s = _mm256_fmadd_ps(v, v, s);                                                                      \
+        }                                                                                                      \
+        return square_plain<TYPE>(x + i, q + i, dim - i) + sum256(s);                                          \
+    }
+#define SPANN_BOTH_256(KIND, TYPE, LOAD)         \
+    SPANN_EXACT_256(exact_##KIND##_256, TYPE, LOAD) \
+    SPANN_SQUARE_256(square_##KIND##_256, TYPE, LOAD)
+SPANN_BOTH_256(f32, float, _mm256_loadu_ps(x + i))
+SPANN_BOTH_256(f16, uint16_t, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(x + i))))
+SPANN_BOTH_256(i8, int8_t, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)(x + i)))))
+#undef SPANN_BOTH_256
+#undef SPANN_SQUARE_256
 #undef SPANN_EXACT_256
 #endif
 
@@ -270,18 +317,23 @@ struct Kernels {
     Scan scan8, scan4;
     Finish finish;
     Exact exact[3];  // float32, float16, int8
+    Square square[3];
 };
 
 // `limit` caps the level, for tests.
 inline Kernels choose(int limit) {
-    Kernels k{0, scan8_plain, scan4_plain, finish_plain, {exact_plain<float>, exact_plain<uint16_t>, exact_plain<int8_t>}};
+    Kernels k{0, scan8_plain, scan4_plain, finish_plain,
+              {exact_plain<float>, exact_plain<uint16_t>, exact_plain<int8_t>},
+              {square_plain<float>, square_plain<uint16_t>, square_plain<int8_t>}};
 #if defined(__x86_64__)
     __builtin_cpu_init();
     if (limit >= 1 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"))
-        k = {1, scan8_256, scan4_256, finish_256, {exact_f32_256, exact_f16_256, exact_i8_256}};
+        k = {1, scan8_256, scan4_256, finish_256, {exact_f32_256, exact_f16_256, exact_i8_256},
+             {square_f32_256, square_f16_256, square_i8_256}};
     if (limit >= 2 && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512vl"))
-        k = {2, scan8_512, scan4_512, finish_512, {exact_f32_512, exact_f16_512, exact_i8_512}};
+        k = {2, scan8_512, scan4_512, finish_512, {exact_f32_512, exact_f16_512, exact_i8_512},
+             {square_f32_512, square_f16_512, square_i8_512}};
 #elif defined(SPANN_NEON)
     if (limit >= 3) {
         k.level = 3;

@@ -187,6 +187,7 @@ struct Worker {
     }
 
     void candidate(float d, uint32_t slot) {
+        if (slot >= x.slots) return;  // a damaged list
         if (x.dead && bit(x.dead, slot)) return;
         if (x.allowed && !bit(x.allowed, slot)) return;
         if (!seen.add(slot)) return;
@@ -235,11 +236,11 @@ struct Worker {
     float square_raw = 0;
 
     float distance(const uint8_t* row, const float* raw) {
+        if (x.metric == 0) return f.square[x.dtype](row, raw, x.dim);
         float dot, norm;
         f.exact[x.dtype](row, raw, x.dim, &dot, &norm);
         if (x.metric == 1) return -dot;
-        if (x.metric == 2) return norm > 0 && square_raw > 0 ? 1 - dot / std::sqrt(norm * square_raw) : 1;
-        return std::max(0.0f, square_raw + norm - 2 * dot);
+        return norm > 0 && square_raw > 0 ? 1 - dot / std::sqrt(norm * square_raw) : 1;
     }
 
     // `q` [padded] as the codes see it, `raw` [dim] as the caller gave it. False when a read failed.
@@ -453,11 +454,15 @@ EXPORT void spann_scan(int level, int bits, const uint8_t* codes, const int8_t* 
         (bits == 4 ? k.scan4 : k.scan8)(codes + b * padded * LANES * bits / 8, q, padded, dots + b * LANES);
 }
 
+// Dot products and squared lengths of n rows, or, where `norms` is null, squared distances in `dots`.
 EXPORT void spann_exact(int level, int dtype, const void* rows, const float* q, int64_t dim, int64_t row_bytes, int64_t n,
                  float* dots, float* norms) {
     Kernels k = choose(level);
-    for (int64_t i = 0; i < n; i++)
-        k.exact[dtype](static_cast<const char*>(rows) + i * row_bytes, q, dim, dots + i, norms + i);
+    for (int64_t i = 0; i < n; i++) {
+        const char* row = static_cast<const char*>(rows) + i * row_bytes;
+        if (norms) k.exact[dtype](row, q, dim, dots + i, norms + i);
+        else dots[i] = k.square[dtype](row, q, dim);
+    }
 }
 
 // Closure assignment of n points: distances [n, m] squared to m heads [m, padded]; `nearest` candidates are considered,
