@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ from . import native
 from .engine import Effort, Engine, Slots
 from .space import Floats
 
+Value = TypeVar("Value", bound=np.generic)
 Ints = npt.NDArray[np.int64]
 
 SAMPLE = 500  # rows asked for, in native code
@@ -63,25 +64,27 @@ def calibrate(
     picked = np.sort(rng.choice(live, size, replace=False))
     queries = np.asarray(engine.rows[picked]).astype(np.float32)
     found, distances, _ = engine.exact(queries, min(max(neighbours) + 1, len(live)))
-    truth = _without(found, picked, distances)
+    truth = _without(found, picked, found)
+    farthest = _without(found, picked, distances)
     curves = {}
     for k in neighbours:
         some = min(size, max(100, ANSWERS // k))
         part = rng.choice(size, some, replace=False)
-        curves[k] = _curve(engine, queries[part], picked[part], truth[part, :k])
+        curves[k] = _curve(engine, queries[part], picked[part], truth[part, :k], farthest[part, :k][:, -1])
         advance(1)
     return curves
 
 
-def _curve(engine: Engine, queries: Floats, picked: Ints, truth: Floats) -> list[Point]:
+def _curve(engine: Engine, queries: Floats, picked: Ints, truth: Slots, farthest: Floats) -> list[Point]:
     k = truth.shape[1]
     cells, lists = len(engine.tables.cell_start) - 1, len(engine.tables.list_count)
-    bound = truth[:, -1] + ROUNDING * (1 + np.abs(truth[:, -1]))
+    bound = farthest + ROUNDING * (1 + np.abs(farthest))
 
     def recall(effort: Effort) -> tuple[float, float]:
         found, distances, _ = engine.search(queries, k + 1, effort, 1, None, None)
         # A row that is as near as the k-th is one of the k nearest: of many that are equal, any will do.
-        shares = (_without(found, picked, distances) <= bound[:, None]).mean(1)
+        hit = (_without(found, picked, found)[:, :, None] == truth[:, None, :]).any(2)
+        shares = (hit | (_without(found, picked, distances) <= bound[:, None])).mean(1)
         return float(shares.mean()), float(shares.std() / np.sqrt(len(shares)))
 
     curve: list[Point] = []
@@ -113,11 +116,11 @@ def _cheapest(
     return effort
 
 
-def _without(found: Slots, own: Ints, distances: Floats) -> Floats:
-    """The distances of each row of answers [n, k + 1] without the one that asked, [n, k]."""
+def _without(found: Slots, own: Ints, values: npt.NDArray[Value]) -> npt.NDArray[Value]:
+    """Values [n, k + 1] of the rows found, without that of the row that asked, [n, k]."""
     place = np.where((found == own[:, None]).any(1), (found == own[:, None]).argmax(1), found.shape[1] - 1)
     keep = np.arange(found.shape[1])[None, :] != place[:, None]
-    return np.asarray(distances[keep].reshape(len(found), -1), np.float32)
+    return values[keep].reshape(len(found), -1)
 
 
 def choose(curve: list[Point], recall: float) -> Point:
