@@ -15,19 +15,23 @@ def spread(sizes: np.ndarray) -> float:
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_sizes_differ_at_most_half_as_much_as_those_of_plain_kmeans(seed: int):
     x = clustered(4000, 32, seed=seed)
-    _, plain = balanced_kmeans(x, 32, seed, rate=0)
+    _, plain = balanced_kmeans(x, 32, seed, priced=0)
     _, balanced = balanced_kmeans(x, 32, seed)
     plain_spread, balanced_spread = (spread(np.bincount(labels, minlength=32)) for labels in (plain, balanced))
     assert plain_spread > 0.3  # skewed indeed
     assert balanced_spread <= 0.5 * plain_spread
 
 
+def test_rows_without_clusters_are_shared_out_evenly_too():
+    x = np.random.default_rng(0).standard_normal((1280, 64)).astype(np.float32)
+    plain, balanced = (np.bincount(balanced_kmeans(x, 32, 0, priced=p)[1], minlength=32) for p in (0, 3))
+    assert spread(balanced) <= 0.5 * spread(plain)
+
+
 def test_balance_costs_little_of_the_distance():
     x = clustered(4000, 32)
-    costs = []
-    for rate in (0.0, 0.15):
-        centres, labels = balanced_kmeans(x, 32, 0, rate=rate)
-        costs.append(((x - centres[labels]) ** 2).sum())
+    plain, balanced = (balanced_kmeans(x, 32, 0, priced=p) for p in (0, 3))
+    costs = [((x - centres[labels]) ** 2).sum() for centres, labels in (plain, balanced)]
     assert costs[1] < 1.15 * costs[0]
 
 

@@ -1,8 +1,8 @@
 """Hierarchical balanced clustering (paper §3.2.1): k-means that charges full clusters, split again until leaves.
 
-The paper adds lambda * count to a cluster's cost and searches lambda by trial. Here the charge is a price per cluster
-that rises while the cluster is over its share and falls while it is under (the dual of balanced assignment), so that
-nothing has to be searched.
+The paper adds lambda * count to a cluster's cost and searches lambda by trial. Here each cluster has a price, found by
+an auction (Bertsekas 1988): a cluster that is over its share raises its price until as many rows as are too many would
+rather be in their second best. Nothing has to be searched.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from .space import Floats
 
 Labels = npt.NDArray[np.int64]
 
-ITERATIONS = 10
-RATE = 0.15  # of the mean squared distance, by which a price rises for a cluster of twice its share
+PLAIN, PRICED = 4, 3  # iterations without and with prices
+ROUNDS = 8  # of an auction
 
 
 def nearest_centre(x: Floats, centres: Floats) -> Labels:
@@ -25,32 +25,54 @@ def nearest_centre(x: Floats, centres: Floats) -> Labels:
     return np.asarray(cost.argmin(1), np.int64)
 
 
-def balanced_kmeans(
-    x: Floats, k: int, seed: int, iterations: int = ITERATIONS, rate: float = RATE
-) -> tuple[Floats, Labels]:
-    """Centres [k, d] and labels [n] of k clusters of rows [n, d], nearly equal in size. `rate` 0 is plain k-means."""
+def balanced_kmeans(x: Floats, k: int, seed: int, priced: int = PRICED) -> tuple[Floats, Labels]:
+    """Centres [k, d] and labels [n] of k clusters of rows [n, d], nearly equal in size. `priced` 0 is plain k-means."""
     n = len(x)
     rng = np.random.default_rng([seed, n, k])
     centres = x[rng.choice(n, k, replace=False)].copy()
     square = np.einsum("nd,nd->n", x, x)
     price = np.zeros(k, np.float32)
-    rows = np.arange(n)
-    for _ in range(iterations):
+    for i in range(PLAIN + PRICED):
         cost = x @ (centres.T * np.float32(-2))
-        cost += np.einsum("kd,kd->k", centres, centres) + price
+        cost += np.einsum("kd,kd->k", centres, centres)
+        d = cost.min(1) + square
+        if i >= PLAIN + PRICED - priced:
+            price = _auction(cost, price)
+            cost += price
         labels = cost.argmin(1)
         count = np.bincount(labels, minlength=k)
-        d = np.maximum(cost[rows, labels] - price[labels] + square, 0)
-        step = np.float32(rate * d.mean())
-        price = np.clip(price + step * (count * (k / n) - 1), -8 * step, 8 * step).astype(np.float32)
         full = count > 0
         order = labels.argsort(kind="stable")
         starts = np.concatenate([[0], np.cumsum(count)[:-1]])
         centres[full] = np.add.reduceat(x[order], starts[full], axis=0) / count[full, None]
         if empty := int(k - full.sum()):
-            # An empty cluster starts again at a point far from its own centre.
+            # An empty cluster starts again at a point far from every centre.
             centres[~full] = x[np.argpartition(d, n - empty)[n - empty :]]
+            price[~full] = 0
     return centres, labels
+
+
+def _auction(cost: Floats, price: Floats) -> Floats:
+    """Prices [k] under which the cheapest cluster of each row [n, k] makes clusters nearly equal in size."""
+    n, k = cost.shape
+    rows = np.arange(n)
+    cost, price = cost + price, price.copy()
+    for _ in range(ROUNDS):
+        labels = cost.argmin(1)
+        count = np.bincount(labels, minlength=k)
+        over = count - -(-n // k)
+        if (over <= 0).all():
+            break
+        best = cost[rows, labels]
+        cost[rows, labels] = np.inf
+        gap = cost.min(1) - best
+        cost[rows, labels] = best
+        order = np.lexsort((gap, labels))
+        last = np.cumsum(count) - count + np.maximum(over, 1) - 1  # of the rows that leave
+        rise = np.where(over > 0, gap[order[np.minimum(last, n - 1)]] * np.float32(1.0001), 0).astype(np.float32)
+        price += rise
+        cost += rise
+    return np.asarray(price - price.min(), np.float32)
 
 
 def leaves(x: Floats, size: int, branching: int, seed: int) -> list[npt.NDArray[np.int64]]:
