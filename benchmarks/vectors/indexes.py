@@ -56,6 +56,11 @@ class Index:
     def __init__(self, folder: Path, raw_file: Path, dim: int, threads: int) -> None:
         self.folder, self.raw_file, self.dim, self.threads = folder, raw_file, dim, threads
 
+    @staticmethod
+    def cold_cost(setting: Any, us: float) -> float:
+        """What a setting costs from disk, to choose among those of enough recall; `us` is its warm time."""
+        return us
+
     def build(self, rows: Any) -> None:
         """Makes the index's files from mapped rows [n, dim]."""
         raise NotImplementedError
@@ -175,7 +180,7 @@ class IvfFlat(Faiss):
 
 
 class FastScan(Faiss):
-    """faiss IndexIVFPQFastScan of 4 bits for every two dimensions, its best re-ranked by rows of the mapped raw file.
+    """faiss IndexIVFPQFastScan of 4 bits for every two dimensions, its best re-ranked by the raw rows, which are mapped.
 
     Cold, the rows are read past the page cache by 16 threads; the codes stay in memory, as they always do.
     """
@@ -190,43 +195,55 @@ class FastScan(Faiss):
         if rows <= 4 * probes + 60
     )
 
+    @staticmethod
+    def cold_cost(setting: Any, us: float) -> float:
+        """Reads of rows above all."""
+        return float(setting[1]) * 1000 + us
+
     def build(self, rows: Any) -> None:
         """Trains and fills."""
         faiss, count, quantizer = self._coarse(rows)
         self._fill(faiss, faiss.IndexIVFPQFastScan(quantizer, self.dim, count, self.dim // 2, 4), rows)
 
     def open(self, cold: bool = False) -> None:
-        """The codes into memory, the raw rows mapped, or opened for direct reads."""
+        """The codes into memory, the raw rows mapped in faiss's own format, or opened for direct reads."""
         super().open(False)
         self.cold = cold
-        self.more: list[Any] = []
-        self.rows = np.memmap(self.raw_file, np.float32, "r").reshape(-1, self.dim)
         if cold:
             self.fd = os.open(self.raw_file, os.O_RDONLY | os.O_DIRECT)
-            self.size = os.fstat(self.fd).st_size
             self.pool = ThreadPoolExecutor(READERS)
-            self.span = (self.dim * 4 + BLOCK - 1) // BLOCK * BLOCK + BLOCK * (BLOCK % (self.dim * 4) != 0)
-            self.buffers = [mmap.mmap(-1, self.span) for _ in range(READERS)]
+            straddles = BLOCK % (self.dim * 4) != 0
+            self.buffers = [mmap.mmap(-1, 4 * self.dim // BLOCK * BLOCK + BLOCK * (1 + straddles)) for _ in range(READERS)]
+        else:
+            self._refine(self.faiss.read_index(str(self._mappable()), self.faiss.IO_FLAG_MMAP_IFC))
+
+    def _refine(self, flat: Any) -> None:
+        self.flat = flat
+        self.whole = self.faiss.IndexRefine(self.index, flat)
+
+    def _mappable(self) -> Path:
+        """The raw rows as faiss maps them: not counted as the index's own."""
+        path = self.raw_file.parent / "raw" / "rows.faiss"
+        if not path.exists():
+            path.parent.mkdir(exist_ok=True)
+            flat = self.faiss.IndexFlatL2(self.dim)
+            flat.add(np.fromfile(self.raw_file, np.float32).reshape(-1, self.dim))
+            self.faiss.write_index(flat, str(path))
+        return path
 
     def search(self, queries: Any, k: int, setting: Any) -> Any:
         """The setting is (nprobe, rows re-ranked)."""
         self.index.nprobe, wanted = setting
+        if not self.cold:
+            self.whole.k_factor = wanted / k
+            return self.whole.search(queries, k)[1]
         found = self.index.search(queries, wanted)[1]
-        if self.cold:
-            return np.stack([self._rank(q, f[f >= 0], k, self._read(f[f >= 0])) for q, f in zip(queries, found)])
-        if self.threads == 1 or len(queries) == 1:
-            return np.stack([self._rank(q, f[f >= 0], k, None) for q, f in zip(queries, found)])
-        with ThreadPoolExecutor(self.threads) as pool:
-            ranked = pool.map(lambda pair: self._rank(pair[0], pair[1][pair[1] >= 0], k, None), zip(queries, found))
-            return np.stack(list(ranked))
+        return np.stack([self._rank(q, f[f >= 0], k) for q, f in zip(queries, found, strict=True)])
 
-    def _rank(self, query: Any, ids: Any, k: int, rows: Any) -> Any:
-        if rows is None:
-            rows = self.rows[ids]
-        difference = rows - query
-        distance = np.einsum("nd,nd->n", difference, difference)
+    def _rank(self, query: Any, ids: Any, k: int) -> Any:
+        difference = self._read(ids) - query
         out = np.full(k, -1, np.int64)
-        best = ids[distance.argsort()[:k]]
+        best = ids[np.einsum("nd,nd->n", difference, difference).argsort()[:k]]
         out[: len(best)] = best
         return out
 
@@ -247,11 +264,12 @@ class FastScan(Faiss):
         return out
 
     def add(self, ids: Any, rows: Any) -> None:
-        """The codes behind those that are there, the rows behind the raw file."""
-        self.index.add(rows)
-        with self.raw_file.open("ab") as out:
-            out.write(rows.tobytes())
-        self.rows = np.memmap(self.raw_file, np.float32, "r").reshape(-1, self.dim)
+        """Codes and rows, both in memory."""
+        if self.whole.refine_index.this == self.flat.this and self.flat.ntotal == self.index.ntotal:
+            own = self.faiss.IndexFlatL2(self.dim)
+            own.add(np.fromfile(self.raw_file, np.float32).reshape(-1, self.dim))
+            self._refine(own)
+        self.whole.add(rows)
 
 
 class Hnswlib(Index):
