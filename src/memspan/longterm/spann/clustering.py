@@ -15,6 +15,7 @@ from .space import Floats
 Labels = npt.NDArray[np.int64]
 
 ITERATIONS = 10
+PIECE = 4096  # rows summed at a time
 RATE = 0.15  # of the mean squared distance, by which a price rises for a cluster of twice its share
 
 
@@ -44,13 +45,22 @@ def balanced_kmeans(
         step = np.float32(rate * d.mean())
         price = np.clip(price + step * (count * (k / n) - 1), -8 * step, 8 * step).astype(np.float32)
         full = count > 0
-        order = labels.argsort(kind="stable")
-        starts = np.concatenate([[0], np.cumsum(count)[:-1]])
-        centres[full] = np.add.reduceat(x[order], starts[full], axis=0) / count[full, None]
+        centres[full] = _sums(x, labels, k)[full] / count[full, None]
         if empty := int(k - full.sum()):
             # An empty cluster starts again at a point far from its own centre.
             centres[~full] = x[np.argpartition(d, n - empty)[n - empty :]]
     return centres, labels
+
+
+def _sums(x: Floats, labels: Labels, k: int) -> Floats:
+    """The sums [k, d] of the rows of each label: products with indicators, piece by piece, need no sorted copy."""
+    out = np.zeros((k, x.shape[1]), np.float32)
+    for at in range(0, len(x), PIECE):
+        some = labels[at : at + PIECE]
+        indicator = np.zeros((k, len(some)), np.float32)
+        indicator[some, np.arange(len(some))] = 1
+        out += indicator @ x[at : at + PIECE]
+    return out
 
 
 def leaves(x: Floats, size: int, branching: int, seed: int) -> list[npt.NDArray[np.int64]]:
@@ -65,7 +75,7 @@ def leaves(x: Floats, size: int, branching: int, seed: int) -> list[npt.NDArray[
             if len(rows):
                 out.append(rows)
             continue
-        _, labels = balanced_kmeans(x[rows], parts, seed)
+        _, labels = balanced_kmeans(x if len(rows) == len(x) else x[rows], parts, seed)
         count = np.bincount(labels, minlength=parts)
         if count.max() > 0.9 * len(rows):
             stack.extend(reversed(np.array_split(rows, parts)) if _same(x[rows]) else _halves(x, rows))
