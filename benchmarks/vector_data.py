@@ -111,7 +111,9 @@ def described_packages() -> list[str]:
     """Short descriptions, 25 characters or more, of the packages that the system's package manager knows."""
     if shutil.which("apt-cache") is None:
         raise FileNotFoundError("real vectors are made from Debian's package descriptions: apt-cache is not installed")
-    listing = subprocess.run(["apt-cache", "dumpavail"], capture_output=True, check=True).stdout.decode(errors="replace")
+    listing = subprocess.run(["apt-cache", "dumpavail"], capture_output=True, check=True).stdout.decode(
+        errors="replace"
+    )
     lines = (line.removeprefix("Description: ") for line in listing.split("\n") if line.startswith("Description: "))
     return sorted({line for line in lines if len(line) >= 25})
 

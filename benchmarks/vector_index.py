@@ -54,7 +54,9 @@ def run(kind: str, python: Path, data: Data, folder: Path, task: str, threads: i
     """
     count = str(threads)
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS", "LANCE_CPU_THREADS")
-    variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | dict.fromkeys(names, count)
+    variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | dict.fromkeys(
+        names, count
+    )
     if KINDS[kind].name == "memspan":
         variables["PYTHONPATH"] = os.pathsep.join(sys.path)
     asked = {
@@ -133,7 +135,11 @@ def measure(kind: str, python: Path, data: Data, options: argparse.Namespace) ->
         result["levels"][str(level)] = {
             "qps_1": 1e6 / one_us if one_us else None,
             "qps_2": 1e6 / two_us if two_us else None,
-            **({name: at_level(points, level, name) for name in ("lists", "bytes", "reads")} if "lists" in points[0] else {}),
+            **(
+                {name: at_level(points, level, name) for name in ("lists", "bytes", "reads")}
+                if "lists" in points[0]
+                else {}
+            ),
         }
     result["two_threads"] = two
     if KINDS[kind].on_disk:

@@ -43,9 +43,7 @@ def warm_table(report: dict[str, Any]) -> str:
     levels = list(results[0]["levels"]) if results else []
     rows = []
     for r in results:
-        cells = [
-            f"{_number(r['levels'][level]['qps_1'])} / {_number(r['levels'][level]['qps_2'])}" for level in levels
-        ]
+        cells = [f"{_number(r['levels'][level]['qps_1'])} / {_number(r['levels'][level]['qps_2'])}" for level in levels]
         rows.append([r["name"], *cells])
     return table(["warm QPS, 1 / 2 threads", *[f"at {float(level):.2f}" for level in levels]], rows)
 
@@ -79,7 +77,11 @@ def add_table(report: dict[str, Any]) -> str:
         for r in _good(report)
         if "void" not in r.get("add", {"void": ""})
     ]
-    return table(["adding a fifth", "rows/s", "rows/CPU s", "recall before", "after", "of new topics"], rows) if rows else ""
+    return (
+        table(["adding a fifth", "rows/s", "rows/CPU s", "recall before", "after", "of new topics"], rows)
+        if rows
+        else ""
+    )
 
 
 def limit_lines(report: dict[str, Any]) -> list[str]:
@@ -116,12 +118,18 @@ def verdict_lines(report: dict[str, Any]) -> list[str]:
     lines = []
     for level, found in ours["levels"].items():
         parts = []
-        for word, some in (("any peer", peers), ("a tenth of the rows", [p for p in peers if p["serve"]["private"] <= budget])):
+        for word, some in (
+            ("any peer", peers),
+            ("a tenth of the rows", [p for p in peers if p["serve"]["private"] <= budget]),
+        ):
             speeds = [(p["levels"][level]["qps_1"] or 0, p["name"]) for p in some]
             if speeds and found["qps_1"] and max(speeds)[0]:
                 parts.append(f"{found['qps_1'] / max(speeds)[0]:.2f}x {max(speeds)[1]} ({word})")
         cold = [
-            (c["qps"], p["name"]) for p in peers for c in p.get("cold", {"levels": []})["levels"] if str(c["level"]) == level
+            (c["qps"], p["name"])
+            for p in peers
+            for c in p.get("cold", {"levels": []})["levels"]
+            if str(c["level"]) == level
         ]
         mine = next((c["qps"] for c in ours.get("cold", {"levels": []})["levels"] if str(c["level"]) == level), None)
         if cold and mine:

@@ -213,7 +213,9 @@ class FastScan(Faiss):
             self.fd = os.open(self.raw_file, os.O_RDONLY | os.O_DIRECT)
             self.pool = ThreadPoolExecutor(READERS)
             straddles = BLOCK % (self.dim * 4) != 0
-            self.buffers = [mmap.mmap(-1, 4 * self.dim // BLOCK * BLOCK + BLOCK * (1 + straddles)) for _ in range(READERS)]
+            self.buffers = [
+                mmap.mmap(-1, 4 * self.dim // BLOCK * BLOCK + BLOCK * (1 + straddles)) for _ in range(READERS)
+            ]
         else:
             self._refine(self.faiss.read_index(str(self._mappable()), self.faiss.IO_FLAG_MMAP_IFC))
 
