@@ -2,9 +2,10 @@
 
     python benchmarks/vector_index.py --size 200k [--only memspan,hnswlib] [--env-dir DIR] [--cache DIR] [--json]
 
-`--size` is 50k, 200k or 1m made vectors of 128 dimensions, or real: 50,000 embeddings of Debian's package descriptions,
-384 dimensions. Vectors, exact answers and the peers' indexes are kept in --cache and used again; memspan's index is
-built anew unless `--reuse` says otherwise. An index is built and queried with one thread (the column "2 threads" apart).
+`--size` is 50k, 200k or 1m made vectors of 128 dimensions, or real: 50,000 embeddings of Debian's package
+descriptions, 384 dimensions. Vectors, exact answers and the peers' indexes are kept in --cache and used again;
+memspan's index is built anew unless `--reuse` says otherwise. An index is built and queried with one thread (the column
+"2 threads" apart).
 
 Every peer's effort is swept, and its speed at a recall is read off the best points between which that recall lies.
 memspan is asked for recalls, and measured by what it finds. Warm: all files in the page cache. Cold: every query finds
@@ -135,18 +136,14 @@ def measure(kind: str, python: Path, data: Data, options: argparse.Namespace) ->
         result["levels"][str(level)] = {
             "qps_1": 1e6 / one_us if one_us else None,
             "qps_2": 1e6 / two_us if two_us else None,
-            **(
-                {name: at_level(points, level, name) for name in ("lists", "bytes", "reads")}
-                if "lists" in points[0]
-                else {}
-            ),
+            **{name: at_level(points, level, name) for name in ("lists", "bytes", "reads") if name in points[0]},
         }
     result["two_threads"] = two
     if KINDS[kind].on_disk:
         say("  cold")
         levels = [(level, setting_for(kind, points, level)) for level in LEVELS]
         asked = [pair for pair in levels if pair[1] is not None]
-        result["cold"] = run(kind, python, data, folder, "cold", levels=asked, queries=150, seconds=10)
+        result["cold"] = _or_void(kind, python, data, folder, "cold", levels=asked, queries=150, seconds=10)
     if KINDS[kind].grows and data.has_extra and not options.no_add:
         say("  adding")
         setting = setting_for(kind, points, 0.95)
@@ -155,8 +152,17 @@ def measure(kind: str, python: Path, data: Data, options: argparse.Namespace) ->
             shutil.copytree(folder, copy)
             if KINDS[kind].raw:
                 shutil.copy(data.folder / "rows.f32", raw)
-            result["add"] = run(kind, python, data, copy, "add", setting=setting, batch=BATCH, raw=str(raw))
+            result["add"] = _or_void(kind, python, data, copy, "add", setting=setting, batch=BATCH, raw=str(raw))
     return result
+
+
+def _or_void(kind: str, python: Path, data: Data, folder: Path, task: str, **rest: Any) -> dict[str, Any]:
+    """A task without which the other results stand."""
+    try:
+        return run(kind, python, data, folder, task, **rest)
+    except ProductError as error:
+        say(f"  {error}")
+        return {"void": str(error)}
 
 
 def _around(best: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -1,9 +1,9 @@
 """The vector indexes under measurement behind one interface: build, open, search with a setting, add.
 
-Each class imports its package when it is used, so that one environment need not hold them all. Rows are unit vectors, so
-that Euclidean distance, which every index is given, ranks them as the cosine does. Parameters of the peers: 2,048 lists
-for a million rows and a square root's share for fewer, trained on 131,072 rows in 8 iterations; graphs of 16 links,
-built with a beam of 100.
+Each class imports its package when it is used, so that one environment need not hold them all. Rows are unit vectors,
+so that Euclidean distance, which every index is given, ranks them as the cosine does. Parameters of the peers: 2,048
+lists for a million rows and a square root's share for fewer, trained on 131,072 rows in 8 iterations; graphs of 16
+links, built with a beam of 100.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from __future__ import annotations
 import inspect
 import mmap
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -89,7 +90,7 @@ class Memspan(Index):
     packages = ("memspan", "numpy")
     grows = True
     settings = (0.8, 0.85, 0.88, 0.9, 0.92, 0.94, 0.95, 0.96, 0.97, 0.975, 0.98, 0.985, 0.99, 0.993, 0.996)
-    config: dict[str, Any] = {}
+    config: Mapping[str, Any] = MappingProxyType({})
 
     def build(self, rows: Any) -> None:
         """A tenth of the vectors as budget."""
@@ -180,7 +181,7 @@ class IvfFlat(Faiss):
 
 
 class FastScan(Faiss):
-    """faiss IndexIVFPQFastScan of 4 bits for every two dimensions, its best re-ranked by the raw rows, which are mapped.
+    """faiss IndexIVFPQFastScan of 4 bits for every two dimensions, its best re-ranked by the mapped raw rows.
 
     Cold, the rows are read past the page cache by 16 threads; the codes stay in memory, as they always do.
     """
@@ -208,7 +209,7 @@ class FastScan(Faiss):
     def open(self, cold: bool = False) -> None:
         """The codes into memory, the raw rows mapped in faiss's own format, or opened for direct reads."""
         super().open(False)
-        self.cold = cold
+        self.cold, self.growing = cold, False
         if cold:
             self.fd = os.open(self.raw_file, os.O_RDONLY | os.O_DIRECT)
             self.pool = ThreadPoolExecutor(READERS)
@@ -267,10 +268,11 @@ class FastScan(Faiss):
 
     def add(self, ids: Any, rows: Any) -> None:
         """Codes and rows, both in memory."""
-        if self.whole.refine_index.this == self.flat.this and self.flat.ntotal == self.index.ntotal:
+        if not self.growing:
             own = self.faiss.IndexFlatL2(self.dim)
             own.add(np.fromfile(self.raw_file, np.float32).reshape(-1, self.dim))
             self._refine(own)
+            self.growing = True
         self.whole.add(rows)
 
 

@@ -213,7 +213,7 @@ class Worker:
             "us": wall / len(burst) * 1e6,
             "cpu_us": cpu / len(burst) * 1e6,
         }
-        return point | {name: value for name, value in self.index.work().items()}
+        return point | self.index.work()
 
     def _long_run(self, queries: Any, point: dict[str, Any]) -> None:
         count = LONG_RUN if point["us"] < SLOW else LONG_RUN // 20
