@@ -32,6 +32,7 @@ STAGES = ("cells", "sorted", "leaves", "closure", "members", "lists")
 PIECE = 8 << 20  # bytes of a working matrix
 EQUAL = 1e-6  # of squared lengths: below, a difference of squared distances is rounding
 SAMPLE = 65_536  # rows that the cells are made of, at least
+FITTED = 8_192  # of them, about, for the mean that is subtracted
 PER_CELL = 32  # of them for each cell, at least
 
 
@@ -80,14 +81,17 @@ class Build:
         rng = np.random.default_rng(self.config.seed)
         cells = max(1, round(n / self.config.cell))
         picked = np.sort(rng.choice(n, min(n, max(SAMPLE, PER_CELL * cells)), replace=False))
-        sample = self.source.rows[picked].astype(np.float32)
-        space = Space.fit(sample, self.metric, self.config.seed)
+        space = Space.fit(
+            self.source.rows[picked[:: SAMPLE // FITTED]].astype(np.float32), self.metric, self.config.seed
+        )
         if self.metric == "ip":
             longest = 0.0
             for _, rows in self.source.chunks(self._count(space.dim)):
                 longest = max(longest, float((rows.astype(np.float32) ** 2).sum(1).max()))
             space = Space(space.dim, space.metric, space.padded, space.mean, longest, space.rotation)
-        x = space.rows(sample)
+        x = np.empty((len(picked), space.padded), np.float32)
+        for at in range(0, len(picked), FITTED):
+            x[at : at + FITTED] = space.rows(self.source.rows[picked[at : at + FITTED]])
         parts = leaves(x, max(2, len(x) // cells), self.config.branching, self.config.seed)
         centres = np.stack([x[p].mean(0) for p in parts])
         self._save("space", mean=space.mean, rotation=space.rotation, longest=space.longest, padded=space.padded)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,6 +17,7 @@ from .space import Floats
 
 Value = TypeVar("Value", bound=np.generic)
 Ints = npt.NDArray[np.int64]
+Steps = tuple[int, ...]
 
 SAMPLE = 500  # rows asked for, in native code
 SAMPLE_NUMPY = 60
@@ -24,6 +26,8 @@ LISTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 
 TOLERANCE = 0.003  # recall given up for a cheaper effort at the same number of lists
 ENOUGH = 0.998  # recall after which no more lists are tried
 ROUNDING = 1e-6  # relative, of distances that are the same
+# How far each part of an effort is lowered: rows ranked exactly for each neighbour, cells for each list, `stop`.
+PARTS = ((8.0, 5.0, 3.0, 2.0), (2.0, 1.25, 0.8, 0.5, 0.3), (math.inf, 1.7, 1.5, 1.35, 1.25))
 GAIN = 0.0005  # recall gained by a step of lists, under which no more are tried
 
 
@@ -80,47 +84,67 @@ def _curve(engine: Engine, queries: Floats, picked: Ints, truth: Slots, farthest
     cells, lists = len(engine.tables.cell_start) - 1, len(engine.tables.list_count)
     bound = farthest + ROUNDING * (1 + np.abs(farthest))
 
-    def recall(effort: Effort) -> tuple[float, float]:
-        found, distances, _ = engine.search(queries, k + 1, effort, 1, None, None)
+    def recall(effort: Effort, rows: slice) -> tuple[float, float]:
+        found, distances, _ = engine.search(queries[rows], k + 1, effort, 1, None, None)
         # A row that is as near as the k-th is one of the k nearest: of many that are equal, any will do.
-        hit = (_without(found, picked, found)[:, :, None] == truth[:, None, :]).any(2)
-        shares = (hit | (_without(found, picked, distances) <= bound[:, None])).mean(1)
+        hit = (_without(found, picked[rows], found)[:, :, None] == truth[rows, None, :]).any(2)
+        shares = (hit | (_without(found, picked[rows], distances) <= bound[rows, None])).mean(1)
         return float(shares.mean()), float(shares.std() / np.sqrt(len(shares)))
 
     curve: list[Point] = []
+    steps: Steps = (0,) * len(PARTS)
+    half = slice(len(queries) // 2)
     for count in (*[n for n in LISTS if n < lists], lists) if lists <= LISTS[-1] else LISTS:
-        effort = Effort(cells=min(cells, max(32, 2 * count)), lists=count, rerank=max(8 * k, 64))
-        effort = _cheapest(effort, recall(effort)[0] - TOLERANCE, recall, k, cells)
-        curve.append(Point(*recall(effort), effort))
+        steps = _cheapest(steps, partial(_effort, count, k=k, cells=cells), lambda effort: recall(effort, half)[0])
+        effort = _effort(count, steps, k, cells)
+        curve.append(Point(*recall(effort, slice(None)), effort))
         flat = len(curve) > 1 and count >= 32 and curve[-1].recall - curve[-2].recall < GAIN
         if curve[-1].recall >= ENOUGH or flat:
             break
     return curve
 
 
-def _cheapest(
-    effort: Effort, least: float, recall: Callable[[Effort], tuple[float, float]], k: int, cells: int
-) -> Effort:
-    """The effort with every part lowered in turn, as long as recall stays at `least`."""
-    steps: list[list[dict[str, Any]]] = [
-        [{"rerank": round(share * k) + 1} for share in (5, 3, 2)],
-        [{"cells": min(cells, max(4, round(share * effort.lists)))} for share in (1.25, 0.8, 0.5, 0.3)],
-        [{"stop": stop} for stop in (1.7, 1.5, 1.35, 1.25)],
-    ]
-    for part in steps:
-        for change in part:
-            lower = replace(effort, **change)
-            if lower.cells > effort.cells or recall(lower)[0] < least:
+def _effort(count: int, steps: Steps, k: int, cells: int) -> Effort:
+    """The effort for a number of lists: `steps` says how far each part is lowered."""
+    rerank, share, stop = (part[step] for part, step in zip(PARTS, steps, strict=True))
+    return Effort(
+        cells=min(cells, max(32, 2 * count) if not steps[1] else max(4, round(share * count))),
+        lists=count,
+        rerank=max(8 * k, 64) if not steps[0] else round(rerank * k) + 1,
+        stop=stop,
+    )
+
+
+def _cheapest(start: Steps, effort: Callable[[Steps], Effort], recall: Callable[[Effort], float]) -> Steps:
+    """The steps with every part lowered in turn, as long as recall stays near that of none lowered.
+
+    `start`, those of the number of lists before, are gone on from where they keep it.
+    """
+    known: dict[Effort, float] = {}
+
+    def measured(steps: Steps) -> float:
+        at = effort(steps)
+        if at not in known:
+            known[at] = recall(at)
+        return known[at]
+
+    none = (0,) * len(PARTS)
+    least = measured(none) - TOLERANCE
+    steps = start if measured(start) >= least else none
+    for part, values in enumerate(PARTS):
+        while steps[part] + 1 < len(values):
+            lower = (*steps[:part], steps[part] + 1, *steps[part + 1 :])
+            if measured(lower) < least:
                 break
-            effort = lower
-    return effort
+            steps = lower
+    return steps
 
 
 def _without(found: Slots, own: Ints, values: npt.NDArray[Value]) -> npt.NDArray[Value]:
     """Values [n, k + 1] of the rows found, without that of the row that asked, [n, k]."""
     place = np.where((found == own[:, None]).any(1), (found == own[:, None]).argmax(1), found.shape[1] - 1)
     keep = np.arange(found.shape[1])[None, :] != place[:, None]
-    return values[keep].reshape(len(found), -1)
+    return np.reshape(values[keep], (len(found), -1))
 
 
 def choose(curve: list[Point], recall: float) -> Point:

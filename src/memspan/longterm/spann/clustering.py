@@ -16,6 +16,7 @@ Labels = npt.NDArray[np.int64]
 
 PLAIN, PRICED = 4, 3  # iterations without and with prices
 ROUNDS = 8  # of an auction
+PIECE = 4096  # rows summed at a time
 
 
 def nearest_centre(x: Floats, centres: Floats) -> Labels:
@@ -42,9 +43,7 @@ def balanced_kmeans(x: Floats, k: int, seed: int, priced: int = PRICED) -> tuple
         labels = cost.argmin(1)
         count = np.bincount(labels, minlength=k)
         full = count > 0
-        order = labels.argsort(kind="stable")
-        starts = np.concatenate([[0], np.cumsum(count)[:-1]])
-        centres[full] = np.add.reduceat(x[order], starts[full], axis=0) / count[full, None]
+        centres[full] = _sums(x, labels, k)[full] / count[full, None]
         if empty := int(k - full.sum()):
             # An empty cluster starts again at a point far from every centre.
             centres[~full] = x[np.argpartition(d, n - empty)[n - empty :]]
@@ -75,6 +74,17 @@ def _auction(cost: Floats, price: Floats) -> Floats:
     return np.asarray(price - price.min(), np.float32)
 
 
+def _sums(x: Floats, labels: Labels, k: int) -> Floats:
+    """The sums [k, d] of the rows of each label: products with indicators, piece by piece, need no sorted copy."""
+    out = np.zeros((k, x.shape[1]), np.float32)
+    for at in range(0, len(x), PIECE):
+        some = labels[at : at + PIECE]
+        indicator = np.zeros((k, len(some)), np.float32)
+        indicator[some, np.arange(len(some))] = 1
+        out += indicator @ x[at : at + PIECE]
+    return out
+
+
 def leaves(x: Floats, size: int, branching: int, seed: int) -> list[npt.NDArray[np.int64]]:
     """Row numbers of the leaves, about `size` rows each, in the order of the tree: neighbours in it are neighbours in
     space. Rows that are all equal are cut into leaves by number."""
@@ -87,7 +97,7 @@ def leaves(x: Floats, size: int, branching: int, seed: int) -> list[npt.NDArray[
             if len(rows):
                 out.append(rows)
             continue
-        _, labels = balanced_kmeans(x[rows], parts, seed)
+        _, labels = balanced_kmeans(x if len(rows) == len(x) else x[rows], parts, seed)
         count = np.bincount(labels, minlength=parts)
         if count.max() > 0.9 * len(rows):
             stack.extend(reversed(np.array_split(rows, parts)) if _same(x[rows]) else _halves(x, rows))

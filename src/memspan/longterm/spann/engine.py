@@ -23,7 +23,8 @@ Bitmap = npt.NDArray[np.uint64]
 
 DTYPES = ("float32", "float16", "int8")
 NONE = np.uint32(0xFFFFFFFF)
-EXACT_PIECE = 8192  # rows of one step of an exact scan
+EXACT_PIECE = 8192  # rows of one step of an exact scan, at most
+EXACT_BYTES = 2 << 20  # of its distances, at most
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,14 +179,23 @@ class Engine:
         best = np.full((len(raw), k), np.inf, np.float32)
         found = np.full((len(raw), k), NONE, np.uint32)
         wanted = self.live() if slots is None else slots[~self._is_dead(slots)]
-        for at in range(0, len(wanted), EXACT_PIECE):
-            part = wanted[at : at + EXACT_PIECE]
+        piece = max(256, min(EXACT_PIECE, EXACT_BYTES // (4 * max(len(raw), self.space.dim))))
+        for at in range(0, len(wanted), piece):
+            part = wanted[at : at + piece]
             whole = len(part) == int(part[-1] - part[0]) + 1
             rows = self.rows[int(part[0]) : int(part[-1]) + 1] if whole else self.rows[part]
             d = distances(np.asarray(rows), raw, self.space.metric)
-            both = np.concatenate([best, d], axis=1)
-            slot = np.concatenate([found, np.broadcast_to(part.astype(np.uint32), d.shape)], axis=1)
-            order = np.argpartition(both, k - 1, axis=1)[:, :k] if both.shape[1] > k else np.argsort(both, axis=1)
+            # Few distances of a later piece are among the best so far: only they are ranked.
+            query, column = np.nonzero(d < best[:, -1:])
+            if not len(query):
+                continue
+            count = np.bincount(query, minlength=len(raw))
+            place = np.arange(len(query)) - np.repeat(np.cumsum(count) - count, count)
+            closer = np.full((len(raw), int(count.max())), np.inf, np.float32)
+            slot = np.full(closer.shape, NONE, np.uint32)
+            closer[query, place], slot[query, place] = d[query, column], part[column]
+            both, slot = np.concatenate([best, closer], axis=1), np.concatenate([found, slot], axis=1)
+            order = np.argsort(both, axis=1, kind="stable")[:, :k]
             best, found = np.take_along_axis(both, order, 1), np.take_along_axis(slot, order, 1)
         order = np.lexsort((found, best), axis=1)
         read = len(wanted) * len(raw)
