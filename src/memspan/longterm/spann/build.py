@@ -88,13 +88,13 @@ class Build:
             longest = 0.0
             for _, rows in self.source.chunks(self._count(space.dim)):
                 longest = max(longest, float((rows.astype(np.float32) ** 2).sum(1).max()))
-            space = Space(space.dim, space.metric, space.padded, space.mean, longest, space.rotation)
+            space = Space(space.dim, space.metric, space.padded, space.centre, longest, space.rotation)
         x = np.empty((len(picked), space.padded), np.float32)
         for at in range(0, len(picked), FITTED):
             x[at : at + FITTED] = space.rows(self.source.rows[picked[at : at + FITTED]])
         parts = leaves(x, max(2, len(x) // cells), self.config.branching, self.config.seed)
         centres = np.stack([x[p].mean(0) for p in parts])
-        self._save("space", mean=space.mean, rotation=space.rotation, longest=space.longest, padded=space.padded)
+        self._save("space", centre=space.centre, rotation=space.rotation, longest=space.longest, padded=space.padded)
         self._save("centres", centres=centres)
 
     def _sorted(self) -> None:
@@ -175,7 +175,7 @@ class Build:
         primary = _create(self.files.primary, np.dtype(np.uint32), (n,))
         count = np.zeros(int(table["heads"]), np.uint32)
         near = _nearest_rows(centres, self.config.neighbours)
-        noise = np.float32(EQUAL**2) * (space.mean @ space.mean)  # what centring leaves of equal rows
+        noise = np.float32(EQUAL**2) * (space.centre @ space.centre)  # what centring leaves of equal rows
         with self.files.stage("pairs").open("wb") as pairs:
             for c in range(len(start) - 1):
                 a, b = int(start[c]), int(start[c + 1])
@@ -285,7 +285,7 @@ class Build:
     def _space(self) -> Space:
         s = self._load("space")
         return Space(
-            self.source.rows.shape[1], self.metric, int(s["padded"]), s["mean"], float(s["longest"]), s["rotation"]
+            self.source.rows.shape[1], self.metric, int(s["padded"]), s["centre"], float(s["longest"]), s["rotation"]
         )
 
     def _centres(self) -> Floats:

@@ -20,7 +20,7 @@ Ints = npt.NDArray[np.int64]
 Steps = tuple[int, ...]
 
 SAMPLE = 500  # rows asked for, in native code
-SAMPLE_NUMPY = 60
+SAMPLE_NUMPY = 100
 ANSWERS = 5000  # neighbours looked for in all, at most: for many neighbours fewer rows are asked for
 LISTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 TOLERANCE = 0.003  # recall given up for a cheaper effort at the same number of lists
@@ -93,7 +93,7 @@ def _curve(engine: Engine, queries: Floats, picked: Ints, truth: Slots, farthest
 
     curve: list[Point] = []
     steps: Steps = (0,) * len(PARTS)
-    half = slice(len(queries) // 2)
+    half = slice(max(len(queries) // 2, min(len(queries), 100)))
     for count in (*[n for n in LISTS if n < lists], lists) if lists <= LISTS[-1] else LISTS:
         steps = _cheapest(steps, partial(_effort, count, k=k, cells=cells), lambda effort: recall(effort, half)[0])
         effort = _effort(count, steps, k, cells)

@@ -140,7 +140,7 @@ class Engine:
         """Bytes of private memory: tables, rotation and pending entries."""
         p = self.pending
         held = sum(a.nbytes for a in (p.first, p.next, p.packed, p.add, p.scale, p.slots)) if p else 0
-        return self.tables.nbytes + self.space.rotation.nbytes + self.space.mean.nbytes + held
+        return self.tables.nbytes + self.space.rotation.nbytes + self.space.centre.nbytes + held
 
     # Search ----------------------------------------------------------------------------------------------------------
 

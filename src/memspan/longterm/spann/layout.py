@@ -110,7 +110,7 @@ def sync_directory(path: Path) -> None:
 
 def write_checkpoint(path: Path, space: Space, tables: Tables) -> None:
     """Writes and syncs a checkpoint."""
-    arrays: dict[str, npt.NDArray[Any]] = {"rotation": space.rotation, "mean": space.mean}
+    arrays: dict[str, npt.NDArray[Any]] = {"rotation": space.rotation, "centre": space.centre}
     for f in fields(tables):
         value = getattr(tables, f.name)
         if isinstance(value, Coded):
@@ -168,7 +168,7 @@ def read_checkpoint(path: Path) -> tuple[Space, Tables]:
     for a in head["arrays"]:
         count = int(np.prod(a["shape"], dtype=np.int64))
         arrays[a["name"]] = np.frombuffer(data, np.dtype(a["dtype"]), count, at + a["at"]).reshape(a["shape"]).copy()
-    space = Space(head["dim"], head["metric"], head["padded"], arrays["mean"], head["longest"], arrays["rotation"])
+    space = Space(head["dim"], head["metric"], head["padded"], arrays["centre"], head["longest"], arrays["rotation"])
     coded = {n: Coded(arrays[f"{n}.codes"], arrays[f"{n}.scale"], arrays[f"{n}.norm"]) for n in ("cells", "heads")}
     parts: dict[str, Any] = {**arrays, **coded}
     return space, Tables(**{f.name: parts[f.name] for f in fields(Tables)})

@@ -26,7 +26,7 @@ class Space:
         dim: coordinates of a row.
         metric: "l2", "ip" or "cosine".
         padded: coordinates of an internal vector, a multiple of 32.
-        mean: [dim] subtracted from rows and queries (after normalising).
+        centre: [dim], the coordinates' medians, subtracted from rows and queries (after normalising).
         longest: inner product: the squared length of every internal row.
         rotation: [b, b], orthogonal.
     """
@@ -34,7 +34,7 @@ class Space:
     dim: int
     metric: str
     padded: int
-    mean: Floats
+    centre: Floats
     longest: float
     rotation: Floats
 
@@ -47,9 +47,10 @@ class Space:
         block = -(-used // (parts * 32)) * 32
         if metric == "cosine":
             sample = unit(sample)
-        mean = sample.mean(0, dtype=np.float64).astype(np.float32) if len(sample) else np.zeros(dim, np.float32)
+        # The median: a few far rows would pull a mean away from all others, whose codes then tell little.
+        centre = np.median(sample, axis=0).astype(np.float32) if len(sample) else np.zeros(dim, np.float32)
         longest = float((sample.astype(np.float64) ** 2).sum(1).max(initial=0.0)) if metric == "ip" else 0.0
-        return cls(dim, metric, parts * block, mean, longest, orthogonal(block, seed))
+        return cls(dim, metric, parts * block, centre, longest, orthogonal(block, seed))
 
     def rows(self, rows: npt.NDArray[np.generic]) -> Floats:
         """Internal vectors [n, padded] of rows [n, dim] of any dtype."""
@@ -57,7 +58,7 @@ class Space:
         if self.metric == "cosine":
             x = unit(x)
         out = np.zeros((len(x), self.padded), np.float32)
-        out[:, : self.dim] = x - self.mean
+        out[:, : self.dim] = x - self.centre
         if self.metric == "ip":
             out[:, self.dim] = np.sqrt(np.maximum(self.longest - (x * x).sum(1), 0.0))
         return self._rotate(out)
@@ -66,7 +67,7 @@ class Space:
         """Internal vectors [n, padded] of queries [n, dim]."""
         q = unit(queries) if self.metric == "cosine" else queries
         out = np.zeros((len(q), self.padded), np.float32)
-        out[:, : self.dim] = q - self.mean
+        out[:, : self.dim] = q - self.centre
         return self._rotate(out)
 
     def _rotate(self, x: Floats) -> Floats:
