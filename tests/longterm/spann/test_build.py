@@ -57,7 +57,7 @@ def test_recall(metric: str, dtype: str, dim: int, tmp_path: Path):
 
 
 def test_recall_either_way(kernels: str, tmp_path: Path):
-    rows, queries = np.split(clustered(1130, 33), [1100])
+    rows, queries = np.split(clustered(1230, 33), [1100])
     with made(rows, tmp_path / "x", metric="l2", config=SpannConfig(cell=256)) as index:
         assert (index.stats()["kernels"] == "numpy") == (kernels == "numpy")
         assert index.stats()["heads"] > 20 and index.stats()["cells"] > 2
