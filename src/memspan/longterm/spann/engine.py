@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import mmap
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,6 +121,17 @@ class Engine:
         through the cache. Without compiled kernels nothing changes.
         """
         self._reads = _DirectFiles(self.files, 2 if threads else 1)
+        if isinstance(self.ids.base, mmap.mmap):
+            self.ids.base.madvise(mmap.MADV_RANDOM)
+
+    def ids_of(self, slots: Slots) -> npt.NDArray[np.int64]:
+        """The ids of slots. When rows are read past the page cache the pages of the ids are not there either: they are
+        asked for all at once, and no more than they."""
+        pages = self.ids.base
+        if self._reads is not None and isinstance(pages, mmap.mmap):
+            for page in np.unique(slots.astype(np.int64) * self.ids.itemsize // mmap.PAGESIZE).tolist():
+                pages.madvise(mmap.MADV_WILLNEED, page * mmap.PAGESIZE, mmap.PAGESIZE)
+        return np.asarray(self.ids[slots], np.int64)
 
     def _direct(self) -> dict[str, int]:
         if self._reads is None:

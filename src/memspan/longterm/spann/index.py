@@ -259,7 +259,7 @@ class VectorIndex:
                 work = work.plus(more)
         ids = np.full(found.shape, -1, np.int64)
         full = found != NONE
-        ids[full] = engine.ids[found[full]]
+        ids[full] = engine.ids_of(found[full])
         stats = SearchStats(len(q), work.lists, work.bytes, work.lists + work.rows, expected)
         return Hits(ids, distances, stats)
 
