@@ -58,9 +58,13 @@ def cold_table(report: dict[str, Any]) -> str:
         cells = []
         for level in levels:
             c = found.get(level)
-            cells.append(f"{c['qps']:.0f} ({c['recall']:.3f}; {size(c['disk_bytes'])})" if c else "–")
+            cells.append(
+                f"{c['qps']:.0f} ({c['recall']:.3f}; {c['p50_ms']:.1f} / {c['p99_ms']:.1f} ms; {size(c['disk_bytes'])})"
+                if c
+                else "–"
+            )
         rows.append([r["name"], *cells])
-    return table(["cold QPS (recall; read)", *[f"at {float(level):.2f}" for level in levels]], rows)
+    return table(["cold QPS (recall; p50/p99; read)", *[f"at {float(level):.2f}" for level in levels]], rows)
 
 
 def add_table(report: dict[str, Any]) -> str:
