@@ -276,8 +276,10 @@ class Engine:
         bias = np.float32(7.5) * np.float32(q8.astype(np.int64).sum())
         slots: Slots = np.zeros(0, np.uint32)
         estimates: Floats = np.zeros(0, np.float32)
+        seen = np.zeros(self.slots, np.bool_)  # of which the system gives only the pages that are touched
+        bounded = np.isfinite(stop)
         for j, (i, h) in enumerate(zip(number, base, strict=True)):
-            if len(estimates) >= k and h > stop * np.partition(estimates, k - 1)[k - 1]:
+            if bounded and len(estimates) >= k and h > stop * np.partition(estimates, k - 1)[k - 1]:
                 return slots, estimates, j
             for e in self.entries(int(i)):
                 d = (h + e.add) - (2 * step * e.scale) * (codes.dots4(e.packed, q8).astype(np.float32) - bias)
@@ -285,7 +287,8 @@ class Engine:
                 fine[fine] = ~test_bits(self.tables.dead, e.slots[fine])
                 if allowed is not None:
                     fine[fine] = test_bits(allowed, e.slots[fine])
-                fine &= ~np.isin(e.slots, slots)
+                fine[fine] = ~seen[e.slots[fine]]
+                seen[e.slots[fine]] = True
                 slots, estimates = np.concatenate([slots, e.slots[fine]]), np.concatenate([estimates, d[fine]])
         return slots, estimates.astype(np.float32), len(number)
 

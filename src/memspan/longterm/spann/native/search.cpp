@@ -264,7 +264,9 @@ struct Worker {
         return fine;
     }
 
-    bool enough(size_t j) const { return kth.size() == size_t(p.k) && heads.items[j].d > p.stop * kth.front(); }
+    bool enough(size_t j) const {
+        return p.stop < INF && kth.size() == size_t(p.k) && heads.items[j].d > p.stop * kth.front();
+    }
 
     void scan(size_t j, const uint8_t* data, Stats* stats) {
         uint32_t list = heads.items[j].i;
