@@ -74,7 +74,7 @@ def test_more_neighbours_than_rows_are_filled_up_with_none(either: VectorIndex):
 
 
 @pytest.mark.parametrize("recall", [0.8, 0.9, 0.95, 0.99])
-@pytest.mark.parametrize("k", [10, 100])
+@pytest.mark.parametrize("k", [1, 3, 10, 100])
 def test_the_recall_asked_for_is_met_within_two_points_on_fresh_queries(recall: float, k: int, opened: VectorIndex):
     hits = opened.search(QUERIES, k, recall=recall)
     assert recall_of(found(hits.ids), true_distances(ROWS, QUERIES, "l2"), k) >= recall - 0.02

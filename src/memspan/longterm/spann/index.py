@@ -267,8 +267,11 @@ class VectorIndex:
         """The calibrated point for a recall, scaled where k is beyond what was calibrated."""
         known = next((c for c in sorted(self._curves) if c >= k), max(self._curves))
         point = choose(self._curves[known], recall)
-        if k <= known:
+        if k == known:
             return point
+        if k < known:
+            # The bound was measured against the known-th best; the k-th is nearer and would stop the search sooner.
+            return replace(point, effort=replace(point.effort, stop=float("inf")))
         e = point.effort.scaled(k / known)
         return Point(point.recall, point.error, Effort(cells=e.cells, lists=e.lists, rerank=3 * k, stop=e.stop))
 

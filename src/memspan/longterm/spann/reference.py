@@ -40,8 +40,9 @@ def closure(distances: Floats, heads: Floats, nearest: int, copies: int, slack: 
             order[0] = own[i]
         between = squares[order][:, None] + squares[order][None] - 2 * heads[order] @ heads[order].T
         taken: list[int] = []
+        reach = d[0] * slack if np.isfinite(slack) else np.inf
         for c in range(len(order)):
-            if len(taken) == copies or (taken and d[c] > d[0] * slack):
+            if len(taken) == copies or (taken and d[c] > reach):
                 break
             if all(between[t, c] > d[c] for t in taken):
                 out[i, len(taken)] = order[c]

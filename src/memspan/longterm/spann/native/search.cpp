@@ -494,7 +494,7 @@ EXPORT void spann_closure(const float* distances, const float* heads, int64_t n,
             best.items[0] = {distances[own[i]], uint32_t(own[i])};
         }
         int64_t taken = 0;
-        float reach = best.used ? best.items[0].d * slack : 0;
+        float reach = best.used && slack < INF ? best.items[0].d * slack : INF;
         for (size_t c = 0; c < best.used && taken < copies; c++) {
             if (taken && best.items[c].d > reach) break;
             const float* h = heads + int64_t(best.items[c].i) * padded;
