@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from memspan.core.errors import InputError
+from memspan.core.budget import format_bytes
+from memspan.core.errors import BudgetError, InputError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +25,7 @@ class SpannConfig:
     closure: float = 1.4  # 1 + eps1: a copy's distance is at most so many times the nearest head's (paper)
     neighbours: int = 40  # cells whose heads are candidates (ours)
     limit: int = 640  # entries of a list, after which the farthest copies are cut (paper, PostingPageLimit)
+    reassign: bool = True  # place rows at the border of a list again after its split (SPFresh §3.3)
     exact_below: int = 1000  # rows under which the index is one exact scan (ours)
     seed: int = 0
 
@@ -50,3 +52,17 @@ class SpannConfig:
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON holds them."""
         return asdict(self)
+
+
+def fit(config: SpannConfig, n: int, dim: int, budget: int) -> SpannConfig:
+    """The settings with leaves large enough that heads and lists' tables keep inside half of the budget."""
+    if n < config.exact_below:
+        return config
+    head = dim + 64 + 24  # bytes: codes, padding, scale, norm, list, place, length, checksum
+    need = 2 * head * n // (config.limit // 4)
+    if need > budget:
+        advice = f"give at least {format_bytes(need)}, or raise SpannConfig.limit"
+        raise BudgetError("the heads of the index", needed=need, allowed=budget, advice=advice)
+    # A leaf holds somewhat over half of its nominal size.
+    least = int(2 * head * n / 0.5 / budget)
+    return replace(config, leaf=max(config.leaf, min(least, config.limit // 4)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,7 +75,7 @@ class Pending:
 
     Attributes:
         first: [lists], the newest entry of each list, -1 for none; next: [capacity], the one before it.
-        packed, add, scale, slots: the entries, as in a list.
+        packed, add, scale, slots: the entries, as in a list; lists: the list of each.
         used: entries held.
     """
 
@@ -84,7 +85,67 @@ class Pending:
     add: Floats
     scale: Floats
     slots: Slots
+    lists: Slots
     used: int = 0
+
+    @classmethod
+    def empty(cls, lists: int, padded: int, capacity: int) -> Pending:
+        """None, for so many lists; memory is touched only as entries come."""
+        zero = np.empty(capacity, np.float32), np.empty(capacity, np.float32)
+        slots = np.empty(capacity, np.uint32), np.empty(capacity, np.uint32)
+        first, after = np.full(lists, -1, np.int32), np.empty(capacity, np.int32)
+        return cls(first, after, np.empty((capacity, padded // 2), np.uint8), *zero, *slots)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes touched."""
+        each = self.packed.shape[1] + 4 + sum(a.itemsize for a in (self.add, self.scale, self.slots, self.lists))
+        return int(self.first.nbytes + self.used * each)
+
+    def append(self, entries: codes.Entries, lists: Slots) -> None:
+        """Adds entries to their lists."""
+        count = len(lists)
+        if self.used + count > len(self.slots):
+            self._grow(self.used + count)
+        order = lists.argsort(kind="stable")
+        ranked = lists[order]
+        at = np.arange(self.used, self.used + count, dtype=np.int32)
+        self.packed[at], self.add[at], self.scale[at] = entries.packed[order], entries.add[order], entries.scale[order]
+        self.slots[at], self.lists[at] = entries.slots[order], ranked
+        head = np.ones(count, bool)
+        head[1:] = ranked[1:] != ranked[:-1]
+        self.next[at] = np.where(head, self.first[ranked], at - 1)
+        last = np.ones(count, bool)
+        last[:-1] = head[1:]
+        self.first[ranked[last]] = at[last]
+        self.used += count
+
+    def copy_without(self, slots: Slots) -> Pending:
+        """A copy to work on, without the entries of some slots."""
+        kept = np.flatnonzero(~np.isin(self.slots[: self.used], slots)) if len(slots) else np.arange(self.used)
+        kept = kept[self.lists[kept] < len(self.first)]
+        out = Pending.empty(len(self.first), 2 * self.packed.shape[1], len(kept))
+        out.append(
+            codes.Entries(self.packed[kept], self.add[kept], self.scale[kept], self.slots[kept]), self.lists[kept]
+        )
+        return out
+
+    def forget(self, lists: Slots) -> None:
+        """Drops the entries of lists."""
+        self.first[lists] = -1
+        self.lists[: self.used][np.isin(self.lists[: self.used], lists)] = NONE
+
+    def waiting(self) -> npt.NDArray[np.int64]:
+        """How many entries wait for each list."""
+        lists = self.lists[: self.used]
+        return np.bincount(lists[lists != NONE], minlength=len(self.first))
+
+    def _grow(self, least: int) -> None:
+        for name in ("next", "packed", "add", "scale", "slots", "lists"):
+            old = getattr(self, name)
+            new = np.empty((max(least, 2 * len(old)), *old.shape[1:]), old.dtype)
+            new[: self.used] = old[: self.used]
+            setattr(self, name, new)
 
 
 class Engine:
@@ -95,12 +156,15 @@ class Engine:
         slots: rows held, deleted ones among them.
         rows, ids, primary: maps of the files, at least `slots` long.
         pending: entries that wait for the next flush, None when there are none.
+        strays: slots far from all heads, of which 4 bits say little; each search ranks them exactly.
     """
 
     def __init__(self, files: Files, space: Space, tables: Tables, dtype: str, slots: int) -> None:
         self.space, self.tables, self.dtype, self.slots = space, tables, np.dtype(dtype), slots
         self.files = files
         self.pending: Pending | None = None
+        self.strays: Slots = np.zeros(0, np.uint32)
+        self._late: list[Slots] = []
         self._reads: _DirectFiles | None = None
         self.level = native.level()
         self.remap()
@@ -132,6 +196,29 @@ class Engine:
                 pages.madvise(mmap.MADV_WILLNEED, page * mmap.PAGESIZE, mmap.PAGESIZE)
         return np.asarray(self.ids[slots], np.int64)
 
+    def read_like(self, other: Engine) -> None:
+        """Reads as another engine of the same index does."""
+        if other._reads is not None:
+            same = other.files.lists == self.files.lists
+            self._reads = other._reads if same else _DirectFiles(self.files, other._reads.way)
+
+    def own(self, lists: Slots) -> None:
+        """The primary lists of the slots behind the last that has one."""
+        self._late.append(lists)
+
+    def primary_of(self, slots: npt.NDArray[np.generic]) -> Slots:
+        """The primary lists of slots."""
+        if not self._late:
+            return np.asarray(self.primary[slots], np.uint32)
+        if len(self._late) > 1:
+            self._late = [np.concatenate(self._late)]
+        known = len(self.primary)
+        late = np.asarray(slots, np.int64) >= known
+        out = np.empty(len(slots), np.uint32)
+        out[~late] = self.primary[slots[~late]]
+        out[late] = self._late[0][slots[late] - known]
+        return out
+
     def _direct(self) -> dict[str, int]:
         if self._reads is None:
             return {}
@@ -149,8 +236,7 @@ class Engine:
     @property
     def nbytes(self) -> int:
         """Bytes of private memory: tables, rotation and pending entries."""
-        p = self.pending
-        held = sum(a.nbytes for a in (p.first, p.next, p.packed, p.add, p.scale, p.slots)) if p else 0
+        held = self.pending.nbytes if self.pending else 0
         return self.tables.nbytes + self.space.rotation.nbytes + self.space.centre.nbytes + held
 
     # Search ----------------------------------------------------------------------------------------------------------
@@ -164,6 +250,23 @@ class Engine:
             raw: the queries as the caller gave them.
             allowed: bitmap of slots; lists: bitmap of the lists that may hold one of them.
         """
+        found = self._search(raw, k, effort, threads, allowed, lists)
+        if not len(self.strays):
+            return found
+        slots, distances, work = found
+        strays = self.strays.astype(np.int64)
+        strays = strays if allowed is None else strays[test_bits(allowed, strays)]
+        more, away, extra = self.exact(raw, min(k, max(len(strays), 1)), strays)
+        more = np.where((more[:, :, None] == slots[:, None, :]).any(2), NONE, more)
+        away[more == NONE] = np.inf
+        slots, distances = np.concatenate([slots, more], axis=1), np.concatenate([distances, away], axis=1)
+        order = np.lexsort((slots, distances), axis=1)[:, :k]
+        work = Work(work.lists, work.bytes + extra.bytes, work.rows + extra.rows)
+        return np.take_along_axis(slots, order, 1), np.take_along_axis(distances, order, 1), work
+
+    def _search(
+        self, raw: Floats, k: int, effort: Effort, threads: int, allowed: Bitmap | None, lists: Bitmap | None
+    ) -> tuple[Slots, Floats, Work]:
         raw = np.ascontiguousarray(raw)
         inner = np.ascontiguousarray(self.space.queries(raw))
         if native.library() is None:
@@ -174,13 +277,16 @@ class Engine:
             k=k, cells=effort.cells, lists=effort.lists, rerank=effort.rerank, stop=effort.stop
         )
         point = native.pointer
-        index = self._struct(allowed, lists)
+        # Kept until the call returns: a thread that adds rows may put larger ones in their place.
+        held = self.rows, self.lists, self.tables, self.pending
+        index = self.struct(allowed, lists)
         lib = native.library()
         assert lib is not None
         failed = lib.spann_search(
             ctypes.byref(index), ctypes.byref(params), point(inner), point(raw),
             len(raw), max(1, min(threads, len(raw))), point(out[0]), point(out[1]), ctypes.byref(stats),
         )  # fmt: skip
+        del held
         if failed:
             raise StoreError(f"{self.files.path}: a read of the lists or rows failed; check the disk, then the index")
         return *out, Work(stats.lists, stats.bytes, stats.rows)
@@ -230,7 +336,7 @@ class Engine:
         best = np.full((len(raw), k), np.inf, np.float32)
         read = touched = ranked = 0
         for i, q in enumerate(inner):
-            number, base = self._near_heads(q, effort, lists)
+            number, base = self.near_heads(q, effort, lists)
             slot, estimate, done = self._scan(q, number, base, k, effort.stop, allowed)
             keep = estimate.argsort(kind="stable")[: max(effort.rerank, k)]
             slot = slot[keep]
@@ -245,7 +351,7 @@ class Engine:
         touched += ranked * self.space.dim * self.dtype.itemsize
         return slots, best, Work(read, touched, ranked)
 
-    def _near_heads(self, q: Floats, effort: Effort, lists: Bitmap | None) -> tuple[npt.NDArray[np.int64], Floats]:
+    def near_heads(self, q: Floats, effort: Effort, lists: Bitmap | None) -> tuple[npt.NDArray[np.int64], Floats]:
         """The nearest lists of an internal query, and the squared distances of their heads."""
         t = self.tables
         q8, step = codes.quantize_query(q)
@@ -292,13 +398,13 @@ class Engine:
                 slots, estimates = np.concatenate([slots, e.slots[fine]]), np.concatenate([estimates, d[fine]])
         return slots, estimates.astype(np.float32), len(number)
 
-    def entries(self, number: int) -> list[codes.Entries]:
+    def entries(self, number: int, *, written: bool = True, pending: bool = True) -> list[codes.Entries]:
         """The entries of a list: those written, then those pending."""
         t, size = self.tables, codes.block_bytes(self.space.padded)
         at = int(t.list_sector[number]) * SECTOR
         data = np.asarray(self.lists[at : at + int(t.list_blocks[number]) * size])
-        out = [codes.unpack_list(data, self.space.padded)] if len(data) else []
-        if (p := self.pending) is not None and (e := int(p.first[number])) >= 0:
+        out = [codes.unpack_list(data, self.space.padded)] if len(data) and written else []
+        if pending and (p := self.pending) is not None and (e := int(p.first[number])) >= 0:
             chain = []
             while e >= 0:
                 chain.append(e)
@@ -308,7 +414,7 @@ class Engine:
 
     # For the kernels -------------------------------------------------------------------------------------------------
 
-    def _struct(self, allowed: Bitmap | None, lists: Bitmap | None) -> native.IndexStruct:
+    def struct(self, allowed: Bitmap | None, lists: Bitmap | None) -> native.IndexStruct:
         t, s, p, point = self.tables, self.space, self.pending, native.pointer
         return native.IndexStruct(
             dim=s.dim, padded=s.padded, dtype=DTYPES.index(self.dtype.name), metric=METRICS.index(s.metric),
@@ -338,6 +444,7 @@ class _DirectFiles:
     def __init__(self, files: Files, way: int) -> None:
         self.way = way
         self.lists, self.rows = (self._open(p) for p in (files.lists, files.rows))
+        self._closing = weakref.finalize(self, _close, self.lists, self.rows)
         self.align = SECTOR if self._reads_sectors() else mmap.PAGESIZE
 
     @staticmethod
@@ -356,8 +463,12 @@ class _DirectFiles:
         return True
 
     def close(self) -> None:
-        os.close(self.lists)
-        os.close(self.rows)
+        self._closing()
+
+
+def _close(*files: int) -> None:
+    for fd in files:
+        os.close(fd)
 
 
 def test_bits(bitmap: Bitmap, at: npt.NDArray[np.generic]) -> npt.NDArray[np.bool_]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
 from typing import Any, Self
@@ -14,22 +15,24 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from memspan.core.budget import format_bytes, parse_bytes
-from memspan.core.errors import BudgetError, InputError, StoreError
+from memspan.core.budget import parse_bytes
+from memspan.core.errors import InputError, StoreError
 from memspan.core.footprint import Footprint
 from memspan.models.progress import progress_bar
 
 from . import native
+from .bars import bars
 from .build import Build, Report, Source
 from .calibrate import Point, calibrate, choose
-from .codes import block_bytes
-from .config import SpannConfig
-from .engine import DTYPES, NONE, Effort, Engine, bitmap_of
-from .layout import FORMAT, SECTOR, Files, Tables, empty_tables, read_checkpoint, write_checkpoint, write_json
+from .config import SpannConfig, fit
+from .engine import NONE, Effort, Engine, bitmap_of
+from .layout import FORMAT, Files, Tables, empty_tables, write_checkpoint, write_json
+from .maintain import Maintenance
+from .place import spread
 from .source import as_filter, as_queries, read_source
 from .space import METRICS, Floats, Space
+from .updates import MARGIN, load, write_order
 
-ORDER = np.dtype([("id", "<i8"), ("slot", "<u4")])
 CALIBRATED = (10, 100)  # neighbours asked for, for which recall is measured
 FEW = 4096  # allowed rows up to which a filtered search is exact
 DEFAULT_RECALL = 0.95
@@ -69,7 +72,7 @@ class Hits:
     stats: SearchStats
 
 
-class VectorIndex:
+class VectorIndex(Maintenance):
     """SPANN (Chen et al., NeurIPS 2021): short overlapping posting lists on disk, their heads in memory.
 
     `build` and `open` make one; it is a context manager. One process writes, others may have it open for reading.
@@ -77,7 +80,7 @@ class VectorIndex:
 
     def __init__(self, files: Files, meta: dict[str, Any], engine: Engine, curves: dict[int, list[Point]]) -> None:
         self._files, self._meta, self._engine, self._curves = files, meta, engine, curves
-        self._closed = False
+        self._begin()
 
     # Making and opening ----------------------------------------------------------------------------------------------
 
@@ -132,7 +135,7 @@ class VectorIndex:
             source = read_source(vectors, ids, files, overwrite)
             n, dim = source.rows.shape
             budget = max(16_000_000, n * dim * source.rows.dtype.itemsize // 10) if budget is None else budget
-            settings = _fit(config or SpannConfig(), n, dim, budget)
+            settings = fit(config or SpannConfig(), n, dim, budget)
         except BaseException:
             if not begun:
                 _remove(files.path.glob("stage.*"))
@@ -149,13 +152,13 @@ class VectorIndex:
         if not begun:
             _clear(files)
             write_json(files.build, {**mark, "done": []})
-        with _bars(progress and n > settings.exact_below) as report:
+        with bars(progress and n > settings.exact_below) as report:
             space, tables = _make(files, source, metric, settings, report)
         write_checkpoint(files.checkpoint(0), space, tables)
         meta = {"format": FORMAT, "generation": 0, **mark, "ram_budget": budget, "curves": {}}
         engine = Engine(files, space, tables, source.rows.dtype.name, n)
         made = cls(files, meta, engine, {})
-        made.calibrate(progress=progress)
+        made._measure(progress)
         _remove(files.path.glob("stage.*"), [files.build])
         return made
 
@@ -171,25 +174,10 @@ class VectorIndex:
         Raises:
             StoreError: there is none, it is damaged, or it was written by a newer memspan.
         """
-        files = Files(Path(path))
-        if not files.meta.exists():
-            what = "holds an unfinished build: call build again with the same vectors" if files.build.exists() else (
-                "holds no index: make one with VectorIndex.build"
-            )  # fmt: skip
-            raise StoreError(f"{path} {what}")
-        meta = _read_meta(files)
-        space, tables = read_checkpoint(files.checkpoint(meta["generation"]))
-        _check_lengths(files, meta, space, tables)
-        engine = Engine(files, space, tables, meta["dtype"], meta["rows"])
+        files, meta, engine, curves = load(Path(path))
         if direct:
             engine.read_directly()
-        curves = {int(k): [Point.from_dict(p) for p in points] for k, points in meta["curves"].items()}
         return cls(files, meta, engine, curves)
-
-    def close(self) -> None:
-        """Lets go of the files; the index answers no longer."""
-        self._engine.close()
-        self._closed = True
 
     def __enter__(self) -> Self:
         return self
@@ -232,8 +220,28 @@ class VectorIndex:
             raise InputError(f"k is {k!r}; ask for at least one neighbour")
         if not isinstance(recall, int | float | np.number) or not 0 < recall <= 1:
             raise InputError(f"recall is {recall!r}; it must be over 0 and at most 1")
+        allowed = None if filter is None else as_filter(filter)
+        self._refresh()
+        hits = self._search(q, k, recall, allowed, effort, threads)
+        # Another process may have written new lists where some of those just read were.
+        while self._refresh():
+            hits = self._search(q, k, recall, allowed, effort, threads)
+        return hits
+
+    def _search(
+        self,
+        q: Floats,
+        k: int,
+        recall: float,
+        filter: npt.NDArray[np.int64] | None,
+        effort: Effort | None,
+        threads: int | None,
+    ) -> Hits:
         engine = self._engine
-        slots = None if filter is None else self._slots_of(as_filter(filter))
+        slots = None if filter is None else self._slots_of(filter)
+        while engine is not self._engine:  # a compaction has given slots other numbers meanwhile
+            engine = self._engine
+            slots = None if filter is None else self._slots_of(filter)
         few = slots is not None and len(slots) <= max(FEW, 4 * k)
         if not len(engine.tables.list_count) or few or (recall == 1 and effort is None):
             found, distances, work = engine.exact(q, k, slots)
@@ -244,7 +252,7 @@ class VectorIndex:
             allowed = lists = None
             if slots is not None:
                 allowed = bitmap_of(slots, engine.slots)
-                lists = bitmap_of(np.unique(np.asarray(engine.primary[slots])), len(engine.tables.list_count))
+                lists = bitmap_of(np.unique(engine.primary_of(slots)), len(engine.tables.list_count))
                 # Fewer heads lead to an allowed row, and each of their lists holds fewer of them.
                 chosen = chosen.scaled(min(8.0, (engine.slots / len(slots)) ** 0.5))
             workers = threads or os.cpu_count() or 1
@@ -275,14 +283,6 @@ class VectorIndex:
         e = point.effort.scaled(k / known)
         return Point(point.recall, point.error, Effort(cells=e.cells, lists=e.lists, rerank=3 * k, stop=e.stop))
 
-    def _slots_of(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """The live slots of those of the ids that are here."""
-        order = np.memmap(self._files.order, ORDER, "r") if self._engine.slots else np.zeros(0, ORDER)
-        at = np.searchsorted(order["id"], ids)
-        at, wanted = at[at < len(order)], ids[at < len(order)]
-        slots = order["slot"][at[order["id"][at] == wanted]].astype(np.int64)
-        return np.sort(slots)
-
     # What it is ------------------------------------------------------------------------------------------------------
 
     @property
@@ -297,12 +297,24 @@ class VectorIndex:
 
     def calibrate(self, *, progress: bool = True) -> None:
         """Measures again which effort gives which recall, on a sample of the rows, and keeps the result."""
-        engine = self._engine
+        with self._guard:
+            self._begin_write()
+            self._measure(progress)
+
+    def _measure(self, progress: bool, *, again: bool = False) -> None:
+        """`again`: only the recall of the efforts that the curves have, as long as they reach as far as before."""
+        engine, seed = self._engine, self._meta["config"]["seed"]
         if len(engine.tables.list_count):
+            known = self._curves if again else {}
             with progress_bar("measuring recall", len(CALIBRATED)) if progress else nullcontext(_nothing) as advance:
-                self._curves = calibrate(engine, CALIBRATED, self._meta["config"]["seed"], advance)
+                self._curves = calibrate(engine, CALIBRATED, seed, advance, known)
+            self._meta["spread"] = spread(engine, seed)
+            self._far = MARGIN * self._meta["spread"]
         self._meta["curves"] = {k: [p.to_dict() for p in c] for k, c in self._curves.items()}
+        self._meta["measured"] = {"rows": len(self), "at": datetime.now(UTC).isoformat(timespec="seconds")}
+        self._meta["changed"] = 0
         write_json(self._files.meta, self._meta)
+        self._mark = self._stamp()
 
     def stats(self) -> dict[str, Any]:
         """Rows, lists, their lengths, the calibrated recall, and what runs the search."""
@@ -321,6 +333,7 @@ class VectorIndex:
             if len(count)
             else None,
             "kernels": native.LEVELS[self._engine.level] if native.library() else "numpy",
+            "measured": self._meta.get("measured"),
             "recall": {k: [p.to_dict() for p in c] for k, c in self._curves.items()},
         }
 
@@ -351,53 +364,6 @@ def resident(folder: Path) -> int:
     return total
 
 
-def _fit(config: SpannConfig, n: int, dim: int, budget: int) -> SpannConfig:
-    """The settings with leaves large enough that heads and lists' tables keep inside half of the budget."""
-    if n < config.exact_below:
-        return config
-    head = dim + 64 + 24  # bytes: codes, padding, scale, norm, list, place, length, checksum
-    need = 2 * head * n // (config.limit // 4)
-    if need > budget:
-        advice = f"give at least {format_bytes(need)}, or raise SpannConfig.limit"
-        raise BudgetError("the heads of the index", needed=need, allowed=budget, advice=advice)
-    # A leaf holds somewhat over half of its nominal size.
-    least = int(2 * head * n / 0.5 / budget)
-    return replace(config, leaf=max(config.leaf, min(least, config.limit // 4)))
-
-
-def _read_meta(files: Files) -> dict[str, Any]:
-    try:
-        meta: dict[str, Any] = json.loads(files.meta.read_text(encoding="utf-8"))
-        if meta["format"] > FORMAT:
-            raise StoreError(
-                f"{files.path} has format {meta['format']}, this memspan reads up to {FORMAT}: install a newer one"
-            )
-        known = meta["dtype"] in DTYPES and meta["rows"] >= 0 and meta["generation"] >= 0
-        if not known or not isinstance(meta["curves"], dict) or not isinstance(meta["config"], dict):
-            raise ValueError("a value is out of range")
-    except (ValueError, KeyError, TypeError) as e:
-        raise StoreError(f"{files.meta} is damaged ({e!r}); build the index again from its rows") from None
-    return meta
-
-
-def _check_lengths(files: Files, meta: dict[str, Any], space: Space, tables: Tables) -> None:
-    """The files must hold what the tables point at: they are mapped, and nothing looks again."""
-    ends = tables.list_sector.astype(np.int64) * SECTOR + tables.list_blocks.astype(np.int64) * block_bytes(
-        space.padded
-    )
-    need = {
-        files.rows: meta["rows"] * space.dim * np.dtype(meta["dtype"]).itemsize,
-        files.ids: meta["rows"] * 8,
-        files.primary: meta["rows"] * 4,
-        files.order: meta["rows"] * ORDER.itemsize,
-        files.lists: int(ends.max(initial=0)),
-    }
-    for path, size in need.items():
-        if not path.exists() or path.stat().st_size < size:
-            what = "is too short" if path.exists() else "is missing"
-            raise StoreError(f"{path} {what} for {meta['rows']:,} rows; build the index again")
-
-
 def _make(files: Files, source: Source, metric: str, config: SpannConfig, report: Report) -> tuple[Space, Tables]:
     n = len(source.rows)
     if n >= config.exact_below:
@@ -409,35 +375,8 @@ def _make(files: Files, source: Source, metric: str, config: SpannConfig, report
         source.ids.tofile(files.ids)
         np.zeros(n, np.uint32).tofile(files.primary)
         files.lists.touch()
-    write_order(files, n)
+    write_order(files, np.arange(n))
     return space, tables
-
-
-def write_order(files: Files, n: int) -> None:
-    """Writes `order.bin`: ids with their slots, sorted by id, for looking ids up."""
-    ids = np.fromfile(files.ids, np.int64, n)
-    order = ids.argsort(kind="stable")
-    out = np.empty(n, ORDER)
-    out["id"], out["slot"] = ids[order], order
-    out.tofile(files.order)
-
-
-@contextmanager
-def _bars(show: bool) -> Iterator[Report]:
-    """One bar after the other, a stage each."""
-    with ExitStack() as stack:
-        now: dict[str, Any] = {"stage": None, "done": 0, "advance": _nothing}
-
-        def report(stage: str, done: int, total: int) -> None:
-            if not show:
-                return
-            if stage != now["stage"]:
-                stack.close()
-                now.update(stage=stage, done=0, advance=stack.enter_context(progress_bar(stage, total)))
-            now["advance"](done - now["done"])
-            now["done"] = done
-
-        yield report
 
 
 def _nothing(_: int) -> None:

@@ -62,16 +62,25 @@ class Tables:
 class Files:
     """The paths inside an index's directory."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, generation: int = 0, version: int = 0) -> None:
+        """`generation` counts the checkpoints, `version` the times that rows and lists were written anew."""
+        self.path, self.generation, self.version = path, generation, version
         self.meta = path / "meta.json"
-        self.rows = path / "rows.bin"
-        self.ids = path / "ids.bin"
-        self.order = path / "order.bin"
-        self.primary = path / "primary.bin"
-        self.lists = path / "lists.bin"
+        self.rows = path / _numbered("rows", version)
+        self.ids = path / _numbered("ids", version)
+        self.tenants = path / _numbered("tenants", version)
+        self.lists = path / _numbered("lists", version)
+        self.order = path / _numbered("order", generation)
+        self.primary = path / _numbered("primary", generation)
         self.wal = path / "wal.log"
+        self.lock = path / "lock"
         self.build = path / "build.json"
+
+    @property
+    def named(self) -> set[Path]:
+        """The files of data that this generation and version consist of."""
+        whole = {self.rows, self.ids, self.tenants, self.lists, self.order, self.primary}
+        return whole | {self.checkpoint(self.generation)}
 
     def checkpoint(self, generation: int) -> Path:
         """The checkpoint of a generation."""
@@ -79,13 +88,19 @@ class Files:
 
     def owns(self, path: Path) -> bool:
         """Whether a file in the directory has a name that an index gives."""
-        named = (self.meta, self.rows, self.ids, self.order, self.primary, self.lists, self.wal, self.build)
+        named = (self.meta, self.wal, self.lock, self.build)
         parts = (self.meta.with_suffix(".tmp"), self.build.with_suffix(".tmp"))
-        return path in named or path in parts or path.name.startswith(("tables.", "stage."))
+        data = tuple(f"{name}." for name in ("rows", "ids", "tenants", "order", "primary", "lists"))
+        kept = path.name.startswith(data) and path.suffix == ".bin"
+        return path in named or path in parts or kept or path.name.startswith(("tables.", "stage."))
 
     def stage(self, name: str) -> Path:
         """A file of a build under way."""
         return self.path / f"stage.{name}"
+
+
+def _numbered(name: str, number: int) -> str:
+    return f"{name}.{number}.bin" if number else f"{name}.bin"
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:

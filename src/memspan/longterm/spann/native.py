@@ -1,6 +1,6 @@
 """The compiled kernels, called through ctypes, which releases the interpreter's lock; None where they were not built.
 
-The arrays stay Python's: a call passes a struct of pointers. `build_native.py` compiles `native/search.cpp` when the
+The arrays stay Python's: a call passes a struct of pointers. `build_native.py` compiles `native/*.cpp` when the
 package is installed; without a compiler the numpy code of `reference.py` does the same work slower.
 """
 
@@ -33,7 +33,7 @@ _READS = "direct list_file row_file align longest_list"
 
 
 class IndexStruct(ctypes.Structure):
-    """`struct Index` of search.cpp, field by field."""
+    """`struct Index` of index.h, field by field."""
 
     _fields_ = (
         *((name, _I64) for name in _SIZES.split()),
@@ -43,13 +43,13 @@ class IndexStruct(ctypes.Structure):
 
 
 class ParamsStruct(ctypes.Structure):
-    """`struct Params` of search.cpp."""
+    """`struct Params` of index.h."""
 
     _fields_ = (*((n, _I64) for n in ("k", "cells", "lists", "rerank")), ("stop", _F32))
 
 
 class StatsStruct(ctypes.Structure):
-    """`struct Stats` of search.cpp."""
+    """`struct Stats` of index.h."""
 
     _fields_ = tuple((n, _I64) for n in ("lists", "bytes", "rows"))
 
@@ -79,8 +79,11 @@ def library() -> ctypes.CDLL | None:
     lib.spann_closure.argtypes = [_PTR, _PTR, _I64, _I64, _I64, _I64, _I64, _F32, _PTR, ctypes.c_int, _PTR]
     lib.spann_scan.argtypes = [ctypes.c_int, ctypes.c_int, _PTR, _PTR, _I64, _I64, _PTR]
     lib.spann_exact.argtypes = [ctypes.c_int, ctypes.c_int, _PTR, _PTR, _I64, _I64, _I64, _PTR, _PTR]
+    lib.spann_place.argtypes = [_PTR, _PTR, _PTR, _PTR, _I64, _I64, _F32, _PTR]
+    lib.spann_merge.argtypes = [_PTR, _PTR, _I64, _PTR, _PTR]
+    lib.spann_merge.restype = _I64
     lib.spann_search.restype = ctypes.c_int
-    for name in ("spann_closure", "spann_scan", "spann_exact"):
+    for name in ("spann_closure", "spann_scan", "spann_exact", "spann_place"):
         getattr(lib, name).restype = None
     return lib
 
