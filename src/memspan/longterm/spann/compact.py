@@ -99,7 +99,12 @@ def rewrite(
             rows_out.write(np.ascontiguousarray(engine.rows[part]).tobytes())
             ids_out.write(np.ascontiguousarray(engine.ids[part]).tobytes())
             report("rows", start + len(part), len(live))
-        for out in (rows_out, ids_out):
+        for made in (rows_out, ids_out):
+            made.flush()
+            os.fsync(made.fileno())
+    if len(engine.tenants):
+        with files.tenants.open("wb") as out:
+            np.asarray(engine.tenants[live]).tofile(out)
             out.flush()
             os.fsync(out.fileno())
     number = np.full(engine.slots, NOWHERE, np.uint32)

@@ -174,6 +174,7 @@ class Engine:
         dim = self.space.dim
         self.rows = _mapped(self.files.rows, self.dtype, (-1, dim))
         self.ids = _mapped(self.files.ids, np.dtype(np.int64), (-1,))
+        self.tenants = _mapped(self.files.tenants, np.dtype(np.uint32), (-1,))
         self.primary = _mapped(self.files.primary, np.dtype(np.uint32), (-1,))
         self.lists = _mapped(self.files.lists, np.dtype(np.uint8), (-1,))
 
@@ -318,6 +319,11 @@ class Engine:
         read = len(wanted) * len(raw)
         work = Work(0, read * self.space.dim * self.dtype.itemsize, read)
         return np.take_along_axis(found, order, 1), np.take_along_axis(best, order, 1), work
+
+    def of_tenant(self, code: int) -> npt.NDArray[np.int64]:
+        """The live slots of a tenant."""
+        slots = np.flatnonzero(self.tenants[: self.slots] == code)
+        return slots[~self._is_dead(slots)]
 
     def live(self) -> npt.NDArray[np.int64]:
         """The slots that are not deleted."""

@@ -31,7 +31,8 @@ from .maintain import Maintenance
 from .place import spread
 from .source import as_filter, as_queries, read_source
 from .space import METRICS, Floats, Space
-from .updates import MARGIN, load, write_order
+from .tenants import Name, as_name, code_of, codes_of
+from .updates import MARGIN, load, write_durably, write_order
 
 CALIBRATED = (10, 100)  # neighbours asked for, for which recall is measured
 FEW = 4096  # allowed rows up to which a filtered search is exact
@@ -93,6 +94,7 @@ class VectorIndex(Maintenance):
         metric: str = "cosine",
         ids: npt.ArrayLike | None = None,
         ram_budget: str | int | None = None,
+        tenants: Iterable[str | int | None] | None = None,
         config: SpannConfig | None = None,
         overwrite: bool = False,
         progress: bool = True,
@@ -107,6 +109,7 @@ class VectorIndex(Maintenance):
             ids: [n] integers, one to each row of an array; row numbers where none are given.
             ram_budget: private memory while serving, as "51MB" or bytes; a tenth of the vectors where none is given,
                 and at least 16 MB. The build keeps under three times as much.
+            tenants: [n], whose each row of an array is, for `search(tenant=)`; None for nobody's.
             config: settings.
             overwrite: replace an index that is there.
             progress: show bars on a terminal.
@@ -134,6 +137,7 @@ class VectorIndex(Maintenance):
         try:
             source = read_source(vectors, ids, files, overwrite)
             n, dim = source.rows.shape
+            names, owners = ([], None) if tenants is None else codes_of(tenants, n)
             budget = max(16_000_000, n * dim * source.rows.dtype.itemsize // 10) if budget is None else budget
             settings = fit(config or SpannConfig(), n, dim, budget)
         except BaseException:
@@ -154,8 +158,12 @@ class VectorIndex(Maintenance):
             write_json(files.build, {**mark, "done": []})
         with bars(progress and n > settings.exact_below) as report:
             space, tables = _make(files, source, metric, settings, report)
+        if owners is not None:
+            order = source.ids.argsort()
+            at = np.searchsorted(source.ids[order], np.fromfile(files.ids, np.int64, n))
+            write_durably(files.tenants, owners[order[at]])
         write_checkpoint(files.checkpoint(0), space, tables)
-        meta = {"format": FORMAT, "generation": 0, **mark, "ram_budget": budget, "curves": {}}
+        meta = {"format": FORMAT, "generation": 0, **mark, "ram_budget": budget, "curves": {}, "tenants": names}
         engine = Engine(files, space, tables, source.rows.dtype.name, n)
         made = cls(files, meta, engine, {})
         made._measure(progress)
@@ -197,6 +205,7 @@ class VectorIndex(Maintenance):
         *,
         recall: float = DEFAULT_RECALL,
         filter: npt.ArrayLike | None = None,
+        tenant: str | int | None = None,
         effort: Effort | None = None,
         threads: int | None = None,
     ) -> Hits:
@@ -207,6 +216,7 @@ class VectorIndex(Maintenance):
             k: neighbours wanted.
             recall: share of the true k nearest to be found, by the calibration; 1 scans every row.
             filter: ids; only these are answered.
+            tenant: only rows of this tenant are answered.
             effort: in place of `recall`, how far to go.
             threads: queries answered at once; as many as the machine has cores where none are given.
 
@@ -220,12 +230,12 @@ class VectorIndex(Maintenance):
             raise InputError(f"k is {k!r}; ask for at least one neighbour")
         if not isinstance(recall, int | float | np.number) or not 0 < recall <= 1:
             raise InputError(f"recall is {recall!r}; it must be over 0 and at most 1")
-        allowed = None if filter is None else as_filter(filter)
+        allowed, name = None if filter is None else as_filter(filter), as_name(tenant)
         self._refresh()
-        hits = self._search(q, k, recall, allowed, effort, threads)
+        hits = self._search(q, k, recall, allowed, name, effort, threads)
         # Another process may have written new lists where some of those just read were.
         while self._refresh():
-            hits = self._search(q, k, recall, allowed, effort, threads)
+            hits = self._search(q, k, recall, allowed, name, effort, threads)
         return hits
 
     def _search(
@@ -234,14 +244,15 @@ class VectorIndex(Maintenance):
         k: int,
         recall: float,
         filter: npt.NDArray[np.int64] | None,
+        tenant: Name | None,
         effort: Effort | None,
         threads: int | None,
     ) -> Hits:
         engine = self._engine
-        slots = None if filter is None else self._slots_of(filter)
+        slots = self._allowed(engine, filter, tenant)
         while engine is not self._engine:  # a compaction has given slots other numbers meanwhile
             engine = self._engine
-            slots = None if filter is None else self._slots_of(filter)
+            slots = self._allowed(engine, filter, tenant)
         few = slots is not None and len(slots) <= max(FEW, 4 * k)
         if not len(engine.tables.list_count) or few or (recall == 1 and effort is None):
             found, distances, work = engine.exact(q, k, slots)
@@ -270,6 +281,16 @@ class VectorIndex(Maintenance):
         ids[full] = engine.ids_of(found[full])
         stats = SearchStats(len(q), work.lists, work.bytes, work.lists + work.rows, expected)
         return Hits(ids, distances, stats)
+
+    def _allowed(
+        self, engine: Engine, filter: npt.NDArray[np.int64] | None, tenant: Name | None
+    ) -> npt.NDArray[np.int64] | None:
+        """The slots that may be answered, None for all."""
+        slots = None if filter is None else self._slots_of(filter)
+        if tenant is None:
+            return slots
+        own = engine.of_tenant(code_of(list(self._names), tenant))
+        return own if slots is None else np.intersect1d(slots, own)
 
     def _point(self, k: int, recall: float) -> Point:
         """The calibrated point for a recall, scaled where k is beyond what was calibrated."""

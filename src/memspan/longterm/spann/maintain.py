@@ -105,7 +105,7 @@ class Maintenance(Updates):
         changed = self._meta.get("changed", 0) + self._added + len(self._gone)
         self._meta = {
             **self._meta, "generation": new.generation, "version": new.version, "rows": slots,
-            "sequence": self._sequence, "changed": changed, **meta,
+            "sequence": self._sequence, "tenants": self._names, "changed": changed, **meta,
         }  # fmt: skip
         write_json(new.meta, self._meta)
         was = self._engine
@@ -229,6 +229,11 @@ class Maintenance(Updates):
             new = Files(self._files.path, 0, self._files.version + 1)
             for a, b in ((beside.rows, new.rows), (beside.ids, new.ids), (beside.lists, new.lists)):
                 a.replace(b)
+            if len(e.tenants):
+                place = np.fromfile(new.ids, np.int64)
+                order = source.ids.argsort()
+                codes = np.asarray(e.tenants[live])[order[np.searchsorted(source.ids[order], place)]]
+                write_durably(new.tenants, codes)
             primary = np.fromfile(beside.primary, np.uint32, len(live))
             with new.lists.open("rb") as f:
                 os.fsync(f.fileno())

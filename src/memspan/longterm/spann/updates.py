@@ -30,6 +30,7 @@ from .lire import Moves
 from .place import beyond, choose_lists, encode_entries
 from .source import MOST_ROWS, as_ids, as_rows, check_finite, check_unique
 from .space import Space
+from .tenants import Name, as_name, code_of
 from .wal import ADD, DELETE, UPSERT, Lock, Record, Wal
 
 Ids = npt.NDArray[np.int64]
@@ -149,6 +150,7 @@ class Updates(ABC):
         self._added = 0
         self._far = MARGIN * float(self._meta.get("spread", np.inf))
         self._sequence: int = self._meta.get("sequence", 0)
+        self._names: list[Name] = list(self._meta.get("tenants", []))
         e, t = self._engine, self._engine.tables
         self._capacity = max(LEAST_ENTRIES, self._meta["ram_budget"] // (PENDING_SHARE * (e.space.padded // 2 + 20)))
         self._room_for_dead(e.slots + self._capacity)
@@ -164,13 +166,14 @@ class Updates(ABC):
         """Applies a record of the log; False when another process is about to do so."""
         ids, at = record.ids, self._engine.slots
         rows = np.frombuffer(record.rows, self._engine.dtype).reshape(-1, self._engine.space.dim)
-        if record.kind != DELETE and not self._is_stored(at, ids, rows):
+        code = code_of(self._names, record.about.get("tenant"))
+        if record.kind != DELETE and not self._is_stored(at, ids, rows, code):
             try:
                 lock = self._lock or Lock(self._files.lock)
             except (OSError, StoreBusyError):
                 return False
             try:
-                self._store(at, ids, rows)
+                self._store(at, ids, rows, code)
             finally:
                 if lock is not self._lock:
                     lock.release()
@@ -234,7 +237,9 @@ class Updates(ABC):
 
     # Changes ---------------------------------------------------------------------------------------------------------
 
-    def add(self, ids: npt.ArrayLike, vectors: npt.ArrayLike, *, upsert: bool = False) -> None:
+    def add(
+        self, ids: npt.ArrayLike, vectors: npt.ArrayLike, *, upsert: bool = False, tenant: str | int | None = None
+    ) -> None:
         """Adds rows. When it returns they are on disk and found by searches.
 
         Args:
@@ -242,6 +247,7 @@ class Updates(ABC):
             vectors: [n, dim], of a type that is turned into the index's own without loss of range.
             upsert: put rows in the place of those that have the same id. A slot never changes: the new row gets a new
                 one, the old one is marked deleted, which serves for the versions of SPFresh.
+            tenant: whose rows they are, for `search(tenant=)`.
 
         Raises:
             InputError: shape, type, NaN, an id given twice, or one that is here already; nothing was changed.
@@ -250,6 +256,8 @@ class Updates(ABC):
         rows = self._as_rows(vectors)
         numbers = as_ids(ids, len(rows))
         check_unique(numbers)
+        name = as_name(tenant)
+        about = {} if name is None else {"tenant": name}
         with self._guard:
             self._begin_write()
             if not upsert and len(known := self._slots_of(numbers)):
@@ -260,7 +268,7 @@ class Updates(ABC):
             for at in range(0, len(rows), PART):
                 part = np.ascontiguousarray(rows[at : at + PART])
                 self._make_room(len(part))
-                self._log(UPSERT if upsert else ADD, numbers[at : at + PART], part, {})
+                self._log(UPSERT if upsert else ADD, numbers[at : at + PART], part, about)
             self._grow_if_due()
             if len(self._engine.strays) > STRAYS or self._added > CHURN * self._engine.slots:
                 self.flush()
@@ -305,7 +313,7 @@ class Updates(ABC):
         self._wal.append(kind, self._sequence + 1, ids, rows.tobytes(), about)
         try:
             if kind != DELETE:
-                self._store(self._engine.slots, ids, rows)
+                self._store(self._engine.slots, ids, rows, code_of(self._names, about.get("tenant")))
             self._apply(kind, ids, rows, about)
         except BaseException:
             self._wal.cut(size)
@@ -377,26 +385,35 @@ class Updates(ABC):
         slots = slots[~test_bits(self._engine.tables.dead, slots)]
         return np.sort(np.concatenate([slots, np.array(late, np.int64)]))
 
-    def _is_stored(self, at: int, ids: Ids, rows: Rows) -> bool:
+    def _is_stored(self, at: int, ids: Ids, rows: Rows, code: int) -> bool:
         e, to = self._engine, at + len(ids)
         return (
             len(e.rows) >= to
             and len(e.ids) >= to
             and np.asarray(e.ids[at:to]).tobytes() == ids.tobytes()
             and np.asarray(e.rows[at:to]).tobytes() == rows.tobytes()
+            and (len(e.tenants) >= to or not (code or len(e.tenants)))
+            and bool((e.tenants[at:to] == code).all())
         )
 
-    def _store(self, at: int, ids: Ids, rows: Rows) -> None:
+    def _store(self, at: int, ids: Ids, rows: Rows, code: int) -> None:
         """Puts rows and ids into their files, from a slot on; the log is what makes them durable."""
         e, need = self._engine, at + len(ids)
         held = min(len(e.rows), len(e.ids))
-        for path, width, data in (
+        columns = [
             (self._files.rows, e.space.dim * e.dtype.itemsize, rows.tobytes()),
             (self._files.ids, 8, ids.tobytes()),
-        ):
+        ]
+        if code or self._files.tenants.exists():
+            # Made when the first row that has a tenant comes; the rows before are nobody's, which is 0.
+            held = min(held, len(e.tenants))
+            self._files.tenants.touch()
+            columns.append((self._files.tenants, 4, np.full(len(ids), code, np.uint32).tobytes()))
+        for path, width, data in columns:
             with path.open("r+b", buffering=0) as f:
                 if need > held:
-                    f.truncate(max(need, held + max(STEP, held // 16)) * width)
+                    size = max(need, held + max(STEP, held // 16), len(e.rows))
+                    f.truncate(max(size * width, path.stat().st_size))
                 f.seek(at * width)
                 left = memoryview(data)
                 while left:
