@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
 from typing import Any, Self
@@ -332,7 +331,7 @@ class VectorIndex(Maintenance):
             self._meta["spread"] = spread(engine, seed)
             self._far = MARGIN * self._meta["spread"]
         self._meta["curves"] = {k: [p.to_dict() for p in c] for k, c in self._curves.items()}
-        self._meta["measured"] = {"rows": len(self), "at": datetime.now(UTC).isoformat(timespec="seconds")}
+        self._meta["measured"] = {"rows": len(self), "generation": self._files.generation}
         self._meta["changed"] = 0
         write_json(self._files.meta, self._meta)
         self._mark = self._stamp()
