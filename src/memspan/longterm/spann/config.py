@@ -18,13 +18,13 @@ class SpannConfig:
     """
 
     branching: int = 32  # children of a node of the clustering tree (SPTAG, BKTKmeansK)
-    leaf: int = 40  # points under a head, nominally; SPTAG selects 10-20 % of the points, which 4-bit lists need not
+    leaf: int = 24  # points under a head, nominally; SPTAG selects 10-20 % of the points, which 4-bit lists need not
     cell: int = 2048  # points under a cell, the level above the heads, which replaces SPTAG's graph over the heads
     candidates: int = 64  # nearest heads that a point may be copied to (SPTAG, InternalResultNum)
     copies: int = 8  # lists that hold a point at most (paper, ReplicaCount)
     closure: float = 1.4  # 1 + eps1: a copy's distance is at most so many times the nearest head's (paper)
     neighbours: int = 40  # cells whose heads are candidates (ours)
-    limit: int = 640  # entries of a list, after which the farthest copies are cut (paper, PostingPageLimit)
+    limit: int = 256  # entries of a list, after which the farthest copies are cut (paper, PostingPageLimit)
     reassign: bool = True  # place rows at the border of a list again after its split (SPFresh §3.3)
     exact_below: int = 1000  # rows under which the index is one exact scan (ours)
     seed: int = 0
