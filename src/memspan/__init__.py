@@ -20,6 +20,7 @@ _WHERE = {
     "Recollection": "memspan.longterm.base",
     "StoreError": "memspan.core.errors",
     "UnsupportedModelError": "memspan.core.errors",
+    "VectorIndex": "memspan.longterm.spann",
     "context": "memspan.context",
     "load_embedder": "memspan.models",
     "load_language_model": "memspan.models",
@@ -38,6 +39,7 @@ __all__ = [
     "Recollection",
     "StoreError",
     "UnsupportedModelError",
+    "VectorIndex",
     "__version__",
     "context",
     "load_embedder",
@@ -55,6 +57,7 @@ if TYPE_CHECKING:
     from memspan.longterm.base import Episode, Recollection
     from memspan.longterm.knowledge_survey import Answer
     from memspan.longterm.memory import Memory
+    from memspan.longterm.spann import VectorIndex
     from memspan.models import load_embedder, load_language_model
 
 

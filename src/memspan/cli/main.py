@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from memspan import __version__
-from memspan.cli import behave, measuring, reasoning, training, verbs
+from memspan.cli import behave, indexing, measuring, reasoning, training, verbs
 from memspan.core.errors import MemspanError
 
 EXIT_CODES = """\
@@ -182,6 +182,7 @@ def parser() -> argparse.ArgumentParser:
         help="none (default: the text's own sentences), bundled, a Hugging Face id, a path, or openai:URL#MODEL",
     )
 
+    indexing.add_options(verb("index", "a vector index on disk: build, search, stats", indexing.run))
     behaving = verb("behave", "find behaviours that you define in words in a table of keypoints", behave.behave)
     behave.add_options(behaving)
     store(behaving, required=False)

@@ -1,0 +1,253 @@
+"""Flushing, and a scanned index that grows into one with lists."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from memspan.core.errors import BudgetError
+
+from .bars import bars
+from .build import Build, Report, Source
+from .compact import Handle, rewrite
+from .config import SpannConfig, fit
+from .engine import Engine
+from .layout import Files, Tables, sync_directory, write_checkpoint, write_json
+from .lire import settle
+from .space import Space
+from .updates import CHURN, MARGIN, Updates, write_durably, write_order
+from .verify import Findings, check
+from .verify import repair as mend
+from .workspace import Workspace
+
+MANY = 10_000  # deletes, and a fifth of the rows, after which a flush is due
+LEAST_MEASURED = 200  # rows under which recall is not measured again
+FLAT_LOG = 8 << 20  # bytes of the log of a scanned index after which a flush is due
+
+
+class Maintenance(Updates):
+    """Keeping the files in order."""
+
+    def flush(self) -> None:
+        """Writes what waits in memory into the lists, splits those that are too long, and empties the log.
+
+        Called when entries that wait reach an eighth of the memory budget; nothing is lost when it never is. Measures
+        recall again once a tenth of the rows has changed.
+
+        Raises:
+            StoreBusyError: another process writes to the index.
+        """
+        with self._guard:
+            self._begin_write()
+            if not self._added and not self._gone:
+                return
+            try:
+                self._flush()
+            except BaseException:
+                self._reload()
+                raise
+            rows = len(self._engine.live())
+            if self._curves and rows > LEAST_MEASURED and self._meta["changed"] >= CHURN * rows:
+                self._measure(False, again=True)
+
+    def _measure(self, progress: bool, *, again: bool = False) -> None:
+        """Measures recall; `VectorIndex` says how."""
+        raise NotImplementedError
+
+    def _make_room(self, rows: int) -> None:
+        """Flushes when the entries of so many rows more would exceed their share of the budget."""
+        p = self._engine.pending
+        copies = self._meta["config"]["copies"]
+        full = p.used + rows * copies > self._capacity if p is not None else self._wal.size > FLAT_LOG
+        if full or len(self._gone) > max(MANY, self._engine.slots // 5):
+            self.flush()
+
+    def _flush(self) -> None:
+        e = self._engine
+        if not len(e.tables.list_count):
+            self._commit(self._files, e.space, e.tables, np.zeros(e.slots, np.uint32))
+            return
+        config = SpannConfig(**self._meta["config"])
+        work = Workspace(e, config)
+        moves = replace(self._moves)
+        try:
+            new = np.arange(self._meta["rows"], e.slots, dtype=np.uint32)
+            settle(work, new, np.array(self._gone, np.int64), self._far / MARGIN, moves)
+            os.fsync(work.fd)
+        finally:
+            work.close()
+        self._commit(self._files, e.space, work.tables, work.primary)
+        self._moves = moves
+
+    def _commit(self, files: Files, space: Space, tables: Tables, primary: npt.NDArray[np.uint32], **meta: Any) -> None:
+        """Makes the next generation of the tables the one in force. `files`: where rows and lists are."""
+        old = self._files
+        new = Files(old.path, old.generation + 1, files.version)
+        slots = len(primary)
+        for path in (new.rows, new.ids, new.tenants):
+            if path.exists():
+                with path.open("rb") as f:
+                    os.fsync(f.fileno())
+        dead = np.zeros(-(-slots // 64), np.uint64)
+        dead[:] = tables.dead[: len(dead)]
+        tables = replace(tables, dead=dead)
+        write_durably(new.primary, primary)
+        live = np.flatnonzero(np.unpackbits(dead.view(np.uint8), bitorder="little")[:slots] == 0)
+        write_order(new, live)
+        write_checkpoint(new.checkpoint(new.generation), space, tables)
+        sync_directory(new.path)
+        changed = self._meta.get("changed", 0) + self._added + len(self._gone)
+        self._meta = {
+            **self._meta, "generation": new.generation, "version": new.version, "rows": slots,
+            "sequence": self._sequence, "tenants": self._names, "changed": changed, **meta,
+        }  # fmt: skip
+        write_json(new.meta, self._meta)
+        was = self._engine
+        self._files, self._engine = new, Engine(new, space, tables, self._meta["dtype"], slots)
+        self._engine.read_like(was)
+        self._wal.cut(0)
+        self._wal.close()
+        for path in old.named - new.named:
+            path.unlink(missing_ok=True)
+        self._catch_up()
+
+    def compact(self, *, progress: bool = True, background: bool = False) -> Handle | None:
+        """Writes rows and lists anew and close together, without deleted rows and copies that splits left behind.
+
+        Afterwards no byte of a deleted row is left in the folder; of one that was a head, its 8-bit code stays as the
+        middle of its list. May be stopped at any time, by an interrupt, `cancel` or a crash: the index is then as it
+        was. Searches go on meanwhile; adding and deleting wait.
+
+        Args:
+            progress: show bars on a terminal.
+            background: run in a thread of its own.
+
+        Returns:
+            with `background`, a handle to wait for it or to cancel it.
+
+        Raises:
+            StoreBusyError: another process writes to the index.
+        """
+        with self._guard:
+            self._begin_write()
+        if background:
+            return Handle(lambda stop: self._compact(lambda *_: None, stop))
+        with bars(progress) as report:
+            self._compact(report, lambda: False)
+        return None
+
+    def _compact(self, report: Report, stop: Callable[[], bool]) -> None:
+        with self._guard:
+            self._begin_write()
+            self.flush()
+            e, old = self._engine, self._files
+            new = Files(old.path, old.generation, old.version + 1)
+            try:
+                tables, primary = rewrite(e, new, SpannConfig(**self._meta["config"]), report, stop)
+                self._commit(new, e.space, tables, primary)
+            except BaseException:
+                if self._files.version == old.version:
+                    self._reload()
+                    self._remove_leftovers()
+                raise
+
+    def verify(self, repair: bool = False) -> list[str]:
+        """Checks every list's checksum, that every row is in its list, the sizes of the files and the lookup of ids.
+
+        Args:
+            repair: write damaged lists and the lookup anew from the rows.
+
+        Returns:
+            what was wrong, a line each; empty when nothing was.
+
+        Raises:
+            StoreError: the checkpoint or the log is damaged, which rows alone cannot mend.
+        """
+        with self._guard:
+            if repair:
+                self._begin_write()
+            else:
+                self._refresh()
+            found = check(self._files, self._engine, self._place, self._meta["rows"])
+            if not repair or not found.problems:
+                return found.problems
+            try:
+                self._repair(found)
+            except BaseException:
+                self._reload()
+                raise
+            return found.problems
+
+    def _repair(self, found: Findings) -> None:
+        e = self._engine
+        if not len(e.tables.list_count):
+            self._commit(self._files, e.space, e.tables, np.zeros(e.slots, np.uint32))
+            return
+        work = Workspace(e, SpannConfig(**self._meta["config"]))
+        try:
+            mend(work, found)
+            os.fsync(work.fd)
+        finally:
+            work.close()
+        self._commit(self._files, e.space, work.tables, work.primary)
+
+    # A scanned index -------------------------------------------------------------------------------------------------
+
+    def _grow_if_due(self) -> None:
+        """Gives lists to an index that was scanned so far, once it has twice as many rows as are scanned."""
+        config = SpannConfig(**self._meta["config"])
+        e = self._engine
+        if len(e.tables.list_count) or e.slots < 2 * config.exact_below:
+            return
+        live = e.live()
+        if len(live) < 2 * config.exact_below:
+            return
+        try:
+            self._grow(live, config)
+        except BudgetError:
+            return
+        except BaseException:
+            self._reload()
+            raise
+
+    def _grow(self, live: npt.NDArray[np.int64], config: SpannConfig) -> None:
+        e = self._engine
+        config = fit(config, len(live), e.space.dim, self._meta["ram_budget"])
+        beside = Files(self._files.path / "grow")
+        shutil.rmtree(beside.path, ignore_errors=True)
+        beside.path.mkdir()
+        try:
+            write_json(beside.build, {"done": []})
+            source = Source(np.asarray(e.rows[live]), np.asarray(e.ids[live]))
+            space, tables = Build(beside, source, e.space.metric, config, lambda *_: None).run()
+            new = Files(self._files.path, 0, self._files.version + 1)
+            for a, b in ((beside.rows, new.rows), (beside.ids, new.ids), (beside.lists, new.lists)):
+                a.replace(b)
+            if len(e.tenants):
+                place = np.fromfile(new.ids, np.int64)
+                order = source.ids.argsort()
+                codes = np.asarray(e.tenants[live])[order[np.searchsorted(source.ids[order], place)]]
+                write_durably(new.tenants, codes)
+            primary = np.fromfile(beside.primary, np.uint32, len(live))
+            with new.lists.open("rb") as f:
+                os.fsync(f.fileno())
+            self._commit(new, space, tables, primary, config=config.to_dict())
+        finally:
+            shutil.rmtree(beside.path, ignore_errors=True)
+        self._measure(False)
+
+    def close(self) -> None:
+        """Lets go of the files and the lock. Changes that were not flushed are in the log and lost by nobody."""
+        with self._guard:
+            self._closed = True
+            self._engine.close()
+            self._wal.close()
+            if self._lock is not None:
+                self._lock.release()
+                self._lock = None
