@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memspan.cli.verbs import _note, _print_json, _table
 from memspan.core.budget import format_bytes
-from memspan.core.errors import InputError
+from memspan.core.errors import InputError, StoreError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from memspan.longterm.spann import Hits, VectorIndex
 
+ADDED = 8192  # rows of one call of `add`
 SHOWN = 10  # queries whose neighbours are printed as a table; --json has them all
 
 
@@ -51,13 +53,30 @@ def add_options(sub: argparse.ArgumentParser) -> None:
     )
     search.add_argument("--direct", action="store_true", help="read past the page cache")
     search.add_argument("--threads", type=int, metavar="N", help="queries at once (default: one a core)")
-    stats = action("stats", "rows, lists, bytes, and the recall measured")
-    stats.add_argument("index", metavar="DIR")
+    add = action("add", "add vectors to an index; when it returns they are on disk and found")
+    add.add_argument("index", metavar="DIR")
+    add.add_argument("vectors", metavar="VECTORS", help="[n, dim] in .npy or .fvecs")
+    add.add_argument("--ids", metavar="FILE", required=True, help="[n] whole numbers in .npy")
+    add.add_argument("--upsert", action="store_true", help="replace rows of the same ids")
+    delete = action("delete", "delete rows by their ids, at once for searches")
+    delete.add_argument("index", metavar="DIR")
+    delete.add_argument("ids", nargs="+", metavar="ID", type=int)
+    for name, text in (
+        ("stats", "rows, lists, bytes, and the recall measured"),
+        ("compact", "write rows and lists anew without what was deleted; may be interrupted"),
+    ):
+        action(name, text).add_argument("index", metavar="DIR")
+    verify = action("verify", "check every checksum and every row's place; exit code 4 where something is wrong")
+    verify.add_argument("index", metavar="DIR")
+    verify.add_argument("--repair", action="store_true", help="write what is damaged anew from the rows")
 
 
 def run(options: argparse.Namespace) -> int:
     """`memspan index ACTION`."""
-    actions = {"build": _build, "search": _search, "stats": _stats}
+    actions = {
+        **{"build": _build, "search": _search, "stats": _stats},
+        **{"add": _add, "delete": _delete, "compact": _compact, "verify": _verify},
+    }
     return actions[options.action](options)
 
 
@@ -125,6 +144,73 @@ def _print_hits(hits: Hits, seconds: float, memory: dict[str, int]) -> None:
         f" {format_bytes(s.bytes // each)} in {s.reads / each:.1f} pieces"
         f"\nmemory: {format_bytes(memory['private'])} private, {format_bytes(memory['mapped'])} of its files mapped"
     )
+
+
+def _add(options: argparse.Namespace) -> int:
+    import numpy as np
+
+    from memspan.longterm.spann import VectorIndex
+    from memspan.models.progress import progress_bar
+
+    vectors, ids = _vectors(options.vectors), np.asarray(_vectors(options.ids, dimensions=1))
+    if len(ids) != len(vectors):
+        raise InputError(f"{options.ids} holds {len(ids):,} ids for {len(vectors):,} vectors; every row needs its own")
+    with VectorIndex.open(options.index) as index:
+        bar = nullcontext(_nothing) if options.quiet else progress_bar("adding", len(vectors))
+        with bar as advance:
+            for at in range(0, len(vectors), ADDED):
+                index.add(ids[at : at + ADDED], vectors[at : at + ADDED], upsert=options.upsert)
+                advance(min(ADDED, len(vectors) - at))
+        _say(options, {"added": len(vectors), "rows": len(index)}, f"added {len(vectors):,}; {len(index):,} rows now")
+    return 0
+
+
+def _delete(options: argparse.Namespace) -> int:
+    from memspan.longterm.spann import VectorIndex
+
+    with VectorIndex.open(options.index) as index:
+        gone = index.delete(options.ids)
+        said = (
+            f"deleted {gone:,} of {len(options.ids):,}; {len(index):,} rows left. Their bytes go with `index compact`"
+        )
+        _say(options, {"deleted": gone, "rows": len(index)}, said)
+    return 0
+
+
+def _compact(options: argparse.Namespace) -> int:
+    from memspan.longterm.spann import VectorIndex
+
+    with VectorIndex.open(options.index) as index:
+        before = index.footprint().by_place["disk"]
+        index.compact(progress=not options.quiet)
+        after = index.footprint().by_place["disk"]
+        _say(options, {"before": before, "after": after}, f"{format_bytes(before)} before, {format_bytes(after)} now")
+    return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from memspan.longterm.spann import VectorIndex
+
+    with VectorIndex.open(options.index) as index:
+        problems = index.verify(repair=options.repair)
+    mended = bool(problems) and options.repair
+    _say(
+        options,
+        {"problems": problems, "repaired": mended},
+        "\n".join([*problems, "repaired" if mended else ""]).strip() or "nothing is wrong",
+    )
+    return StoreError.exit_code if problems and not mended else 0
+
+
+def _say(options: argparse.Namespace, value: dict[str, Any], text: str) -> None:
+    if options.json:
+        _print_json(value)
+    else:
+        print(text)
+
+
+def _nothing(_: int) -> None:
+    pass
 
 
 def _stats(options: argparse.Namespace) -> int:

@@ -182,7 +182,7 @@ def parser() -> argparse.ArgumentParser:
         help="none (default: the text's own sentences), bundled, a Hugging Face id, a path, or openai:URL#MODEL",
     )
 
-    indexing.add_options(verb("index", "a vector index on disk: build, search, stats", indexing.run))
+    indexing.add_options(verb("index", "a vector index on disk: build, search, add, delete, verify", indexing.run))
     behaving = verb("behave", "find behaviours that you define in words in a table of keypoints", behave.behave)
     behave.add_options(behaving)
     store(behaving, required=False)
