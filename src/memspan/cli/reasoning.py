@@ -22,8 +22,8 @@ examples:
   memspan reason solve --model DIR --triples facts.csv --start Ada --path employer,located_in
   memspan reason solve --model DIR --store agent.db --start Ann --path "employer,located_in,else:country"
 
-A file of triples is .csv, .tsv or .jsonl, without a header: subject, relation, object, and a source if there is one;
-in .jsonl a list, or an object with these keys. A step of a path is a relation; else:NAME is followed only if the step
+A file of triples is .csv, .tsv or .jsonl, without a header: subject, relation, object, and a source (the line,
+where there is none); in .jsonl a list, or an object with these keys. A step of a path is a relation; else:NAME is followed only if the step
 before it found nothing.
 
 """
@@ -167,7 +167,7 @@ def _bank(options: argparse.Namespace, dim: int) -> KnowledgeBank:
 
 
 def read_triples(path: Path) -> list[list[str]]:
-    """Rows of a file of triples: subject, relation, object, and a source if there is one.
+    """Rows of a file of triples: subject, relation, object, and the source, which is the line where none is named.
 
     Raises:
         InputError: the file cannot be read, ends otherwise, or a row of it is no triple; names the line.
@@ -192,7 +192,8 @@ def read_triples(path: Path) -> list[list[str]]:
         cells = [cell.strip() for cell in row]
         if len(cells) not in (3, 4) or not all(cells[:3]):
             raise InputError(f"{path}, line {number}: subject, relation, object and perhaps a source, not {row!r}")
-        made.append([cell for cell in cells if cell])
+        source = cells[3] if len(cells) == 4 else ""
+        made.append([*cells[:3], source or f"{path.name}:{number}"])
     if not made:
         raise InputError(f"{path} holds no triples")
     return made

@@ -52,6 +52,14 @@ def test_a_path_is_followed_over_a_file_and_sources_are_named(capsys, tmp_path, 
     assert lines[0] == "Oslo" and any(line.split()[-1:] == ["e2"] for line in lines)
 
 
+def test_a_triple_without_a_source_names_its_line(capsys, tmp_path, model):
+    (tmp_path / "a.csv").write_text("Ada,employer,Acme\nAcme,located_in,Oslo\n", encoding="utf-8")
+    found = solve(
+        capsys, model, "--triples", str(tmp_path / "a.csv"), "--start", "Ada", "--path", "employer,located_in"
+    )
+    assert [item["source"] for item in found["trace"] if item["op"] == "lookup"] == [["a.csv:1"], ["a.csv:2"]]
+
+
 def test_what_is_not_held_is_null(capsys, tmp_path, model):
     (tmp_path / "a.csv").write_text("Ada,employer,Acme\nBo,located_in,Oslo\n")
     given = ("--triples", str(tmp_path / "a.csv"), "--start", "Ada", "--path", "employer,located_in")
