@@ -22,10 +22,9 @@ examples:
   memspan reason solve --model DIR --triples facts.csv --start Ada --path employer,located_in
   memspan reason solve --model DIR --store agent.db --start Ann --path "employer,located_in,else:country"
 
-A file of triples is .csv, .tsv or .jsonl, without a header: subject, relation, object, and a source (the line,
-where there is none); in .jsonl a list, or an object with these keys. A step of a path is a relation; else:NAME is followed only if the step
-before it found nothing.
-
+A file of triples is .csv, .tsv or .jsonl, without a header: subject, relation, object, and a source (the line, where
+there is none); in .jsonl a list, or an object with these keys. A step of a path is a relation; else:NAME is followed
+only if the step before it found nothing.
 """
 
 
