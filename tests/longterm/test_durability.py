@@ -14,6 +14,7 @@ from memspan import Memory
 from memspan.longterm.zep import Zep
 from tests.longterm.doubles import HashEmbedder, ToyScribe
 from tests.longterm.evicting_writer import LIMIT, SIZE, batch
+from tests.longterm.kills import lines_until_killed
 
 KILLS = 50
 ROOT = Path(__file__).parents[2]
@@ -26,26 +27,13 @@ def test_fifty_kills(tmp_path: Path):
     forgotten: set[int] = set()
     first = 0
     for _ in range(KILLS):
-        writer = subprocess.Popen(
-            [sys.executable, "-m", "tests.longterm.writer", str(path), str(first)],
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-        )
-        assert writer.stdout is not None
-        lines = [writer.stdout.readline()]  # it is running, not importing
-        time.sleep(chance.uniform(0, 0.08))
-        writer.send_signal(signal.SIGKILL)
-        lines += writer.stdout.readlines()
-        writer.stdout.close()
-        writer.wait()
+        lines = lines_until_killed("tests.longterm.writer", path, first, chance, 0.08)
         for line in lines:
-            if line.endswith("\n"):
-                number = int(line)
-                if number >= 0:
-                    acknowledged.add(number)
-                else:
-                    forgotten.add(-number - 4)
+            number = int(line)
+            if number >= 0:
+                acknowledged.add(number)
+            else:
+                forgotten.add(-number - 4)
         first = max(acknowledged) + 2  # the one after may or may not have been committed before the kill
 
     with Memory.open(path, organizer=Zep(ToyScribe()), embedder=HashEmbedder()) as memory:

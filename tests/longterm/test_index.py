@@ -16,6 +16,7 @@ from memspan.longterm.indexed import COLUMNS, IN_RAM, POSTINGS
 from memspan.longterm.passages import term_hashes
 from memspan.longterm.spill import Spill
 from tests.longterm.doubles import HashEmbedder
+from tests.longterm.indexes import same_names
 
 ACTS = st.lists(
     st.one_of(
@@ -65,13 +66,7 @@ def test_what_follows_equals_what_is_made_anew(level: int, acts: list[tuple[str,
             anew.refresh(tx)
         for name in (*NAMES, "passage_ids", "before", "after"):
             assert np.array_equal(getattr(index, name), getattr(anew, name)), name
-        for codes, known in (("session", "sessions"), ("speaker", "speakers")):
-            named = []
-            for each in (index, anew):
-                names = {code: name for name, code in getattr(each, known).items()}
-                named.append([names.get(code) for code in getattr(each, codes).tolist()])
-            assert named[0] == named[1]
-            assert set(getattr(index, known)) == set(getattr(anew, known)), "no name of what was forgotten is held"
+        same_names(index, anew)
         terms = term_hashes("sun boat garden tea")
         assert np.array_equal(index.bm25(terms, (0.5, 0.25)), anew.bm25(terms, (0.5, 0.25)))
         assert index.vectors_missing == anew.vectors_missing == 0

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import gc
 import random
-import signal
-import subprocess
-import sys
-import time
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -21,8 +17,9 @@ from memspan.longterm.index import PassageIndex
 from memspan.longterm.indexed import COLUMNS, IN_RAM, POSTINGS
 from memspan.longterm.passages import term_hashes
 from tests.longterm.doubles import HashEmbedder, day
+from tests.longterm.indexes import same_names
+from tests.longterm.kills import lines_until_killed
 
-ROOT = Path(__file__).parents[2]
 NAMES = ("record_ids", "first", "role", "at", "is_question", "standing", "kind", "owner", "length", "passage_ids")
 WORDS = ("sun", "rain", "boat", "kiln", "garden", "tea", "always", "lantern", "moss", "never")
 
@@ -72,13 +69,7 @@ def same_as_the_rows(memory: Memory) -> PassageIndex:
         anew.refresh(tx)
     for name in (*NAMES, "before", "after"):
         assert np.array_equal(getattr(index, name), getattr(anew, name)), name
-    for codes, known in (("session", "sessions"), ("speaker", "speakers")):
-        named = []
-        for each in (index, anew):
-            names = {code: name for name, code in getattr(each, known).items()}
-            named.append([names.get(code) for code in getattr(each, codes).tolist()])
-        assert named[0] == named[1]
-        assert set(getattr(index, known)) == set(getattr(anew, known)), "no name of what was forgotten is held"
+    same_names(index, anew)
     for each in (index, anew):
         hidden = each.documents.hidden(10**18)
         assert {name for name, code in each.sessions.items() if code in hidden} <= {"doc:a@1"}
@@ -240,20 +231,8 @@ def test_kills_at_any_moment(tmp_path: Path):
     chance = random.Random(2)
     first, forgotten = 0, set()
     for _ in range(25):
-        writer = subprocess.Popen(
-            [sys.executable, "-m", "tests.longterm.parts_writer", str(path), str(first)],
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-        )
-        assert writer.stdout is not None
-        lines = [writer.stdout.readline()]  # it is running, not importing
-        time.sleep(chance.uniform(0, 0.15))
-        writer.send_signal(signal.SIGKILL)
-        lines += writer.stdout.readlines()
-        writer.stdout.close()
-        writer.wait()
-        done = [line.split() for line in lines if line.endswith("\n")]
+        lines = lines_until_killed("tests.longterm.parts_writer", path, first, chance, 0.15)
+        done = [line.split() for line in lines]
         first = max([first, *(int(number) + 2 for what, number in done if what == "added")])
         forgotten |= {f"secret{number}" for what, number in done if what == "forgot"}
     with opened(path) as memory:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -156,8 +155,7 @@ def _add(options: argparse.Namespace) -> int:
     if len(ids) != len(vectors):
         raise InputError(f"{options.ids} holds {len(ids):,} ids for {len(vectors):,} vectors; every row needs its own")
     with VectorIndex.open(options.index) as index:
-        bar = nullcontext(_nothing) if options.quiet else progress_bar("adding", len(vectors))
-        with bar as advance:
+        with progress_bar("adding", len(vectors), show=not options.quiet) as advance:
             for at in range(0, len(vectors), ADDED):
                 index.add(ids[at : at + ADDED], vectors[at : at + ADDED], upsert=options.upsert)
                 advance(min(ADDED, len(vectors) - at))
@@ -207,10 +205,6 @@ def _say(options: argparse.Namespace, value: dict[str, Any], text: str) -> None:
         _print_json(value)
     else:
         print(text)
-
-
-def _nothing(_: int) -> None:
-    pass
 
 
 def _stats(options: argparse.Namespace) -> int:

@@ -11,15 +11,16 @@ SHOW_AFTER_SECONDS = 2.0
 
 
 @contextmanager
-def progress_bar(what: str, total: int, *, force: bool = False) -> Iterator[Callable[[int], None]]:
+def progress_bar(what: str, total: int, *, force: bool = False, show: bool = True) -> Iterator[Callable[[int], None]]:
     """Yield `advance(n)`. A bar appears once the whole job is expected to take over two seconds.
 
     Args:
         what: what is being done, as the bar shows it.
         total: how many steps there are.
         force: show it also when stderr is no terminal.
+        show: false shows none.
     """
-    if not (force or sys.stderr.isatty()):
+    if not show or not (force or sys.stderr.isatty()):
         yield lambda n: None
         return
     from rich.console import Console

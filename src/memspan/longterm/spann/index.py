@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -326,7 +325,7 @@ class VectorIndex(Maintenance):
         engine, seed = self._engine, self._meta["config"]["seed"]
         if len(engine.tables.list_count):
             known = self._curves if again else {}
-            with progress_bar("measuring recall", len(CALIBRATED)) if progress else nullcontext(_nothing) as advance:
+            with progress_bar("measuring recall", len(CALIBRATED), show=progress) as advance:
                 self._curves = calibrate(engine, CALIBRATED, seed, advance, known)
             self._meta["spread"] = spread(engine, seed)
             self._far = MARGIN * self._meta["spread"]
@@ -397,10 +396,6 @@ def _make(files: Files, source: Source, metric: str, config: SpannConfig, report
         files.lists.touch()
     write_order(files, np.arange(n))
     return space, tables
-
-
-def _nothing(_: int) -> None:
-    pass
 
 
 def _clear(files: Files) -> None:

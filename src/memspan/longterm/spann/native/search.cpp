@@ -52,20 +52,26 @@ struct Worker : Ranker {
 
     using Ranker::Ranker;
 
+    // A max-heap of the k smallest.
+    template <typename T>
+    void keep_best(std::vector<T>& heap, T value) const {
+        if (heap.size() < size_t(p.k)) {
+            heap.push_back(value);
+            std::push_heap(heap.begin(), heap.end());
+        } else if (value < heap.front()) {
+            std::pop_heap(heap.begin(), heap.end());
+            heap.back() = value;
+            std::push_heap(heap.begin(), heap.end());
+        }
+    }
+
     void candidate(float d, uint32_t slot) {
         if (slot >= x.slots) return;  // a list that the writer has put elsewhere meanwhile; the reader asks again
         if (x.dead && bit(x.dead, slot)) return;
         if (x.allowed && !bit(x.allowed, slot)) return;
         if (!seen.add(slot)) return;
         found.push(d, slot);
-        if (kth.size() < size_t(p.k)) {
-            kth.push_back(d);
-            std::push_heap(kth.begin(), kth.end());
-        } else if (d < kth.front()) {
-            std::pop_heap(kth.begin(), kth.end());
-            kth.back() = d;
-            std::push_heap(kth.begin(), kth.end());
-        }
+        keep_best(kth, d);
     }
 
     void scan_list(const uint8_t* block, int64_t blocks, float base) {
@@ -151,14 +157,7 @@ struct Worker : Ranker {
 
     void rank(const uint8_t* row, const float* raw, uint32_t slot) {
         Ranked e{distance(row, raw), slot};
-        if (exact.size() < size_t(p.k)) {
-            exact.push_back(e);
-            std::push_heap(exact.begin(), exact.end());
-        } else if (e < exact.front()) {
-            std::pop_heap(exact.begin(), exact.end());
-            exact.back() = e;
-            std::push_heap(exact.begin(), exact.end());
-        }
+        keep_best(exact, e);
     }
 
     void map_rows(const float* raw, Stats* stats) {
