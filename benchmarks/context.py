@@ -173,6 +173,8 @@ def draw(report: dict[str, Any], path: Path) -> None:
         if points:
             left.plot(*zip(*points, strict=True), marker="o", markersize=3, label=slug)
     left.set(xlabel="tokens read", ylabel="perplexity", xscale="log", yscale="log")
+    left.set_xticks([n * report["window"] for n in BANDS], [f"{n * report['window']:,}" for n in BANDS], fontsize=8)
+    left.minorticks_off()
     left.legend(fontsize=7)
     at = range(len(made))
     right.barh([i + 0.2 for i in at], [row["words"]["nats"] for row in made.values()], 0.4, label="words")
