@@ -8,6 +8,7 @@ from memspan.core.errors import BudgetError, InputError, ModelError, Unsupported
 from memspan.models import LocalLanguageModel, load_language_model
 from memspan.models.gguf import converted
 from memspan.models.local import TransformersLanguageModel, predicted_bytes
+from tests.word_model import make_word_model
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -16,29 +17,8 @@ real = pytest.mark.real
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    """A directory with a random Llama of 2 layers and a tokenizer of words, no chat template."""
-    import torch
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
-
-    folder = tmp_path_factory.mktemp("tiny")
-    words = ["<unk>", "<s>", "</s>", "<pad>", "the", "cat", "sat", "on", "a", "mat", "and", "saw", "dog", "run"]
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    special = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(words),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=24,
-        tie_word_embeddings=False,
-    )
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    return folder
+    """See `make_word_model`."""
+    return make_word_model(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])

@@ -10,7 +10,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from memspan.core.errors import BudgetError, MissingExtraError
+from memspan.core.errors import BudgetError, InputError, MissingExtraError
 
 if TYPE_CHECKING:
     from memspan.core.budget import Budget
@@ -38,6 +38,7 @@ class AskPlan:
         self.scribe: LanguageModelPlan | None = None
         self.embedder = _embedder(options.embedder)
         self._tokens = 0
+        self._context = context_bytes(options)
         if options.model != "none":
             self.model = plan_language_model(options.model)
         if self.model is not None:
@@ -54,7 +55,7 @@ class AskPlan:
             working.append(self.embedder.activations)
         if self.model is not None and dtype is not None:
             weights += self.model.weights[dtype]
-            working.append(self.model.working_bytes(dtype, self._tokens))
+            working.append(self.model.working_bytes(dtype, self._tokens, self._context))
         if self.scribe is not None:
             first = next(iter(self.scribe.weights))
             weights += self.scribe.weights[first]
@@ -108,6 +109,25 @@ class AskPlan:
         embedder = 0 if self.embedder is None else self.embedder.weights + self.embedder.activations
         memory.budget = Budget(least + embedder)
         return weights
+
+
+def context_bytes(options: argparse.Namespace) -> int | None:
+    """What --context-budget says, None where it is not given; looks up the system that --context names.
+
+    Raises:
+        InputError: an unknown system, no language model to read through it, or a budget without a system.
+    """
+    if options.context is None:
+        if options.context_budget is not None:
+            raise InputError("--context-budget goes with --context: name the system that keeps to it, as sirllm")
+        return None
+    if options.model == "none":
+        raise InputError("--context goes with a language model, and there is none (--model none)")
+    from memspan.context.reader import find_system
+    from memspan.core.budget import parse_bytes
+
+    find_system(options.context)
+    return None if options.context_budget is None else parse_bytes(options.context_budget)
 
 
 def _embedder(spec: str) -> EmbedderPlan | None:

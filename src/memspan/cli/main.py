@@ -98,6 +98,10 @@ def parser() -> argparse.ArgumentParser:
         default="context",
         help="a model reads all passages at once (default), or each alone, and the likeliest answer over all is given",
     )
+    ask.add_argument(
+        "--context", metavar="SLUG", help="read through this context system, as sirllm; see memspan systems"
+    )
+    ask.add_argument("--context-budget", metavar="BYTES", help="bytes that the context system may hold")
     ask.add_argument("--k", type=int, default=8, help="passages to read (default: 8)")
     embedding(ask)
     organizing(ask)

@@ -162,7 +162,7 @@ def _day(moment: datetime | None) -> str:
 
 def ask(options: argparse.Namespace) -> int:
     """`memspan ask`."""
-    from memspan.cli.budgeting import AskPlan
+    from memspan.cli.budgeting import AskPlan, context_bytes
     from memspan.core.budget import Budget
     from memspan.models import load_language_model
 
@@ -189,6 +189,10 @@ def ask(options: argparse.Namespace) -> int:
         if files:
             _add(memory, files, options)
         model = None if options.model == "none" else load_language_model(options.model, budget=weights)
+        if model is not None and options.context is not None:
+            from memspan.context.bounded import BoundedLanguageModel
+
+            model = BoundedLanguageModel(model, options.context, context_bytes(options))
         mode = None if model is None else options.mode
         answer = memory.ask(options.question, model=model, mode=mode, k=options.k, **_filters(options))
         cost = _cost(memory, model, answer.ledger)

@@ -69,15 +69,8 @@ def open_reader(
         if options:
             raise InputError(f"{', '.join(options)}: the system was made with its options already")
         system = slug
-    elif slug in BASELINES:
-        system = BASELINES[slug](**options)
     else:
-        from memspan.core.catalog import load
-
-        kind = load(slug)
-        if not issubclass(kind, ContextSystem):
-            raise InputError(f"{slug} is no context system")
-        system = kind(**options)
+        system = find_system(slug)(**options)
     if isinstance(model, str | os.PathLike):
         from memspan.models import load_language_model
 
@@ -88,6 +81,22 @@ def open_reader(
     if not isinstance(model, torch.nn.Module) or not hasattr(model, "base_model"):
         raise InputError("a context system needs a transformers model in this process")
     return Reader(system, model, tokenizer, None if budget is None else Budget.parse(budget), batch, frame)
+
+
+def find_system(slug: str) -> type[ContextSystem]:
+    """The class of a system of this folder, or of a baseline.
+
+    Raises:
+        InputError: no context system has this name.
+    """
+    if slug in BASELINES:
+        return BASELINES[slug]
+    from memspan.core.catalog import load
+
+    kind = load(slug)
+    if not issubclass(kind, ContextSystem):
+        raise InputError(f"{slug} is no context system")
+    return kind
 
 
 class Reader:

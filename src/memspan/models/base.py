@@ -32,12 +32,14 @@ class Generation:
         prompt_tokens: tokens read, the chat template's included.
         new_tokens: tokens written.
         seconds: wall time from the call to its answer, retries included.
+        context: bytes that the context held at the end, where a context system counted them.
     """
 
     text: str
     prompt_tokens: int
     new_tokens: int
     seconds: float
+    context: Footprint | None = None
 
 
 @runtime_checkable

@@ -40,11 +40,16 @@ class LanguageModelPlan:
     weights: Mapping[str, int]
     config: Any
 
-    def working_bytes(self, dtype: str, tokens: int) -> int:
-        """Bytes of the key-value cache of `tokens`, and of the activations while they are read as one prompt."""
+    def working_bytes(self, dtype: str, tokens: int, context: int | None = None) -> int:
+        """Bytes of the key-value cache of `tokens`, and of the activations while they are read as one prompt.
+
+        `context` is the most that a context system lets the cache take.
+        """
         size = 4 if dtype == "float32" else 2
         inside = activation_bytes(self.config, tokens, size, streams=3)
-        return kv_bytes(self.config, tokens, size) + inside + 4 * int(getattr(self.config, "vocab_size", 0))
+        cache = kv_bytes(self.config, tokens, size)
+        held = cache if context is None else min(cache, context)
+        return held + inside + 4 * int(getattr(self.config, "vocab_size", 0))
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ def read_marginal(model: LanguageModel, evidence: Evidence, config: KnowledgeSur
     ]
     read = {one.text: attributed(one.text, evidence, shown, config, judge) for one in written}
     held = [text for text, reading in read.items() if reading.claims]
-    context = context_footprint(model, max(one.prompt_tokens + one.new_tokens for one in written))
+    context = context_footprint(model, written)
     if not held:
         return Reading(context=context)
     scores = np.array([passage.sentences[0].score for passage in shown])
