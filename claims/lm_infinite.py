@@ -15,9 +15,9 @@ from _context_data import language_model, text
 
 import memspan
 from memspan.context import attention
-from memspan.context.base import Call, Step
 from memspan.context.lm_infinite import LmInfinite
 from memspan.context.slots import Slots
+from memspan.context.step import Call, Step
 from memspan.core.claims import Evidence, Part, Series, at_least, at_most
 from memspan.core.testing import tiny_llama
 

@@ -8,6 +8,7 @@ import transformers
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import memspan
+from memspan.context.base import ContextSystem
 from memspan.core.errors import UnsupportedModelError
 
 FAMILIES = (
@@ -60,6 +61,25 @@ def test_reads_in_chunks_as_the_plain_model_does_and_leaves_it_as_it_was(kind):
         after = model(ids).logits
     assert float((read - plain).abs().max()) <= 1e-5
     assert torch.equal(after, plain)
+
+
+class Watching(ContextSystem):
+    needs = frozenset({"hidden"})
+
+    def hidden(self, layer, h, step):
+        step.cache.notes[str(layer)] = list(h.shape)
+        return h
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_every_decoder_layer_is_found(kind):
+    model = tiny(kind)
+    tokens = torch.randint(3, 96, (1, 12), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        plain = model(tokens).logits
+        with memspan.context(Watching(), model) as reader:
+            assert torch.allclose(model(tokens).logits, plain, atol=1e-5)
+            assert reader.cache.notes == {str(layer): [1, 12, 32] for layer in range(-1, 4)}
 
 
 @pytest.mark.parametrize("kind", REFUSED)

@@ -1,19 +1,24 @@
 """`ContextSystem`: which of the tokens that were read are kept, and how they are attended to.
 
-A system says what it would keep (`priority`) and may replace the attention (`attend`); the rest (seams in the model,
-chunks, bytes, saving) is the reader's. Tensor shapes as in `slots.py`.
+A system says what it would keep (`priority`) and may replace the attention (`attend`), the passes (`plan`), what a
+layer puts out (`hidden`, `output`), and take over what is dropped (`on_evict`); the rest (seams in the model, bytes,
+saving) is the reader's. What it keeps of the stream stands in the cache (`cache.extra`, `notes`, `zones`), never in
+itself. Tensor shapes as in `slots.py`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 
 from memspan.context import attention
+from memspan.context.cache import OnEvict, SlotCache
 from memspan.context.family import Family
-from memspan.context.slots import TRACK_BYTES, SlotCache, Slots, Track
+from memspan.context.slots import TRACK_BYTES, Slots, Track
+from memspan.context.step import Call, PlanState, Segment, Sizes, Step
 from memspan.core.budget import Budget
 from memspan.core.errors import BudgetError, InputError
 
@@ -41,73 +46,18 @@ class ContextConfig:
             raise InputError(f"sinks is {self.sinks}: it must be at least 0")
 
 
-@dataclass(frozen=True, slots=True)
-class Sizes:
-    """What a budget was solved to.
-
-    Attributes:
-        slots: tokens kept when room must be made, None without bound.
-        chunk: most tokens read in one pass.
-        limit: most bytes of the context, None without bound.
-    """
-
-    slots: int | None
-    chunk: int
-    limit: int | None
-
-    @property
-    def capacity(self) -> int | None:
-        """Slots of the buffers: what is kept and the chunk being read."""
-        return None if self.slots is None else self.slots + self.chunk
-
-
-@dataclass(slots=True)
-class Step:
-    """One pass of the model over T new tokens.
-
-    Attributes:
-        ids: token ids [B, T], None when embeddings were given.
-        pos: true positions [B, T], -1 for padding; rope: positions that the keys are rotated to.
-        start: slots in use before the pass.
-        plain: no row was ever padded, so that nothing but order decides what is seen.
-        given: a mask [B, 1, T, N] that the caller passed, which then decides alone.
-        masks: what `visible` said, by window, for all layers.
-    """
-
-    ids: torch.Tensor | None
-    pos: torch.Tensor
-    rope: torch.Tensor
-    start: int
-    plain: bool
-    given: torch.Tensor | None = None
-    masks: dict[Any, torch.Tensor | None] = field(default_factory=dict)
-
-    @property
-    def count(self) -> int:
-        """T."""
-        return self.pos.shape[1]
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """What the model's attention asks for beside queries, keys and values."""
-
-    scaling: float
-    window: int | None = None
-    softcap: float | None = None
-    sinks: torch.Tensor | None = None
-
-
 class ContextSystem:
     """A policy over slots. The base class keeps the first and the latest tokens.
 
     Class attributes:
-        needs: "hidden" (last hidden states at `end`) and "surprisal" (the machine then fills in each token's
-            surprisal at `end`); the reader pays only for these.
+        needs: "surprisal" (of each token, at `end`), "hidden" (`hidden` is called for every layer), "evicted"
+            (`on_evict` is called); the reader pays only for these.
         per_head: heads keep different tokens.
         as_slots: a key is rotated to its place in the buffer, so that no distance exceeds the capacity.
         bounded: the system has a capacity; one that has none keeps all, and refuses what the budget cannot hold.
         exact: with room for everything the logits are the plain model's.
+        trees: a pass may hold rows that are thrown away again, as decoders need it: nothing is kept of a pass but its
+            keys and values before `end`.
     """
 
     Config: ClassVar[type[Any]] = ContextConfig
@@ -116,6 +66,7 @@ class ContextSystem:
     as_slots: ClassVar[bool] = False
     bounded: ClassVar[bool] = True
     exact: ClassVar[bool] = True
+    trees: ClassVar[bool] = True
 
     family: Family
     sizes: Sizes
@@ -136,11 +87,15 @@ class ContextSystem:
         """Slots that must be there for the system to work."""
         return int(self.config.sinks) + 1
 
+    def zones(self) -> Mapping[str, int | None]:
+        """Further slots beside the main ones: names, and the most of each, None without bound; asked after `bind`."""
+        return {}
+
     def fixed_bytes(self, family: Family, batch: int) -> int:
-        """Bytes that do not depend on the number of slots."""
+        """Bytes that do not depend on the number of slots; what stands in `extra` and `zones` belongs here."""
         tracks = len(family.layers) if self.per_head else 1
         hidden = family.base.config.get_text_config().hidden_size * family.dtype.itemsize
-        return int(batch * (8 * tracks + hidden))
+        return int(batch * (16 * tracks + hidden))
 
     def bind(self, family: Family, budget: Budget | None, batch: int = 1) -> Sizes:
         """Solve slots and chunk from the budget, in bytes of the tier "context" for `batch` rows.
@@ -186,8 +141,23 @@ class ContextSystem:
 
     # --- one pass ----------------------------------------------------------------------------------------------------
 
+    def plan(self, ids: torch.Tensor | None, state: PlanState) -> Iterator[Segment]:
+        """Which tokens run, in which passes. Here all, in chunks.
+
+        Each segment is run before the next is asked for. What no segment covers is not read, but counts as read; when
+        `state.asking`, the last segment must end at the last token.
+
+        Args:
+            ids: [B, T], None when embeddings were given.
+        """
+        for at in range(0, state.count, self.sizes.chunk):
+            yield Segment(begin=at, end=min(at + self.sizes.chunk, state.count))
+
     def begin(self, step: Step, cache: SlotCache) -> None:
-        """Before the pass: make room for it, and say where its keys are rotated to."""
+        """Before the pass: make room for it, and say where its keys are rotated to.
+
+        May set `step.inputs_embeds` and `step.mask`.
+        """
         capacity = self.sizes.capacity
         if capacity is not None and cache.tracks[0].n + step.count > capacity:
             self.make_room(cache)
@@ -195,13 +165,32 @@ class ContextSystem:
             self._require_growth(step, cache)
         step.start = cache.tracks[0].n
         if self.as_slots:
-            step.rope = torch.arange(step.start, step.start + step.count, device=step.pos.device).expand_as(step.pos)
+            step.rope = (step.start + step.offsets).expand_as(step.pos)
         else:
             step.rope = step.pos.clamp_min(0)
 
     def make_room(self, cache: SlotCache) -> None:
         """Drop slots until `sizes.slots` are left."""
-        cache.keep([self.choose(track) for track in cache.tracks], as_slots=self.as_slots)
+        self.keep(cache, [self.choose(track) for track in cache.tracks])
+
+    def keep(self, cache: SlotCache, indices: list[torch.Tensor]) -> None:
+        """Keep the slots `indices`, one [B, P, M] for each track, ascending, and tell `on_evict` of the others."""
+        told: OnEvict | None = None
+        if "evicted" in self.needs:
+
+            def told(layer: int, k: torch.Tensor, v: torch.Tensor, pos: torch.Tensor) -> None:
+                self.on_evict(layer, k, v, pos, cache)
+
+        cache.keep(indices, as_slots=self.as_slots, on_evict=told)
+
+    def on_evict(self, layer: int, k: torch.Tensor, v: torch.Tensor, pos: torch.Tensor, cache: SlotCache) -> None:
+        """Keys as before any rotation and values [B, H, M, D] that are about to be dropped, and where they stood.
+
+        Called layer by layer, before the pass that needs the room.
+
+        Args:
+            pos: true positions [B, P, M], -1 for padding.
+        """
 
     def _slot_bytes(self, family: Family) -> int:
         """Bytes of one slot of one row, in all layers."""
@@ -243,27 +232,35 @@ class ContextSystem:
         mask, causal = self.mask(slots, step, call)
         if call.softcap is not None or call.sinks is not None:
             if causal:
-                mask = attention.visible(step.pos, slots.track.pos[:, :, : slots.track.n], call.window)
+                mask = step.visible(slots.track, call.window)
             products = attention.scores(q, keys, call.scaling)
             return attention.mix(attention.weights(products, mask, softcap=call.softcap, sinks=call.sinks), values)
         return attention.exact(q, keys, values, mask, causal=causal, scaling=call.scaling)
 
     def mask(self, slots: Slots, step: Step, call: Call) -> tuple[torch.Tensor | None, bool]:
         """The mask over all slots, made once for layers that share it, and whether the causal flag replaces it."""
-        if step.given is not None:
-            return step.given, False
+        if step.mask is not None:
+            return step.mask, False
         track, window = slots.track, call.window
-        if window is not None and step.plain and track.seen <= window:
+        if window is not None and step.plain and int(track.following.amax()) <= window:
             window = None
-        if step.plain and window is None:
+        if step.plain and step.tree is None and window is None:
             if step.count == 1:
                 return None, False
             if step.start == 0:
                 return None, True
         key = (window, slots.index if self.per_head else 0)
         if key not in step.masks:
-            step.masks[key] = attention.visible(step.pos, track.pos[:, :, : track.n], window)
+            step.masks[key] = step.visible(track, window)
         return step.masks[key], False
+
+    def hidden(self, layer: int, h: torch.Tensor, step: Step) -> torch.Tensor:
+        """What decoder layer `layer` puts out, [B, T, d]; -1 are the embeddings. What is returned takes its place."""
+        return h
+
+    def output(self, h: torch.Tensor, step: Step) -> torch.Tensor:
+        """The last hidden states [B, T, d], after the final norm. What is returned goes to the output embedding."""
+        return h
 
     def end(self, step: Step, cache: SlotCache, surprisal: torch.Tensor | None) -> None:
         """After the pass. `surprisal` [B, T] in nats is NaN where it is not known; None unless the system needs it."""

@@ -12,8 +12,10 @@ import torch
 from torch.nn.functional import avg_pool1d
 
 from memspan.context import attention
-from memspan.context.base import Call, ContextConfig, ContextSystem, Step
-from memspan.context.slots import SlotCache, Slots, Track
+from memspan.context.base import ContextConfig, ContextSystem
+from memspan.context.cache import SlotCache
+from memspan.context.slots import Slots, Track
+from memspan.context.step import Call, Step
 from memspan.core.errors import InputError
 
 
@@ -87,6 +89,7 @@ class _AttentionScore(ContextSystem):
     Config = AttentionScoreConfig
     per_head = True
     as_slots = True
+    trees = False
 
     @property
     def reserved(self) -> int:

@@ -135,6 +135,20 @@ class Family:
         if not torch.allclose(said, ours, atol=_TOLERANCE.get(self.dtype, _ROUNDED) * float(said.abs().max()), rtol=0):
             raise self._unsupported("its logits are not its output embedding of the last hidden state")
 
+    def decoder_layers(self) -> list[torch.nn.Module]:
+        """The decoder layers in order: the modules of the one list whose members hold the attention modules.
+
+        Raises:
+            UnsupportedModelError: the base model has no such list.
+        """
+        attention = [self._modules[i] for i in range(len(self.layers))]
+        for module in self.base.modules():
+            if isinstance(module, torch.nn.ModuleList) and len(module) == len(attention):
+                pairs = zip(module, attention, strict=True)
+                if all(any(inner is own for own in layer.modules()) for layer, inner in pairs):
+                    return list(module)
+        raise self._unsupported("its decoder layers do not stand in one list")
+
     def _made_up(self, count: int) -> torch.Tensor:
         """Embeddings [1, count, d] that are no token's: a padding token's would be zero and show nothing."""
         width = self.model.get_input_embeddings().weight.shape[1]
@@ -155,6 +169,7 @@ class Family:
     def _probe(self) -> list[LayerInfo]:
         far = 2 * self.trained_length + 5
         at_zero, modules = self._queries(0)
+        self._modules = modules
         near, _ = self._queries(11)
         distant, _ = self._queries(far)
         layers = []

@@ -19,9 +19,10 @@ from dataclasses import dataclass
 import torch
 
 from memspan.context import attention
-from memspan.context.base import Call, ContextConfig, ContextSystem, Sizes, Step
+from memspan.context.base import ContextConfig, ContextSystem
 from memspan.context.family import Family
 from memspan.context.slots import Slots, Track
+from memspan.context.step import Call, Sizes, Step
 from memspan.core.budget import Budget
 from memspan.core.errors import InputError
 
@@ -90,11 +91,11 @@ class LmInfinite(ContextSystem):
         slots.write(self.family.rotate(layer, k, step.rope), v)
         pos = slots.track.pos[:, :, : slots.track.n]
         reach = min(self.window, self.distance)
-        if call.window is not None or step.given is not None or slots.track.seen <= reach:
+        if call.window is not None or step.mask is not None or int(slots.track.following.amax()) <= reach:
             mask, causal = self.mask(slots, step, call)
             return self._plain(rotated, slots, mask, causal, step, call)
         keys, values = slots.view()
-        seen = attention.visible(step.pos, pos, self.window, self.config.sinks)
+        seen = step.visible(slots.track, self.window, self.config.sinks)
         products = attention.scores(rotated, keys, call.scaling)
         far = step.pos[:, None, :, None] - pos[:, :, None, :] > self.distance
         if self.family.layers[layer].rotary:
@@ -116,7 +117,7 @@ class LmInfinite(ContextSystem):
         if call.softcap is None and call.sinks is None:
             return attention.exact(q, keys, values, mask, causal=causal, scaling=call.scaling)
         if causal:
-            mask = attention.visible(step.pos, slots.track.pos[:, :, : slots.track.n], call.window)
+            mask = step.visible(slots.track, call.window)
         shares = attention.weights(
             attention.scores(q, keys, call.scaling), mask, softcap=call.softcap, sinks=call.sinks
         )

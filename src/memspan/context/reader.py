@@ -1,12 +1,10 @@
-"""`Reader`: a model with a context system attached, through public seams, until the `with` block ends.
+"""`Reader`: a model with a context system attached until the `with` block ends; `model.generate` works as ever.
 
-A forward hook before the base model sets the position ids to 0 and puts the reader's layers in the cache that it was
-called with; the attention function stores keys and values in the slots. `model.generate` works as ever.
+How the system gets into the model is in `passes.py`.
 """
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,15 +13,13 @@ from typing import Any, Self
 
 import torch
 
-from memspan.context.base import Call, ContextSystem, Sizes, Step
+from memspan.context.base import ContextSystem
 from memspan.context.baselines import BASELINES
-from memspan.context.family import Family, attention_function
-from memspan.context.slots import SlotCache
+from memspan.context.passes import Passes
+from memspan.context.slots import FIELDS
 from memspan.core.budget import Budget
 from memspan.core.errors import InputError
 from memspan.core.footprint import Footprint
-
-_ROWS = 256  # rows whose scores over the vocabulary are held at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +42,7 @@ def open_reader(
     tokenizer: Any = None,
     batch: int = 1,
     frame: bool = False,
+    weights: str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> Reader:
     """A reader over a model, to be used in a `with` block.
@@ -58,33 +55,33 @@ def open_reader(
         tokenizer: for texts; a `LocalLanguageModel` brings its own.
         batch: rows that the budget is for; the first pass decides.
         frame: put what is read inside the user's message of the model's chat template, where it has one.
+        weights: directory with what a system that learns has learned for this model.
         options: of the system's configuration; see `memspan systems show SLUG`.
 
     Raises:
-        InputError: an unknown system or option.
+        InputError: an unknown system or option, or weights of another model or system.
         BudgetError: the budget is too small; the message names the bytes that would do.
         UnsupportedModelError: the model's attention cannot be reached.
     """
     if isinstance(slug, ContextSystem):
-        if options:
-            raise InputError(f"{', '.join(options)}: the system was made with its options already")
+        if options or weights is not None:
+            raise InputError(f"{', '.join(options) or 'weights'}: the system was made with its options already")
         system = slug
-    else:
+        module, tokenizer = local_model(model, tokenizer)
+    elif weights is None:
         system = find_system(slug)(**options)
-    if isinstance(model, str | os.PathLike):
-        from memspan.models import load_language_model
-
-        model = load_language_model(model)
-    if not isinstance(model, torch.nn.Module):
-        tokenizer = tokenizer if tokenizer is not None else getattr(model, "tokenizer", None)
-        model = getattr(model, "model", None)
-    if not isinstance(model, torch.nn.Module) or not hasattr(model, "base_model"):
-        raise InputError("a context system needs a transformers model in this process")
-    return Reader(system, model, tokenizer, None if budget is None else Budget.parse(budget), batch, frame)
+        module, tokenizer = local_model(model, tokenizer)
+    else:
+        restore = getattr(find_system(slug), "load", None)
+        if restore is None:
+            raise InputError(f"{slug} learns nothing, so it has no weights")
+        module, tokenizer = local_model(model, tokenizer)
+        system = restore(weights, module, **options)
+    return Reader(system, module, tokenizer, None if budget is None else Budget.parse(budget), batch, frame)
 
 
 def find_system(slug: str) -> type[ContextSystem]:
-    """The class of a system of this folder, or of a baseline.
+    """The class of a baseline or of a system of the catalogue.
 
     Raises:
         InputError: no context system has this name.
@@ -94,12 +91,30 @@ def find_system(slug: str) -> type[ContextSystem]:
     from memspan.core.catalog import load
 
     kind = load(slug)
-    if not issubclass(kind, ContextSystem):
+    if not isinstance(kind, type) or not issubclass(kind, ContextSystem):
         raise InputError(f"{slug} is no context system")
     return kind
 
 
-class Reader:
+def local_model(model: Any, tokenizer: Any = None) -> tuple[Any, Any]:
+    """The transformers model and the tokenizer of what `memspan.context` takes as a model.
+
+    Raises:
+        InputError: it is no transformers model in this process.
+    """
+    if isinstance(model, str | os.PathLike):
+        from memspan.models import load_language_model
+
+        model = load_language_model(model)
+    if not isinstance(model, torch.nn.Module):
+        tokenizer = tokenizer if tokenizer is not None else getattr(model, "tokenizer", None)
+        model = getattr(model, "model", None)
+    if not isinstance(model, torch.nn.Module) or not hasattr(model, "base_model"):
+        raise InputError("a context system needs a transformers model in this process")
+    return model, tokenizer
+
+
+class Reader(Passes):
     """See `open_reader`. The methods work inside the `with` block only.
 
     Attributes:
@@ -109,200 +124,8 @@ class Reader:
     def __init__(
         self, system: ContextSystem, model: Any, tokenizer: Any, budget: Budget | None, batch: int, frame: bool
     ) -> None:
-        if batch < 1:
-            raise InputError(f"batch is {batch}: it must be at least 1")
-        self.system, self.model, self.tokenizer = system, model, tokenizer
-        self._budget, self._batch, self._frame = budget, batch, frame
-        self._stack: ExitStack | None = None
-        self._step: Step | None = None
-        self._early: list[torch.Tensor] = []
-        self._nll: list[torch.Tensor] | None = None
-        self.family: Family
-        self.sizes: Sizes
-        self.cache: SlotCache
-
-    # --- attaching ---------------------------------------------------------------------------------------------------
-
-    def __enter__(self) -> Self:
-        if self._stack is not None:
-            raise InputError("this reader is already in use: open another")
-        if any(isinstance(hook, _Hook) for hook in self.model.base_model._forward_pre_hooks.values()):
-            raise InputError("the model already has a context system: leave its block first")
-        training = self.model.training
-        with ExitStack() as stack:
-            if training:
-                self.model.eval()
-                stack.callback(self.model.train)
-            self.family = Family(self.model)
-            if "surprisal" in self.system.needs:
-                self.family.check_logits()
-            self.sizes = self.system.bind(self.family, self._budget, self._batch)
-            self.cache = self._new_cache(self._batch)
-            stack.enter_context(attention_function(self.model, self._attention))
-            base = self.model.base_model
-            before = base.register_forward_pre_hook(_Hook(self._before), with_kwargs=True)
-            stack.callback(before.remove)
-            stack.callback(base.register_forward_hook(_Hook(self._after), with_kwargs=True).remove)
-            self._stack = stack.pop_all()
-        return self
-
-    def __exit__(self, *exc: Any) -> None:
-        stack, self._stack = self._stack, None
-        if stack is not None:
-            stack.close()
-
-    def _new_cache(self, batch: int) -> SlotCache:
-        return SlotCache(self.family, batch=batch, per_head=self.system.per_head, limit=self.sizes.capacity)
-
-    def _open(self) -> None:
-        if self._stack is None:
-            raise InputError("the reader works inside its with block only")
-        self._undo_open_step()
-
-    # --- the seams ---------------------------------------------------------------------------------------------------
-
-    def _before(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[()], dict[str, Any]]:
-        kwargs = {**dict(zip(self.family.words, args, strict=False)), **kwargs}
-        self._undo_open_step()
-        given = kwargs.pop("past_key_values", None) or kwargs.pop("cache", None)
-        ids, embeds = kwargs.get("input_ids"), kwargs.get("inputs_embeds")
-        source = ids if ids is not None else embeds
-        if source is None or source.shape[1] == 0:
-            raise InputError("there is nothing to read: give at least one token")
-        if self.cache.tracks[0].seen == 0 and source.shape[0] != self.cache.batch:
-            self.sizes = self.system.bind(self.family, self._budget, source.shape[0])
-            self.cache = self._new_cache(source.shape[0])
-        if source.shape[0] != self.cache.batch:
-            raise InputError(
-                f"the reader holds {self.cache.batch} rows and {source.shape[0]} were given: reset() first"
-            )
-        self._adopt(given)
-        mask = kwargs.pop("attention_mask", None)
-        kwargs.pop("position_ids", None)
-        kwargs |= {self.family.cache_word: self.cache, "use_cache": True}
-        count = source.shape[1]
-        tree = mask if isinstance(mask, torch.Tensor) and mask.dim() == 4 else None
-        flat = mask[:, -count:] if isinstance(mask, torch.Tensor) and mask.dim() == 2 else None
-        pieces = [(at, min(at + self.sizes.chunk, count)) for at in range(0, count, self.sizes.chunk)]
-        if len(pieces) > 1 and tree is not None:
-            raise InputError(f"a mask of four dimensions goes with at most {self.sizes.chunk} tokens")
-        early = []
-        for begin, end in pieces[:-1]:
-            early.append(module(**self._piece(kwargs, begin, end, flat)).last_hidden_state)
-        begin, end = pieces[-1]
-        part = self._piece(kwargs, begin, end, flat)
-        piece_mask = part.pop("attention_mask", None)
-        self._start(part, piece_mask, tree)
-        self._early = early
-        if tree is not None:
-            part["attention_mask"] = tree
-        return (), part
-
-    def _adopt(self, given: Any) -> None:
-        """Let a cache that `generate` made for itself stand on the reader's layers, so that both always agree."""
-        if given is None or given is self.cache or getattr(given, "layers", None) is self.cache.layers:
-            return
-        if given.get_seq_length() > 0:
-            raise InputError("a cache that was filled elsewhere cannot be read on with: pass reader.cache or none")
-        given.layers = self.cache.layers
-        given.layer_class_to_replicate = None
-
-    @staticmethod
-    def _piece(kwargs: dict[str, Any], begin: int, end: int, mask: torch.Tensor | None) -> dict[str, Any]:
-        part = dict(kwargs)
-        for name in ("input_ids", "inputs_embeds"):
-            if part.get(name) is not None:
-                part[name] = part[name][:, begin:end]
-        if mask is not None:
-            part["attention_mask"] = mask[:, begin:end]
-        return part
-
-    def _start(self, part: dict[str, Any], mask: torch.Tensor | None, tree: torch.Tensor | None) -> None:
-        ids = part.get("input_ids")
-        source = ids if ids is not None else part["inputs_embeds"]
-        batch, count = source.shape[:2]
-        track = self.cache.tracks[0]
-        following = track.following[:, None].to(source.device)
-        if mask is not None and not bool(mask.all()):
-            real = mask.bool()
-            pos = torch.where(real, following + real.cumsum(1) - 1, -1)
-            for each in self.cache.tracks:
-                each.padded = True
-        else:
-            pos = following + torch.arange(count, device=source.device)
-        step = Step(ids, pos, pos, track.n, plain=not track.padded, given=tree)
-        self.system.begin(step, self.cache)
-        self.cache.append(pos, step.rope, ids)
-        self._step = step
-        part["position_ids"] = torch.zeros(batch, count, dtype=torch.int64, device=source.device)
-
-    def _attention(
-        self,
-        module: Any,
-        q: torch.Tensor,
-        k: torch.Tensor,
-        v: torch.Tensor,
-        mask: torch.Tensor | None,
-        *,
-        scaling: float | None = None,
-        sliding_window: int | None = None,
-        softcap: float | None = None,
-        s_aux: torch.Tensor | None = None,
-        **_: Any,
-    ) -> tuple[torch.Tensor, None]:
-        assert self._step is not None
-        call = Call(scaling or q.shape[-1] ** -0.5, sliding_window, softcap, s_aux)
-        layer = int(module.layer_idx)
-        out = self.system.attend(layer, q, k, v, self.cache.layers[layer], self._step, call)
-        return out.transpose(1, 2), None
-
-    def _after(self, module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
-        step, early = self._step, self._early
-        assert step is not None
-        hidden = output.last_hidden_state
-        surprisal = self._surprisal(step, hidden) if self._wants_surprisal else None
-        self.cache.extra["last"] = hidden[:, -1:].detach().clone()
-        self.cache.last_at = self.cache.tracks[0].seen
-        self.system.end(step, self.cache, surprisal if "surprisal" in self.system.needs else None)
-        if self._nll is not None and surprisal is not None:
-            self._nll.append(surprisal)
-        self._step, self._early = None, []
-        if early:
-            output.last_hidden_state = torch.cat((*early, hidden), 1)
-        return output
-
-    @property
-    def _wants_surprisal(self) -> bool:
-        return "surprisal" in self.system.needs or self._nll is not None
-
-    def _surprisal(self, step: Step, hidden: torch.Tensor) -> torch.Tensor:
-        """Surprisal of each new token [B, T] in nats; NaN for padding and where nothing was read before."""
-        out = torch.full(step.pos.shape, float("nan"), device=hidden.device)
-        if step.ids is None:
-            return out
-        known = self.cache.last_at == self.cache.tracks[0].seen - step.count
-        last = self.cache.extra.get("last") if known else None
-        before = hidden[:, :-1]
-        first = 1
-        if last is not None:
-            before, first = torch.cat((last, before), 1), 0
-        with torch.no_grad():
-            for at in range(0, before.shape[1], _ROWS):
-                rows = before[:, at : at + _ROWS]
-                ids = step.ids[:, first + at : first + at + rows.shape[1], None]
-                scores = self.family.logits(rows)
-                nats = scores.logsumexp(-1) - scores.gather(2, ids)[..., 0]
-                out[:, first + at : first + at + rows.shape[1]] = nats
-        out[step.pos <= 0] = float("nan")
-        return out
-
-    def _undo_open_step(self) -> None:
-        """Take back a pass that was interrupted, so that the stream goes on from the last whole one."""
-        step, self._step, self._early = self._step, None, []
-        if step is not None:
-            for track in self.cache.tracks:
-                if track.n > step.start:
-                    track.drop_last(track.n - step.start)
+        super().__init__(system, model, budget, batch)
+        self.tokenizer, self._frame = tokenizer, frame
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
@@ -332,10 +155,14 @@ class Reader:
             self._nll = None
 
     def _read(self, ids: torch.Tensor, mask: torch.Tensor | None) -> None:
+        self._admit(ids.shape[0])
+        goal = self.cache.seen + ids.shape[1]
+        words = {"input_ids": ids, "attention_mask": mask, self.family.cache_word: self.cache, "use_cache": True}
         with torch.no_grad():
-            for at in range(0, ids.shape[1], self.sizes.chunk):
-                piece = {} if mask is None else {"attention_mask": mask[:, at : at + self.sizes.chunk]}
-                self.model.base_model(input_ids=ids[:, at : at + self.sizes.chunk], **piece)
+            for segment in self.system.plan(ids, self._state(ids.shape[1], asking=False)):
+                self._run(self.model.base_model, self._part(words, segment), segment)
+        if self.cache.seen != goal:
+            self.cache.seen = goal
 
     def _ids(self, data: Any) -> torch.Tensor:
         if isinstance(data, str):
@@ -414,13 +241,13 @@ class Reader:
     @property
     def seen(self) -> int:
         """Tokens read in all."""
-        return self.cache.tracks[0].seen
+        return self.cache.seen
 
     def slots(self, layer: int = 0) -> list[KeptToken]:
         """What is kept of the first row, in order, and why; `layer` matters where heads keep different tokens."""
         self._open()
         track = self.cache.tracks[layer if self.system.per_head else 0]
-        held = {name: tensor[0, 0].tolist() for name, tensor in track.tensors().items() if name != "following"}
+        held = {name: tensor[0, 0].tolist() for name, tensor in track.tensors().items() if name in FIELDS}
         reasons = self.system.reason(track)
         rows = []
         for i, reason in enumerate(reasons):
@@ -431,21 +258,24 @@ class Reader:
         return rows
 
     def footprint(self) -> Footprint:
-        """Bytes that the context system holds: every buffer, whole."""
+        """Bytes that the context system holds: every buffer, whole, and the weights that it learned."""
         place = "ram" if self.family.device.type == "cpu" else "device"
-        return Footprint.of("context", place, self.cache.nbytes)
+        held = Footprint.of("context", place, self.cache.nbytes)
+        if isinstance(self.system, torch.nn.Module):
+            learned = sum(p.untyped_storage().nbytes() for p in self.system.parameters())
+            held += Footprint.of("weights", place, learned)
+        return held
 
     @contextmanager
     def fork(self) -> Iterator[Self]:
         """Inside the block go on as you like; after it the reader is where it was. Needs its bytes a second time."""
         self._open()
-        cache, system = self.cache, self.system
-        self.cache, self.system = copy.deepcopy(cache), copy.copy(system)
+        kept = self._branch()
         try:
             yield self
         finally:
-            self._step, self._early = None, []
-            self.cache, self.system = cache, system
+            self._step, self._marks, self._early, self._goal = None, [], [], None
+            self.cache, self.system = kept
 
     def reset(self) -> None:
         """Forget everything that was read."""
@@ -474,13 +304,3 @@ class Reader:
 
         self._open()
         load(self, path)
-
-
-class _Hook:
-    """A hook of a reader, to be told from others'."""
-
-    def __init__(self, call: Any) -> None:
-        self._call = call
-
-    def __call__(self, *args: Any) -> Any:
-        return self._call(*args)

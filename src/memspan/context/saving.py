@@ -18,7 +18,7 @@ from memspan.core.errors import InputError, StoreError
 if TYPE_CHECKING:
     from memspan.context.reader import Reader
 
-SCHEMA = "memspan-context-1"
+SCHEMA = "memspan-context-2"
 _SAMPLE = 64  # numbers of each parameter that enter the fingerprint
 
 
@@ -36,16 +36,20 @@ def fingerprint(model: Any) -> str:
 def save(reader: Reader, path: str | os.PathLike[str]) -> None:
     """See `Reader.save`."""
     cache = reader.cache
-    tensors = {f"extra.{name}": tensor.contiguous() for name, tensor in cache.extra.items()}
-    for i, layer in enumerate(cache.layers):
-        if layer.keys is None:
-            raise InputError("nothing was read yet, so there is nothing to save")
-        keys, values = layer.view()
-        tensors |= {f"{i}.keys": keys.contiguous(), f"{i}.values": values.contiguous()}
-    for t, track in enumerate(cache.tracks):
-        tensors |= {f"track.{t}.{name}": tensor.contiguous() for name, tensor in track.tensors().items()}
-    counts = [[track.n, track.seen, track.tail, track.current_turn, int(track.padded)] for track in cache.tracks]
-    header = {**_identity(reader), "counts": counts}
+    if cache.seen == 0:
+        raise InputError("nothing was read yet, so there is nothing to save")
+    tensors = {f"extra.{name}": tensor.detach().contiguous() for name, tensor in cache.extra.items()}
+    counts = {}
+    for name, zone in (("", cache), *cache.zones.items()):
+        for i, layer in enumerate(zone.layers):
+            if layer.keys is not None:
+                keys, values = layer.view()
+                tensors[f"{name}.{i}.keys"] = keys.detach().contiguous()
+                tensors[f"{name}.{i}.values"] = values.detach().contiguous()
+        for t, track in enumerate(zone.tracks):
+            tensors |= {f"{name}.track.{t}.{part}": held.contiguous() for part, held in track.tensors().items()}
+        counts[name] = [[t.n, t.seen, t.tail, t.current_turn, int(t.padded)] for t in zone.tracks]
+    header = {**_identity(reader), "counts": counts, "notes": cache.notes}
     target = Path(path).expanduser()
     scratch = target.with_name(f".{target.name}.{os.getpid()}")
     try:
@@ -73,15 +77,18 @@ def load(reader: Reader, path: str | os.PathLike[str]) -> None:
         raise InputError(f"{path} cannot be read as a saved context: {error}") from error
     reader.sizes = reader.system.bind(reader.family, reader._budget, header["batch"])
     cache = reader._new_cache(header["batch"])
-    for t, (track, counts) in enumerate(zip(cache.tracks, header["counts"], strict=True)):
-        track.n, track.seen, track.tail, track.current_turn = counts[:4]
-        track.padded = bool(counts[4])
-        for name in (*FIELDS, "following"):
-            setattr(track, name, tensors[f"track.{t}.{name}"])
-    for i, layer in enumerate(cache.layers):
-        layer.keys, layer.values = tensors[f"{i}.keys"], tensors[f"{i}.values"]
-        layer.is_initialized = True
-    cache.extra = {name.partition(".")[2]: value for name, value in tensors.items() if name.startswith("extra.")}
+    for name, zone in (("", cache), *cache.zones.items()):
+        for t, (track, counts) in enumerate(zip(zone.tracks, header["counts"][name], strict=True)):
+            track.n, track.seen, track.tail, track.current_turn = counts[:4]
+            track.padded = bool(counts[4])
+            for part in (*FIELDS, "following", "real"):
+                setattr(track, part, tensors[f"{name}.track.{t}.{part}"])
+        for i, layer in enumerate(zone.layers):
+            if f"{name}.{i}.keys" in tensors:
+                layer.keys, layer.values = tensors[f"{name}.{i}.keys"], tensors[f"{name}.{i}.values"]
+                layer.is_initialized = True
+    cache.extra.update((name.removeprefix("extra."), x) for name, x in tensors.items() if name.startswith("extra."))
+    cache.notes.update(header["notes"])
     cache.last_at = cache.tracks[0].seen
     reader.cache = cache
 

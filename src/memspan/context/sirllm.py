@@ -20,8 +20,10 @@ from typing import Any
 
 import torch
 
-from memspan.context.base import ContextConfig, ContextSystem, Step
-from memspan.context.slots import SlotCache, Track
+from memspan.context.base import ContextConfig, ContextSystem
+from memspan.context.cache import SlotCache
+from memspan.context.slots import Track
+from memspan.context.step import Step
 from memspan.core.errors import InputError
 
 
@@ -73,7 +75,6 @@ class SirLlm(ContextSystem):
 
     def __init__(self, config: Any = None, **options: Any) -> None:
         super().__init__(config, **options)
-        self._turn_began = True
         starts = self.config.word_starts
         self._starts = None if starts is None else torch.tensor(starts)
 
@@ -90,7 +91,7 @@ class SirLlm(ContextSystem):
         """All scores fade; the next token is a turn's first."""
         super().turn(cache)
         self._fade(cache.tracks[0])
-        self._turn_began = True
+        cache.notes["turn_began"] = True
 
     def _fade(self, track: Track) -> None:
         if self.config.decay < 1:
@@ -101,12 +102,12 @@ class SirLlm(ContextSystem):
         assert surprisal is not None
         track = cache.tracks[0]
         padding = step.pos < 0
-        if self._turn_began and self.config.first == "max":
+        if cache.notes.get("turn_began", True) and self.config.first == "max":
             # Of each row: with padding on the left the turn's first token is the first real one.
             known = surprisal.nan_to_num(nan=float("-inf")).masked_fill(padding, float("-inf"))
             first = (~padding).int().argmax(1, keepdim=True)
             surprisal = surprisal.scatter(1, first, known.amax(1, keepdim=True).clamp_min(0))
-        self._turn_began = False
+        cache.notes["turn_began"] = False
         score = surprisal.nan_to_num(nan=0.0).masked_fill(padding, float("-inf"))
         track.score[:, 0, track.n - step.count : track.n] = score
         if self._starts is not None and self.config.whole_words != "none":

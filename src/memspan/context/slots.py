@@ -2,23 +2,20 @@
 
 Shapes: B batch rows, H key/value heads, P tracks of heads (1 where all heads keep the same tokens, else H), N slots,
 T new tokens, D head dimension. Keys are stored rotated to `Track.rope`; `keep` turns them by the difference, so that
-reading never rotates.
+reading never rotates. Where gradients are on, buffers are made anew instead of written to.
 """
 
 from __future__ import annotations
 
-import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.cache_utils import CacheLayerMixin
 
 from memspan.core.errors import InputError
 
 if TYPE_CHECKING:
+    from memspan.context.cache import Beside
     from memspan.context.family import Family
 
 GROWTH = 1.25
@@ -45,7 +42,7 @@ class Track:
         score: what the system thinks of it, float32 [B, P, N]; turn: when it was read; token: its id.
         n: slots in use; seen: tokens read in all, padding included (the logical length).
         tail: slots at the end that were never thinned out; only these can be cropped.
-        following: position of each row's next token, int64 [B].
+        following: position of each row's next token, int64 [B]; real: tokens read, padding not included, int64 [B].
     """
 
     def __init__(self, batch: int, heads: int, device: torch.device, limit: int | None) -> None:
@@ -53,6 +50,7 @@ class Track:
         self.limit = limit
         self.padded = False
         self.following = torch.zeros(batch, dtype=torch.int64, device=device)
+        self.real = torch.zeros(batch, dtype=torch.int64, device=device)
         for name, dtype in FIELDS.items():
             setattr(self, name, torch.empty(batch, heads, 0, dtype=dtype, device=device))
         self.pos: torch.Tensor
@@ -66,8 +64,13 @@ class Track:
         """P: 1 where all heads keep the same tokens."""
         return self.pos.shape[1]
 
-    def append(self, pos: torch.Tensor, rope: torch.Tensor, token: torch.Tensor | None) -> None:
-        """New slots at the end; `pos`, `rope` and `token` are [B, T]. The score begins at 0."""
+    def append(
+        self, pos: torch.Tensor, rope: torch.Tensor, token: torch.Tensor | None = None, *, extra: int = 0
+    ) -> None:
+        """New slots at the end; `pos`, `rope` and `token` are [B, T], `extra` of them no tokens that were read.
+
+        The score begins at 0.
+        """
         count = pos.shape[1]
         capacity = self.pos.shape[2]
         if self.n + count > capacity:
@@ -82,9 +85,30 @@ class Track:
         self.turn[:, :, at] = self.current_turn
         self.token[:, :, at] = -1 if token is None else token[:, None].to(torch.int32)
         self.n += count
-        self.seen += count
+        self.seen += count - extra
         self.tail += count
+        self.real = self.real + (pos >= 0).sum(1) - extra
         self.following = torch.maximum(self.following, pos.amax(1) + 1)
+
+    def mark(self) -> tuple[Any, ...]:
+        """Where the track stands, for `back_to`."""
+        return self.n, self.seen, self.tail, self.padded, self.following.clone(), self.real.clone()
+
+    def back_to(self, mark: tuple[Any, ...]) -> None:
+        """Forget what was appended since `mark`."""
+        self.n, self.seen, self.tail, self.padded, self.following, self.real = mark
+
+    def gather_rows(self, start: int, rows: torch.Tensor) -> None:
+        """Put the slots `start + rows` [m] at `start`, in that order; how many are in use is not changed."""
+        for name in FIELDS:
+            held = getattr(self, name)
+            held[:, :, start : start + len(rows)] = held[:, :, start + rows]
+
+    def clear(self) -> None:
+        """Empty every slot. What was read stays counted, and positions go on."""
+        self.n = self.tail = 0
+        self.padded = False
+        self.following = self.real.clone()
 
     def drop_last(self, count: int) -> None:
         """Forget the last `count` slots, as if they had not been read."""
@@ -92,34 +116,38 @@ class Track:
             raise InputError(f"{count} tokens cannot be taken back: only the last {self.tail} are still in sequence")
         if count:
             real = (self.pos[:, 0, self.n - count : self.n] >= 0).sum(1)
-            self.following = self.following - real
+            self.following, self.real = self.following - real, self.real - real
         self.n -= count
         self.seen -= count
         self.tail -= count
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """The parts in use, by name."""
-        return {name: getattr(self, name)[:, :, : self.n] for name in FIELDS} | {"following": self.following}
+        used = {name: getattr(self, name)[:, :, : self.n] for name in FIELDS}
+        return used | {"following": self.following, "real": self.real}
 
     @property
     def nbytes(self) -> int:
         """Bytes of all buffers, whole."""
         held = [getattr(self, name) for name in FIELDS]
-        return sum(tensor.untyped_storage().nbytes() for tensor in (*held, self.following))
+        return sum(tensor.untyped_storage().nbytes() for tensor in (*held, self.following, self.real))
 
 
 class Slots(CacheLayerMixin):  # type: ignore[misc]
-    """One layer's keys [B, H, N, D] and values; `track` says what each slot is."""
+    """One layer's keys [B, H, N, D] and values; `track` says what each slot is.
+
+    transformers works on the layers of a cache, not on the cache: the first layer takes what is kept `beside` along.
+    """
 
     is_sliding = False
     is_croppable = True
 
-    def __init__(self, index: int, track: Track, *, owner: bool, family: Family) -> None:
+    def __init__(self, index: int, track: Track, *, owner: bool, family: Family, beside: Beside | None = None) -> None:
         super().__init__()
         self.keys: Any
         self.values: Any
-        self.index, self.track, self.owner = index, track, owner
-        self._family = _Hidden(family)
+        self.index, self.track, self.owner, self.beside = index, track, owner, beside
+        self._family = Hidden(family)
 
     # --- writing -----------------------------------------------------------------------------------------------------
 
@@ -127,13 +155,19 @@ class Slots(CacheLayerMixin):  # type: ignore[misc]
         """Put the newest tokens' keys, already rotated, and values [B, H, T, D] where the track has made room."""
         end, count = self.track.n, keys.shape[2]
         capacity = self.track.pos.shape[2]
+        if torch.is_grad_enabled():
+            if self.keys is not None:
+                keys = torch.cat((self.keys[:, :, : end - count], keys), 2)
+                values = torch.cat((self.values[:, :, : end - count], values), 2)
+            self.keys, self.values, self.is_initialized = keys, values, True
+            return
         if self.keys is None:
             self.keys = keys.new_empty((*keys.shape[:2], capacity, keys.shape[3]))
             self.values = values.new_empty((*values.shape[:2], capacity, values.shape[3]))
             self.is_initialized = True
         elif self.keys.shape[2] < capacity:
-            self.keys = grown(self.keys, end - count, capacity, 2)
-            self.values = grown(self.values, end - count, capacity, 2)
+            self.keys = grown(self.keys.detach(), end - count, capacity, 2)
+            self.values = grown(self.values.detach(), end - count, capacity, 2)
         self.keys[:, :, end - count : end] = keys
         self.values[:, :, end - count : end] = values
 
@@ -155,7 +189,28 @@ class Slots(CacheLayerMixin):  # type: ignore[misc]
                 kept = buffer.gather(2, wide)
             if name == "keys" and turn_by is not None:
                 kept = self._family.value.rotate(self.index, kept, turn_by)
-            buffer[:, :, :count] = kept
+            if torch.is_grad_enabled():
+                setattr(self, name, kept)
+            else:
+                buffer[:, :, :count] = kept
+
+    def at(self, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Copies of the slots `index` [B, P, M]: keys as before any rotation, and values, [B, H, M, D]."""
+        wide = index.expand(index.shape[0], self.keys.shape[1], index.shape[2])[..., None]
+        keys = self.keys.gather(2, wide.expand(*wide.shape[:3], self.keys.shape[3]))
+        values = self.values.gather(2, wide.expand(*wide.shape[:3], self.values.shape[3]))
+        turned = self.track.rope[:, :, : self.track.n].gather(2, index)
+        return self._family.value.rotate(self.index, keys, -turned), values
+
+    def gather_rows(self, start: int, rows: torch.Tensor) -> None:
+        """Put the slots `start + rows` [m] at `start`, in that order."""
+        for buffer in (self.keys, self.values):
+            buffer[:, :, start : start + len(rows)] = buffer[:, :, start + rows]
+
+    def detach(self) -> None:
+        """Let no gradient flow further back."""
+        if self.keys is not None:
+            self.keys, self.values = self.keys.detach(), self.values.detach()
 
     # --- what transformers asks of a cache layer ---------------------------------------------------------------------
 
@@ -188,6 +243,8 @@ class Slots(CacheLayerMixin):  # type: ignore[misc]
             track = self.track
             fresh = Track(track.pos.shape[0], track.heads, track.pos.device, track.limit)
             track.__dict__.update(fresh.__dict__)
+        if self.beside is not None:
+            self.beside.reset()
 
     def crop(self, tokens_to_remove: int) -> None:
         """Take back the last tokens; a negative number, as transformers gives it."""
@@ -208,8 +265,10 @@ class Slots(CacheLayerMixin):  # type: ignore[misc]
         if self.keys is not None:
             self.keys, self.values = self.keys[indices], self.values[indices]
         if self.owner:
-            for name in (*FIELDS, "following"):
+            for name in (*FIELDS, "following", "real"):
                 setattr(self.track, name, getattr(self.track, name)[indices])
+        if self.beside is not None:
+            self.beside.select(indices)
 
     @property
     def nbytes(self) -> int:
@@ -218,7 +277,7 @@ class Slots(CacheLayerMixin):  # type: ignore[misc]
         return sum(tensor.untyped_storage().nbytes() for tensor in held)
 
 
-class _Hidden:
+class Hidden:
     """A reference that walks through attributes, as the ledger's, do not follow: the model is not the cache's."""
 
     __slots__ = ("value",)
@@ -226,84 +285,5 @@ class _Hidden:
     def __init__(self, value: Any) -> None:
         self.value = value
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Hidden:
+    def __deepcopy__(self, memo: dict[int, Any]) -> Hidden:
         return self
-
-
-class SlotCache(Cache):  # type: ignore[misc]
-    """The transformers cache of a reader: one `Slots` a layer, and `extra`, tensors that a system keeps by name."""
-
-    layers: list[Slots]
-
-    def __init__(self, family: Family, *, batch: int, per_head: bool, limit: int | None) -> None:
-        device = family.device
-        if per_head:
-            self.tracks = [Track(batch, info.kv_heads, device, limit) for info in family.layers]
-        else:
-            self.tracks = [Track(batch, 1, device, limit)]
-        layers = [
-            Slots(i, self.tracks[i if per_head else 0], owner=per_head or i == 0, family=family)
-            for i in range(len(family.layers))
-        ]
-        super().__init__(layers=layers)
-        self.extra: dict[str, torch.Tensor] = {}
-        self.last_at = 0  # tokens read when extra["last"] was the last hidden state
-
-    @property
-    def batch(self) -> int:
-        """Rows."""
-        return int(self.tracks[0].pos.shape[0])
-
-    def append(self, pos: torch.Tensor, rope: torch.Tensor, token: torch.Tensor | None) -> None:
-        """Make room for new tokens in every track."""
-        for track in self.tracks:
-            track.append(pos, rope, token)
-
-    def keep(self, indices: list[torch.Tensor], *, as_slots: bool = False) -> None:
-        """Keep only the slots `indices`, one [B, P, M] for each track, ascending.
-
-        With `as_slots` the keys are turned so that a slot's place in the buffer is its position. Not interrupted
-        halfway by Ctrl-C.
-        """
-        with uninterrupted():
-            for t, (track, index) in enumerate(zip(self.tracks, indices, strict=True)):
-                count = index.shape[2]
-                turn_by = None
-                if as_slots:
-                    places = torch.arange(count, device=index.device).expand_as(index)
-                    turn_by = places - track.rope[:, :, : track.n].gather(2, index)
-                owned = self.layers if len(self.tracks) == 1 else self.layers[t : t + 1]
-                for layer in owned:
-                    layer.gather(index, turn_by)
-                for name in FIELDS:
-                    held = getattr(track, name)
-                    held[:, :, :count] = held[:, :, : track.n].gather(2, index)
-                if turn_by is not None:
-                    track.rope[:, :, :count] = torch.arange(count, device=index.device)
-                first = int(
-                    (index != torch.arange(count, device=index.device) + track.n - count).sum((0, 1)).count_nonzero()
-                )
-                track.tail = min(track.tail, count - first)
-                track.n = count
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of every buffer."""
-        extra = sum(tensor.untyped_storage().nbytes() for tensor in self.extra.values())
-        return sum(layer.nbytes for layer in self.layers) + sum(track.nbytes for track in self.tracks) + extra
-
-
-@contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Hold Ctrl-C back until the block has ended. Outside the main thread it never comes anyway."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    caught: list[tuple[int, Any]] = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: caught.append((number, frame)))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-        if caught and callable(before):
-            before(*caught[0])

@@ -18,12 +18,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from memspan.core.checkpoint import interrupts, load_checkpoint, save_checkpoint
 from memspan.core.errors import InputError
 from memspan.longterm.m2_bert_loco.config import M2Config, PretrainConfig
 from memspan.longterm.m2_bert_loco.embedder import save
 from memspan.longterm.m2_bert_loco.model import M2Encoder
 from memspan.longterm.m2_bert_loco.tokens import WordPieces
-from memspan.longterm.retriever.checkpoint import interrupts, load_checkpoint, save_checkpoint
 from memspan.models.progress import progress_bar
 
 CHECKPOINT = "training/checkpoint.safetensors"  # beside the model it would count as its weights

@@ -12,9 +12,9 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from memspan.core.checkpoint import interrupts, load_checkpoint, save_checkpoint
 from memspan.core.errors import InputError
 from memspan.longterm.retriever.batches import Batch
-from memspan.longterm.retriever.checkpoint import interrupts, load_checkpoint, save_checkpoint
 from memspan.longterm.retriever.losses import RetrieverLoss
 from memspan.models.progress import progress_bar
 

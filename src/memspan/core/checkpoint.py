@@ -40,12 +40,12 @@ def interrupts() -> Iterator[Callable[[], bool]]:
 
 
 def save_checkpoint(
-    path: Path, encoder: nn.Module, optimizer: torch.optim.Optimizer, settings: dict[str, Any], losses: list[float]
+    path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, settings: dict[str, Any], losses: list[float]
 ) -> None:
     """One file, whole or not at all: weights and the optimizer's moments as tensors, the rest as JSON in its header."""
     from safetensors.torch import save_file
 
-    tensors = {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
+    tensors = {f"encoder.{name}": tensor for name, tensor in module.state_dict().items()}
     for number, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{number}.{name}": torch.as_tensor(value) for name, value in state.items()}
     # Tied weights share memory, which the format does not allow.
@@ -58,12 +58,12 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    path: Path, encoder: nn.Module, optimizer: torch.optim.Optimizer, settings: dict[str, Any]
+    path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, settings: dict[str, Any]
 ) -> list[float]:
-    """Put a checkpoint into encoder and optimizer; returns the losses so far.
+    """Put a checkpoint into module and optimizer; returns the losses so far.
 
     Raises:
-        InputError: it is damaged, of another encoder, or was made with other settings.
+        InputError: it is damaged, of another module, or was made with other settings.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -83,7 +83,7 @@ def load_checkpoint(
             )
     weights = {name.removeprefix("encoder."): t for name, t in tensors.items() if name.startswith("encoder.")}
     try:
-        encoder.load_state_dict(weights)
+        module.load_state_dict(weights)
     except RuntimeError as error:
         raise InputError(f"the checkpoint {path} is of another encoder: {error}") from error
     state: dict[int, dict[str, Tensor]] = {}
