@@ -98,6 +98,11 @@ class Track:
         """Forget what was appended since `mark`."""
         self.n, self.seen, self.tail, self.padded, self.following, self.real = mark
 
+    def step_on(self, pos: torch.Tensor) -> None:
+        """Take one more slot, which is filled already, into use; `pos` [B] is where it stands."""
+        self.n, self.seen, self.tail = self.n + 1, self.seen + 1, self.tail + 1
+        self.real, self.following = self.real + 1, pos + 1
+
     def gather_rows(self, start: int, rows: torch.Tensor) -> None:
         """Put the slots `start + rows` [m] at `start`, in that order; how many are in use is not changed."""
         for name in FIELDS:
