@@ -61,15 +61,28 @@ class ParallelPromptDecoder:
 
     Attributes:
         prompts: the trained part; plan: its trees; accuracy, latency: what the plan rests on.
+        clock: seconds; `time.process_time` does where other programs take the processor away.
     """
 
-    def __init__(self, prompts: PromptTokens, *, held_out: torch.Tensor | None = None) -> None:
-        self.prompts, self.config = prompts, prompts.config
+    def __init__(
+        self,
+        prompts: PromptTokens,
+        *,
+        held_out: torch.Tensor | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.prompts, self.config, self.clock = prompts, prompts.config, clock
         self._held_out = held_out
         self.accuracy: list[list[float]] | None = None
         self.latency: dict[int, float] | None = None
         self.plan: Plan = best_plan([[0.0]] * self.config.n, 1)
         self._tally = _Tally()
+
+    def copy(self) -> ParallelPromptDecoder:
+        """A decoder with the same prompt tokens and measurements, and a plan and a report of its own."""
+        other = ParallelPromptDecoder(self.prompts, held_out=self._held_out, clock=self.clock)
+        other.accuracy, other.latency, other.plan = self.accuracy, self.latency, self.plan
+        return other
 
     # --- decoding ----------------------------------------------------------------------------------------------------
 
@@ -87,7 +100,7 @@ class ParallelPromptDecoder:
 
     def draft(self, state: DecodeState) -> TreeDraft:
         """The tree of the state: the confirmed token, guesses, and prompt tokens behind some of them."""
-        self._tally.begun = time.perf_counter()
+        self._tally.begun = self.clock()
         guesses: list[list[int]] = state.notes.get("guesses", [])
         tree = self.plan.trees[len(guesses)].within(state.rows, state.depth)
         rows = {path: row for row, path in enumerate(tree.paths)}
@@ -123,7 +136,7 @@ class ParallelPromptDecoder:
         tally.passes += 1
         tally.tokens += len(accepted.rows)
         tally.rows += len(state.draft.tokens)
-        tally.seconds += time.perf_counter() - tally.begun
+        tally.seconds += self.clock() - tally.begun
 
     # --- tuning ------------------------------------------------------------------------------------------------------
 
@@ -162,7 +175,9 @@ class ParallelPromptDecoder:
         else:
             raise InputError("there is nothing to measure on: give texts")
         self.accuracy = accuracies(self.prompts, module, held_out)
-        self.latency = dict(latency) if latency is not None else measure_latency(module, sizes, cache=cache)
+        if latency is None:
+            latency = measure_latency(module, sizes, cache=cache, clock=self.clock)
+        self.latency = dict(latency)
         return self.replan(sizes=sizes, size=size)
 
     def replan(self, *, sizes: Sequence[int] = SIZES, size: int | None = None) -> Plan:
@@ -288,7 +303,13 @@ def fit(
 
 
 def measure_latency(
-    model: Any, sizes: Sequence[int] = SIZES, *, cache: int = 256, repeats: int = 5, seed: int = 0
+    model: Any,
+    sizes: Sequence[int] = SIZES,
+    *,
+    cache: int = 256,
+    repeats: int = 5,
+    seed: int = 0,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[int, float]:
     """Seconds of a pass by its number of rows, the median of `repeats` taken in turns, after `cache` tokens."""
     module = local_model(model)[0]
@@ -300,7 +321,7 @@ def measure_latency(
         for _ in range(repeats + 1):
             for size, times in taken.items():
                 draft = TreeDraft(tokens=[1] * size, parents=[-1, *range(size - 1)])
-                begun = time.perf_counter()
+                begun = clock()
                 decoding.run_draft(reader, draft).argmax(-1).tolist()
-                times.append(time.perf_counter() - begun)
+                times.append(clock() - begun)
     return {size: statistics.median(times[1:]) for size, times in taken.items()}
