@@ -161,7 +161,7 @@ class Slots(CacheLayerMixin):  # type: ignore[misc]
         end, count = self.track.n, keys.shape[2]
         capacity = self.track.pos.shape[2]
         if torch.is_grad_enabled():
-            if self.keys is not None:
+            if self.keys is not None and end > count:  # nothing of what was emptied stays in the graph
                 keys = torch.cat((self.keys[:, :, : end - count], keys), 2)
                 values = torch.cat((self.values[:, :, : end - count], values), 2)
             self.keys, self.values, self.is_initialized = keys, values, True
