@@ -112,7 +112,7 @@ def test_the_models_own_text_is_its_own_and_is_kept(model, tmp_path):
 
 def test_guesses_at_many_places_are_those_at_one(model, decoder):
     row = ids(24)
-    with decoder.prompts.reader(model) as reader, torch.no_grad():
+    with decoder.prompts.reader(model, 3) as reader, torch.no_grad():
         cuts = torch.tensor([5, 9, 17])
         together, truth = decoder.prompts.guess(reader, row, cuts)
     with torch.no_grad():

@@ -75,9 +75,9 @@ class PromptTokens(nn.Module):
             self.embeddings = nn.Parameter(model.get_input_embeddings()(ids).float().clone())
 
     @contextmanager
-    def reader(self, model: Any) -> Iterator[Reader]:
+    def reader(self, model: Any, cuts: int) -> Iterator[Reader]:
         """A full cache that takes a row, or all prompt tokens of its cuts, in one pass."""
-        rows = max(self.config.cuts * self.config.n, self.config.prompt + self.config.own)
+        rows = max(cuts * self.config.n, self.config.prompt + self.config.own)
         Family(model).check_logits()
         with Reader(Full(chunk=rows), model, None, None, 1, False) as reader:
             yield reader
@@ -85,7 +85,7 @@ class PromptTokens(nn.Module):
     @contextmanager
     def learning(self, model: Any) -> Iterator[Loss]:
         """The loss over rows [B, L] that the model wrote itself from `prompt` tokens on."""
-        with self.reader(model) as reader:
+        with self.reader(model, self.config.cuts) as reader:
 
             def loss(ids: Tensor, chance: torch.Generator) -> Tensor:
                 last = ids.shape[1] - self.config.n - 1
@@ -189,17 +189,16 @@ def accuracies(prompts: PromptTokens, model: Any, rows: Tensor) -> list[list[flo
     config = prompts.config
     right = torch.zeros(config.n, config.top)
     asked = torch.zeros(config.n)
-    with prompts.reader(model) as reader, torch.no_grad():
-        places = torch.arange(config.prompt, rows.shape[1] - config.n - 1)
+    places = torch.arange(config.prompt, rows.shape[1] - config.n - 1)
+    ahead = torch.arange(2, config.n + 2)
+    with prompts.reader(model, len(places)) as reader, torch.no_grad():
         for row in rows:
-            for part in torch.split(places, config.cuts):
-                logits, _ = prompts.guess(reader, row[None].to(model.device), part)
-                best = logits[0].topk(min(config.top, logits.shape[-1]), dim=-1).indices.cpu()
-                ahead = torch.arange(2, config.n + 2)
-                hits = best == row[part[:, None] + ahead][..., None]
-                before = torch.ones(len(part), dtype=torch.bool)
-                for i in range(config.n):
-                    asked[i] += before.sum()
-                    right[i, : hits.shape[2]] += hits[before, i].sum(0)
-                    before = before & hits[:, i].any(-1)
+            logits, _ = prompts.guess(reader, row[None].to(model.device), places)
+            best = logits[0].topk(min(config.top, logits.shape[-1]), dim=-1).indices.cpu()
+            hits = best == row[places[:, None] + ahead][..., None]
+            before = torch.ones(len(places), dtype=torch.bool)
+            for i in range(config.n):
+                asked[i] += before.sum()
+                right[i, : hits.shape[2]] += hits[before, i].sum(0)
+                before = before & hits[:, i].any(-1)
     return [(right[i] / max(1.0, float(asked[i]))).tolist() for i in range(config.n)]
