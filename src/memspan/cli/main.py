@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from memspan import __version__
-from memspan.cli import behave, indexing, measuring, reasoning, training, verbs
+from memspan.cli import behave, chatting, indexing, measuring, reading, reasoning, training, verbs
 from memspan.core.errors import MemspanError
 
 EXIT_CODES = """\
@@ -58,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
         )
         sub.add_argument("--scribe", default="rules", metavar="SPEC", help="rules (default), model, endpoint:URL#MODEL")
 
-    def reading(sub: argparse.ArgumentParser) -> None:
+    def reading_files(sub: argparse.ArgumentParser) -> None:
         sub.add_argument(
             "--format",
             choices=verbs.FORMATS,
@@ -105,10 +105,10 @@ def parser() -> argparse.ArgumentParser:
     ask.add_argument("--k", type=int, default=8, help="passages to read (default: 8)")
     embedding(ask)
     organizing(ask)
-    reading(ask)
+    reading_files(ask)
     filters(ask)
 
-    read = verb("read", "let a model read files longer than its window, and answer a question", verbs.read)
+    read = verb("read", "let a model read files longer than its window, and answer a question", reading.read_and_answer)
     read.add_argument("files", nargs="+", metavar="FILE", help="texts; the last word is the question")
     read.set_defaults(behind="files")
     read.add_argument("--budget", default="64MiB", metavar="BYTES", help="bytes of the context (default: 64MiB)")
@@ -120,6 +120,12 @@ def parser() -> argparse.ArgumentParser:
     read.add_argument("--resume", metavar="PATH", help="go on from a file that --save wrote")
     read.add_argument("--max-new-tokens", type=int, default=128, metavar="N", help="of the answer (default: 128)")
     read.add_argument("--slots", action="store_true", help="list what is kept, and why")
+
+    talk = verb("chat", "talk with a model without end, inside a byte budget", chatting.chat)
+    chatting.add_options(talk)
+    store(talk, required=False)
+    embedding(talk)
+    organizing(talk)
 
     remember = verb(
         "remember", "read files and folders into a store; a changed text file becomes a new version", verbs.remember
@@ -142,7 +148,7 @@ def parser() -> argparse.ArgumentParser:
     )
     embedding(remember)
     organizing(remember)
-    reading(remember)
+    reading_files(remember)
 
     recall = verb("recall", "list what a store holds on a question, best first", verbs.recall)
     recall.add_argument("query")
@@ -225,7 +231,7 @@ def parser() -> argparse.ArgumentParser:
         "train-embedder", "train an embedder on files of your own, and say whether it helped", training.train_embedder
     )
     training.add_options(train)
-    reading(train)
+    reading_files(train)
 
     claims = verb("claims", "run the experiments behind the systems that work", verbs.claims)
     claims.add_argument("slugs", nargs="*", metavar="SLUG", help="systems (default: all that work)")

@@ -468,13 +468,6 @@ def stats(options: argparse.Namespace) -> int:
     return 0 if not problems else 4
 
 
-def read(options: argparse.Namespace) -> int:
-    """`memspan read`."""
-    from memspan.cli.reading import read_and_answer
-
-    return read_and_answer(options)
-
-
 # --- the library -----------------------------------------------------------------------------------------------------
 
 

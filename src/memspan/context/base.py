@@ -56,8 +56,8 @@ class ContextSystem:
         as_slots: a key is rotated to its place in the buffer, so that no distance exceeds the capacity.
         bounded: the system has a capacity; one that has none keeps all, and refuses what the budget cannot hold.
         exact: with room for everything the logits are the plain model's.
-        trees: a pass may hold rows that are thrown away again, as decoders need it: nothing is kept of a pass but its
-            keys and values before `end`.
+        trees: a pass may hold rows that are thrown away again, as decoders need it: `plan` does no more than cut
+            chunks, and nothing but keys and values is kept of a pass before `end`.
     """
 
     Config: ClassVar[type[Any]] = ContextConfig
@@ -191,6 +191,16 @@ class ContextSystem:
         Args:
             pos: true positions [B, P, M], -1 for padding.
         """
+
+    def rows_left(self, cache: SlotCache) -> int:
+        """Most rows of a pass that drops no slots earlier than passes of one row would."""
+        used, capacity = cache.tracks[0].n, self.sizes.capacity
+        if capacity is not None:
+            return capacity - used if used < capacity else self.sizes.chunk
+        if self.sizes.limit is None:
+            return self.sizes.chunk
+        room = self.sizes.limit - self.fixed_bytes(self.family, cache.batch)
+        return max(1, min(self.sizes.chunk, room // (cache.batch * self._slot_bytes(self.family)) - used))
 
     def _slot_bytes(self, family: Family) -> int:
         """Bytes of one slot of one row, in all layers."""

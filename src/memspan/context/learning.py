@@ -91,13 +91,13 @@ def fit(
 ) -> Fitted:
     """Train a learner on a frozen model, in place, with AdamW: linear warm-up, then a half cosine to 0.
 
-    Each step draws `batch` windows of `length` tokens; what a step draws depends on nothing before it, so that a run
-    taken up again ends as one without a break.
+    Each step draws `batch` windows of `length` tokens, or, of texts that are rows, whole rows; what a step draws
+    depends on nothing before it, so that a run taken up again ends as one without a break.
 
     Args:
         learner: a `Learner`; left in evaluation mode.
         model: as `memspan.context` takes it.
-        texts: a list of texts, a list of lists of token ids, or token ids [N].
+        texts: a list of texts, a list of lists of token ids, token ids [N], or rows of token ids [N, length].
         steps: in all, those done before included.
         out: directory for what is learned. Training is kept in "<out>.training" every `every` steps and on Ctrl-C, goes
             on from there, and removes it at the end.
@@ -118,10 +118,12 @@ def fit(
     if not 0 <= warmup < 1 or not 0 <= held_out < 1:
         raise InputError(f"warmup {warmup} and held_out {held_out} must be at least 0 and below 1")
     module, tokenizer = local_model(model, tokenizer)
-    stream = _stream(texts, tokenizer)
+    stream = token_stream(texts, tokenizer)
     train = stream[: max(1, len(stream) - int(len(stream) * held_out))]
     rest = stream[len(train) :]
-    if len(train) < length:
+    if stream.dim() == 2:
+        length = stream.shape[1]
+    elif len(train) < length:
         raise InputError(f"{len(train):,} tokens to train on are fewer than one window of {length:,}")
     learner.prepare(module)
     parameters = [p for p in learner.parameters() if p.requires_grad]
@@ -196,10 +198,12 @@ def frozen(model: Any) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def _stream(texts: Any, tokenizer: Any) -> Tensor:
-    """All token ids, one after the other."""
+def token_stream(texts: Any, tokenizer: Any) -> Tensor:
+    """All token ids, one after the other, or in rows where rows were given."""
     if isinstance(texts, Tensor):
-        ids = texts.reshape(-1).long().cpu()
+        ids = texts.long().cpu()
+        if ids.dim() not in (1, 2):
+            raise InputError(f"token ids have {ids.dim()} dimensions: give [N] or [N, length]")
     elif isinstance(texts, str) or not isinstance(texts, Iterable):
         raise InputError("texts must be a list of texts, a list of lists of token ids, or a tensor of token ids")
     else:
@@ -211,18 +215,20 @@ def _stream(texts: Any, tokenizer: Any) -> Tensor:
                 part = tokenizer(part, add_special_tokens=False, verbose=False)["input_ids"]
             rows.extend(part)
         ids = torch.tensor(rows, dtype=torch.int64)
-    if len(ids) == 0:
+    if ids.numel() == 0:
         raise InputError("there is nothing to learn from: the texts are empty")
     return ids.contiguous()
 
 
 def _windows(stream: Tensor, batch: int, length: int, chance: torch.Generator) -> Tensor:
+    if stream.dim() == 2:
+        return stream[torch.randint(len(stream), (batch,), generator=chance)]
     starts = torch.randint(len(stream) - length + 1, (batch,), generator=chance)
     return torch.stack([stream[at : at + length] for at in starts.tolist()])
 
 
 def _held_out_loss(loss: Loss, stream: Tensor, batch: int, length: int, device: Any) -> float:
-    if len(stream) < length:
+    if len(stream) < (1 if stream.dim() == 2 else length):
         return math.nan
     total = 0.0
     with torch.no_grad():

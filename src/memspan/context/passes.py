@@ -44,7 +44,7 @@ class Passes:
         self._step: Step | None = None
         self._marks: list[tuple[Any, ...]] = []
         self._early: list[torch.Tensor] = []
-        self._planned: Segment | None = None
+        self._planned: Segment | Step | None = None
         self._goal: int | None = None
         self._nll: list[torch.Tensor] | None = None
 
@@ -120,10 +120,13 @@ class Passes:
 
     def _before(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[()], dict[str, Any]]:
         kwargs = {**dict(zip(self.family.words, args, strict=False)), **kwargs}
-        segment, self._planned = self._planned, None
-        if segment is not None:
-            return (), self._start(kwargs, segment)
+        planned, self._planned = self._planned, None
+        if isinstance(planned, Segment):
+            return (), self._start(kwargs, planned)
         self._undo_open_step()
+        if isinstance(planned, Step):
+            kwargs = {name: value for name, value in kwargs.items() if name != "past_key_values"}
+            return (), self._enter_step(planned, kwargs | {self.family.cache_word: self.cache, "use_cache": True})
         given = kwargs.pop("past_key_values", None) or kwargs.pop("cache", None)
         ids, embeds = kwargs.get("input_ids"), kwargs.get("inputs_embeds")
         source = ids if ids is not None else embeds
@@ -159,6 +162,12 @@ class Passes:
         self._planned = segment
         hidden: torch.Tensor = module(**part).last_hidden_state
         return hidden
+
+    def _run_step(self, words: dict[str, Any], step: Step) -> torch.Tensor:
+        """Logits [B, T, V] of one pass that was made outside of any plan."""
+        self._planned = step
+        logits: torch.Tensor = self.model(**words).logits
+        return logits
 
     def _admit(self, batch: int) -> None:
         """Take the number of rows from the first pass; later ones must have as many."""
@@ -284,19 +293,21 @@ class Passes:
             return output
         if goal is not None:
             self.cache.seen = goal
-        surprisal = self._surprisal(step) if self._wants_surprisal else None
-        self._note_last(hidden[:, -1:])
-        self.system.end(step, self.cache, surprisal if "surprisal" in self.system.needs else None)
-        if self._nll is not None and surprisal is not None:
-            self._nll.append(surprisal)
+        self._finish(step)
         self._step, self._early, self._goal = None, [], None
         if early:
             output.last_hidden_state = torch.cat((*early, hidden), 1)
         return output
 
-    def _note_last(self, hidden: torch.Tensor) -> None:
-        self.cache.extra["last"] = hidden.detach().clone()
+    def _finish(self, step: Step) -> None:
+        """Score what was read, and let the system do what it does after a pass."""
+        assert step.hidden is not None
+        surprisal = self._surprisal(step) if self._wants_surprisal else None
+        self.cache.extra["last"] = step.hidden[:, step.rows][:, -1:].detach().clone()
         self.cache.last_at = self.cache.seen
+        self.system.end(step, self.cache, surprisal if "surprisal" in self.system.needs else None)
+        if self._nll is not None and surprisal is not None:
+            self._nll.append(surprisal)
 
     @property
     def _wants_surprisal(self) -> bool:

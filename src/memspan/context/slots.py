@@ -98,6 +98,11 @@ class Track:
         """Forget what was appended since `mark`."""
         self.n, self.seen, self.tail, self.padded, self.following, self.real = mark
 
+    def step_on(self, pos: torch.Tensor) -> None:
+        """Take one more slot, which is filled already, into use; `pos` [B] is where it stands."""
+        self.n, self.seen, self.tail = self.n + 1, self.seen + 1, self.tail + 1
+        self.real, self.following = self.real + 1, pos + 1
+
     def gather_rows(self, start: int, rows: torch.Tensor) -> None:
         """Put the slots `start + rows` [m] at `start`, in that order; how many are in use is not changed."""
         for name in FIELDS:
@@ -156,7 +161,7 @@ class Slots(CacheLayerMixin):  # type: ignore[misc]
         end, count = self.track.n, keys.shape[2]
         capacity = self.track.pos.shape[2]
         if torch.is_grad_enabled():
-            if self.keys is not None:
+            if self.keys is not None and end > count:  # nothing of what was emptied stays in the graph
                 keys = torch.cat((self.keys[:, :, : end - count], keys), 2)
                 values = torch.cat((self.values[:, :, : end - count], values), 2)
             self.keys, self.values, self.is_initialized = keys, values, True
