@@ -145,6 +145,8 @@ class Reader(Passes):
         self._nll = [] if nll else None
         try:
             self.system.turn(self.cache)
+            opening = self._opening()
+            self._frame_tokens = (len(self._encode(opening)) if opening else 0, 0)
             if isinstance(data, Iterator):
                 for part in data:
                     self._read(self._ids(part), None)
@@ -152,7 +154,29 @@ class Reader(Passes):
                 self._read(self._ids(data), mask)
             return torch.cat(self._nll, 1) if self._nll else None
         finally:
-            self._nll = None
+            self._nll, self._frame_tokens = None, (0, 0)
+
+    def score(self, question: Any, answer: Any) -> torch.Tensor:
+        """Surprisal of each token of an answer right behind a question, nats [B, T]; the reader stays where it was.
+
+        Args:
+            question, answer: as `feed` takes them; no chat template is put around them.
+
+        Raises:
+            InputError: nothing to read, or a text without a tokenizer.
+        """
+        self._open()
+        asked, said = (self._ids(self._encode(x) if isinstance(x, str) else x) for x in (question, answer))
+        with self.fork():
+            self.system.turn(self.cache)
+            with torch.no_grad():
+                self.model.base_model(input_ids=asked)
+            self._nll = []
+            try:
+                self._read(said, None)
+                return torch.cat(self._nll, 1)
+            finally:
+                self._nll = None
 
     def _read(self, ids: torch.Tensor, mask: torch.Tensor | None) -> None:
         self._admit(ids.shape[0])
@@ -226,6 +250,7 @@ class Reader(Passes):
         opened = self._frame and self.cache.tracks[0].seen > 0
         text = f"\n\n{question}{after}" if opened else f"{before}{question}{after}"
         ids = torch.tensor([self._encode(text)], device=self.family.device)
+        lead = len(self._encode(before)) if before and not opened else 0
         with ExitStack() as stack:
             if not keep:
                 stack.enter_context(self.fork())
@@ -233,6 +258,8 @@ class Reader(Passes):
             pad = self.tokenizer.pad_token_id
             settings = {"do_sample": False, "pad_token_id": 0 if pad is None else pad, **generation}
             mask = torch.ones_like(ids)
+            self._frame_tokens = (lead, len(self._encode(after)))
+            stack.callback(setattr, self, "_frame_tokens", (0, 0))
             out = self.model.generate(ids, attention_mask=mask, max_new_tokens=max_new_tokens, **settings)
         return str(self.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)).strip()
 
