@@ -70,7 +70,7 @@ def nats(slug, rows, **options) -> tuple[float, list[float]]:
         begun = time.process_time()
         with memspan.context(slug() if callable(slug) else slug, language_model(), **options) as reader:
             reader.feed(ids)
-            found.append(float(reader.score(encode(QUESTION), key).mean()))
+            found.append(float(reader.score(encode(QUESTION), [key])[0].mean()))
         spent.append(time.process_time() - begun)
     return fmean(found), spent
 
@@ -123,7 +123,7 @@ def linear(lengths: list[int]) -> tuple[float, list[dict[str, float]], int]:
             reader.feed(row[0])
             held.append(reader.footprint().total)
             begun = time.process_time()
-            reader.score(encode(QUESTION), row[1])
+            reader.score(encode(QUESTION), [row[1]])
             rows.append({"tokens": length, "CPU s": round(time.process_time() - begun, 2)})
     x, y = (np.array([row[name] for row in rows]) for name in ("tokens", "CPU s"))
     rest = y - np.polyval(np.polyfit(x, y, 1), x)
@@ -150,7 +150,7 @@ def first_of_two(count: int, seed: int) -> dict[str, float]:
             made = Xl3m(segment=256, overlap=32, keep=2, order=order, slots=2_048, longest=64)
             with memspan.context(made, language_model()) as reader:
                 reader.feed(ids)
-                said = [float(reader.score(lead, encode(f" {thing}")).sum()) for thing in (one, two)]
+                said = [float(nats.sum()) for nats in reader.score(lead, [f" {one}", f" {two}"])]
             right[order] += said[0] < said[1]
     return {order: found / count for order, found in right.items()}
 

@@ -84,11 +84,11 @@ def test_an_answer_is_weighed_as_behind_the_same_tokens(model):
     text, question, answer = ids(25), ids(5, seed=1), ids(4, seed=2)
     with memspan.context("xl3m", model, **SMALL) as reader:
         reader.feed(text)
-        nats = reader.score(question, answer)
+        (nats,) = reader.score(question, [answer])
         assert reader.seen == 25
     with memspan.context("full", model) as reader:
         reader.feed(text)
-        torch.testing.assert_close(nats, reader.score(question, answer), atol=1e-5, rtol=0)
+        torch.testing.assert_close(nats, reader.score(question, [answer])[0], atol=1e-5, rtol=0)
 
 
 def test_a_long_answer_chooses_anew(model):

@@ -6,7 +6,7 @@ How the system gets into the model is in `passes.py`.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Self
@@ -156,27 +156,32 @@ class Reader(Passes):
         finally:
             self._nll, self._frame_tokens = None, (0, 0)
 
-    def score(self, question: Any, answer: Any) -> torch.Tensor:
-        """Surprisal of each token of an answer right behind a question, nats [B, T]; the reader stays where it was.
+    def score(self, question: Any, answers: Sequence[Any]) -> list[torch.Tensor]:
+        """Surprisal of each token of each answer right behind a question, nats [B, T]; the reader stays where it was.
 
         Args:
-            question, answer: as `feed` takes them; no chat template is put around them.
+            question: a text or token ids, as `feed` takes them; no chat template is put around it. It is read once.
+            answers: texts or token ids, each as if it alone came next.
 
         Raises:
             InputError: nothing to read, or a text without a tokenizer.
         """
         self._open()
-        asked, said = (self._ids(self._encode(x) if isinstance(x, str) else x) for x in (question, answer))
+        asked, *said = (self._ids(self._encode(x) if isinstance(x, str) else x) for x in (question, *answers))
+        out = []
         with self.fork():
             self.system.turn(self.cache)
             with torch.no_grad():
                 self.model.base_model(input_ids=asked)
-            self._nll = []
-            try:
-                self._read(said, None)
-                return torch.cat(self._nll, 1)
-            finally:
-                self._nll = None
+            for answer in said:
+                with self.fork():
+                    self._nll = []
+                    try:
+                        self._read(answer, None)
+                        out.append(torch.cat(self._nll, 1))
+                    finally:
+                        self._nll = None
+        return out
 
     def _read(self, ids: torch.Tensor, mask: torch.Tensor | None) -> None:
         self._admit(ids.shape[0])
