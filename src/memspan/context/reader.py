@@ -96,6 +96,20 @@ def find_system(slug: str) -> type[ContextSystem]:
     return kind
 
 
+def find_learner(slug: str) -> Any:
+    """The class of a system of the folder `context` that has `fit`.
+
+    Raises:
+        InputError: no system has this name, or it learns nothing.
+    """
+    from memspan.core.catalog import load, system
+
+    kind = load(slug)
+    if not hasattr(kind, "fit") or system(slug).folder != "context":
+        raise InputError(f"{slug} learns nothing from texts for a context")
+    return kind
+
+
 def local_model(model: Any, tokenizer: Any = None) -> tuple[Any, Any]:
     """The transformers model and the tokenizer of what `memspan.context` takes as a model.
 
@@ -145,8 +159,7 @@ class Reader(Passes):
         self._nll = [] if nll else None
         try:
             self.system.turn(self.cache)
-            opening = self._opening()
-            self._frame_tokens = (len(self._encode(opening)) if opening else 0, 0)
+            self._frame_tokens = (self._count(self._opening()), 0)
             if isinstance(data, Iterator):
                 for part in data:
                     self._read(self._ids(part), None)
@@ -223,6 +236,9 @@ class Reader(Passes):
             raise InputError("there is nothing to read: the text is empty")
         return ids
 
+    def _count(self, text: str) -> int:
+        return len(self.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else 0
+
     # --- asking ------------------------------------------------------------------------------------------------------
 
     def _template(self) -> tuple[str, str]:
@@ -255,7 +271,7 @@ class Reader(Passes):
         opened = self._frame and self.cache.tracks[0].seen > 0
         text = f"\n\n{question}{after}" if opened else f"{before}{question}{after}"
         ids = torch.tensor([self._encode(text)], device=self.family.device)
-        lead = len(self._encode(before)) if before and not opened else 0
+        lead = 0 if opened else self._count(before)
         with ExitStack() as stack:
             if not keep:
                 stack.enter_context(self.fork())
@@ -263,7 +279,7 @@ class Reader(Passes):
             pad = self.tokenizer.pad_token_id
             settings = {"do_sample": False, "pad_token_id": 0 if pad is None else pad, **generation}
             mask = torch.ones_like(ids)
-            self._frame_tokens = (lead, len(self._encode(after)))
+            self._frame_tokens = (lead, self._count(after))
             stack.callback(setattr, self, "_frame_tokens", (0, 0))
             out = self.model.generate(ids, attention_mask=mask, max_new_tokens=max_new_tokens, **settings)
         return str(self.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)).strip()
