@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from memspan import __version__
-from memspan.cli import behave, indexing, measuring, reasoning, training, verbs
+from memspan.cli import behave, indexing, learning, measuring, reasoning, training, verbs
 from memspan.core.errors import MemspanError
 
 EXIT_CODES = """\
@@ -115,6 +115,8 @@ def parser() -> argparse.ArgumentParser:
     read.add_argument(
         "--system", default="sirllm", metavar="NAME", help="sirllm (default), lm-infinite, window, full, …"
     )
+    read.add_argument("--weights", metavar="DIR", help="what train-context learned for this model")
+    learning.add_option(read)
     read.add_argument("--model", default="bundled", metavar="SPEC", help="bundled, a Hugging Face id, or a path")
     read.add_argument("--save", metavar="PATH", help="keep what was read in this file")
     read.add_argument("--resume", metavar="PATH", help="go on from a file that --save wrote")
@@ -225,6 +227,10 @@ def parser() -> argparse.ArgumentParser:
         "train-embedder", "train an embedder on files of your own, and say whether it helped", training.train_embedder
     )
     training.add_options(train)
+
+    learning.add_options(
+        verb("train-context", "train what a context system adds to a frozen model", learning.train_context)
+    )
     reading(train)
 
     claims = verb("claims", "run the experiments behind the systems that work", verbs.claims)
