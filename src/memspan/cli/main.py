@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from memspan import __version__
-from memspan.cli import behave, indexing, learning, measuring, reasoning, training, verbs
+from memspan.cli import behave, indexing, learning, measuring, probing, reasoning, training, verbs
 from memspan.core.errors import MemspanError
 
 EXIT_CODES = """\
@@ -228,6 +228,7 @@ def parser() -> argparse.ArgumentParser:
     )
     training.add_options(train)
 
+    probing.add_options(verb("probe", "examine what a model or a store remembers", probing.probe))
     learning.add_options(
         verb("train-context", "train what a context system adds to a frozen model", learning.train_context)
     )

@@ -180,7 +180,7 @@ class Reader(Passes):
             InputError: nothing to read, or a text without a tokenizer.
         """
         self._open()
-        asked, *said = (self._ids(self._encode(x) if isinstance(x, str) else x) for x in (question, *answers))
+        asked, *said = (self._ids(self.encode(x) if isinstance(x, str) else x) for x in (question, *answers))
         out = []
         with self.fork():
             self.system.turn(self.cache)
@@ -208,7 +208,7 @@ class Reader(Passes):
 
     def _ids(self, data: Any) -> torch.Tensor:
         if isinstance(data, str):
-            data = self._encode(self._opening() + data)
+            data = self.encode(self._opening() + data)
         if not isinstance(data, torch.Tensor):
             if not isinstance(data, Iterable):
                 raise InputError(
@@ -228,7 +228,12 @@ class Reader(Passes):
             raise InputError(f"token ids must be whole numbers from 0 to {self.family.config.vocab_size - 1}")
         return ids
 
-    def _encode(self, text: str) -> list[int]:
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text, without special tokens.
+
+        Raises:
+            InputError: no tokenizer, or the text is empty.
+        """
         if self.tokenizer is None:
             raise InputError("a text needs a tokenizer: pass tokenizer=, or read token ids")
         ids: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
@@ -270,7 +275,7 @@ class Reader(Passes):
         before, after = self._template()
         opened = self._frame and self.cache.tracks[0].seen > 0
         text = f"\n\n{question}{after}" if opened else f"{before}{question}{after}"
-        ids = torch.tensor([self._encode(text)], device=self.family.device)
+        ids = torch.tensor([self.encode(text)], device=self.family.device)
         lead = 0 if opened else self._count(before)
         with ExitStack() as stack:
             if not keep:
