@@ -88,14 +88,17 @@ class Text:
 def predict(reader: Reader, ids: Sequence[int], window: int) -> dict[str, Any]:
     """Perplexity by how far the token stands from the start, in windows, and the most bytes that were held.
 
-    The bands end at 1, 2, 4, 8 and 16 windows; a band that was not reached is None.
+    The bands end at 1, 2, 4, 8 and 16 windows; a band that was not reached is None, and all are where the system reads
+    nothing before it is asked.
     """
     nats: list[torch.Tensor] = []
     most = 0
     for at in range(0, len(ids), BLOCK):
-        nats.append(_of(reader.feed(list(ids[at : at + BLOCK]), nll=True)))
+        said = reader.feed(list(ids[at : at + BLOCK]), nll=True)
+        if said is not None:
+            nats.append(said[0].float())
         most = max(most, reader.footprint().total)
-    whole = torch.cat(nats)
+    whole = torch.cat(nats) if nats else torch.empty(0)
     bands: dict[int, float | None] = {}
     for times in (1, 2, 4, 8, 16):
         part = whole[window * times // 2 if times > 1 else 0 : window * times]
@@ -105,18 +108,6 @@ def predict(reader: Reader, ids: Sequence[int], window: int) -> dict[str, Any]:
     return {"perplexity": bands, "bytes": most}
 
 
-def _of(nats: torch.Tensor | None) -> torch.Tensor:
-    assert nats is not None
-    return nats[0].float()
-
-
-def answer_nats(reader: Reader, question: list[int], answer: list[int]) -> torch.Tensor:
-    """Surprisal of each token of the answer behind the question; the reader stays where it was."""
-    with reader.fork():
-        reader.feed(question)
-        return _of(reader.feed(answer, nll=True))
-
-
 def recall(opener: Opener, rows: Sequence[Planted]) -> dict[str, float]:
     """Mean nats of a planted answer's tokens, and how many answers greedy decoding would have given whole."""
     nats, whole = [], 0
@@ -124,7 +115,7 @@ def recall(opener: Opener, rows: Sequence[Planted]) -> dict[str, float]:
         with opener() as reader:
             for at in range(0, len(row.prompt), BLOCK):
                 reader.feed(row.prompt[at : at + BLOCK])
-            nats.append(float(answer_nats(reader, row.question, row.answer).mean()))
+            nats.append(float(reader.score(row.question, [row.answer])[0].mean()))
             with reader.fork():
                 ids = torch.tensor([row.question], device=reader.family.device)
                 out = reader.model.generate(
@@ -140,7 +131,7 @@ def book_questions(reader: Reader, text: Text) -> float:
     right = 0
     for lead, *endings in QUESTIONS:
         question = text.encode("\n\n" + lead)
-        nats = [float(answer_nats(reader, question, text.encode(ending)).mean()) for ending in endings]
+        nats = [float(said.mean()) for said in reader.score(question, endings)]
         right += min(range(len(nats)), key=nats.__getitem__) == 0
     return right / len(QUESTIONS)
 
@@ -150,10 +141,20 @@ def speed(reader: Reader, ids: Sequence[int], decoded: int = 16) -> dict[str, fl
     begun = time.process_time()
     reader.feed(list(ids))
     read = len(ids) / (time.process_time() - begun)
-    begun = time.process_time()
-    for one in ids[:decoded]:
-        reader.feed([one])
-    return {"read": read, "decode": decoded / (time.process_time() - begun)}
+    one, many = (_writing(reader, ids[-1:], count) for count in (1, decoded + 1))
+    return {"read": read, "decode": decoded / (many - one)}
+
+
+def _writing(reader: Reader, ids: Sequence[int], count: int) -> float:
+    """CPU seconds of `count` new tokens behind some ids; the reader stays where it was."""
+    asked = torch.tensor([list(ids)], device=reader.family.device)
+    with reader.fork():
+        begun = time.process_time()
+        reader.model.generate(
+            asked, attention_mask=torch.ones_like(asked), max_new_tokens=count, min_new_tokens=count, do_sample=False,
+            pad_token_id=0,
+        )  # fmt: skip
+        return time.process_time() - begun
 
 
 def examine(opener: Opener, text: Text, window: int, length: int, words: list[Planted], numbers: list[Planted]) -> Any:

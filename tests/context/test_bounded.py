@@ -25,7 +25,9 @@ def test_with_room_for_everything_it_writes_what_the_model_writes(plain):
     assert said.text == plain.generate(TEXT, max_new_tokens=5).text
     assert said.context is not None
     assert 0 < said.context.total <= 1 << 20
-    assert bounded.loglik("the cat", [" sat", " run"]) == plain.loglik("the cat", [" sat", " run"])
+    options = [" sat", " run and saw", ""]
+    assert bounded.loglik(TEXT, options) == pytest.approx(plain.loglik(TEXT, options), abs=1e-4)
+    assert bounded.loglik("", [" sat"]) == plain.loglik("", [" sat"])
 
 
 def test_it_reads_beyond_the_window_of_the_model_inside_its_bytes(plain):
@@ -33,6 +35,7 @@ def test_it_reads_beyond_the_window_of_the_model_inside_its_bytes(plain):
         plain.generate(" ".join([TEXT] * 9), max_new_tokens=4)
     bounded = BoundedLanguageModel(plain, "sirllm", "24KiB")
     assert bounded.context_window is None
+    assert len(bounded.loglik(" ".join([TEXT] * 9), [" sat", " run"])) == 2
     said = bounded.generate(" ".join([TEXT] * 9), max_new_tokens=4)
     assert said.new_tokens == 4
     assert said.context.total <= 24 << 10

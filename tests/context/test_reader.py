@@ -118,6 +118,20 @@ def test_surprisal_is_the_models_own(model):
 # --- bytes -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("slug", ["full", "window", "sirllm"])
+def test_an_answer_is_scored_and_the_reader_stays_where_it_was(model, slug):
+    text, question, answer = ids(30), ids(5, seed=1), ids(4, seed=2)
+    with memspan.context(slug, model) as reader:
+        reader.feed(text)
+        nats, other = reader.score(question, [answer, answer[:, :1]])
+        assert reader.seen == 30
+        torch.testing.assert_close(other, nats[:, :1])
+        torch.testing.assert_close(nats, reader.score(question[0].tolist(), [answer[0].tolist()])[0])
+    with torch.no_grad():
+        logs = model(torch.cat((text, question, answer), 1)).logits[:, -5:-1].log_softmax(-1)
+    torch.testing.assert_close(nats, -logs.gather(2, answer[..., None])[..., 0], atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize("slug", SYSTEMS)
 def test_the_footprint_is_what_the_ledger_counts_and_stays_in_the_budget(model, slug):
     budget = 60_000

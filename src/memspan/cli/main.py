@@ -8,7 +8,18 @@ import sys
 from collections.abc import Sequence
 
 from memspan import __version__
-from memspan.cli import behave, chatting, indexing, measuring, reading, reasoning, training, verbs
+from memspan.cli import (
+    behave,
+    chatting,
+    indexing,
+    learning,
+    measuring,
+    probing,
+    reading,
+    reasoning,
+    training,
+    verbs,
+)
 from memspan.core.errors import MemspanError
 
 EXIT_CODES = """\
@@ -115,6 +126,8 @@ def parser() -> argparse.ArgumentParser:
     read.add_argument(
         "--system", default="sirllm", metavar="NAME", help="sirllm (default), lm-infinite, window, full, …"
     )
+    read.add_argument("--weights", metavar="DIR", help="what train-context learned for this model")
+    learning.add_option(read)
     read.add_argument("--model", default="bundled", metavar="SPEC", help="bundled, a Hugging Face id, or a path")
     read.add_argument("--save", metavar="PATH", help="keep what was read in this file")
     read.add_argument("--resume", metavar="PATH", help="go on from a file that --save wrote")
@@ -232,6 +245,11 @@ def parser() -> argparse.ArgumentParser:
     )
     training.add_options(train)
     reading_files(train)
+
+    probing.add_options(verb("probe", "examine what a model or a store remembers", probing.probe))
+    learning.add_options(
+        verb("train-context", "train what a context system adds to a frozen model", learning.train_context)
+    )
 
     claims = verb("claims", "run the experiments behind the systems that work", verbs.claims)
     claims.add_argument("slugs", nargs="*", metavar="SLUG", help="systems (default: all that work)")

@@ -23,15 +23,17 @@ def read_and_answer(options: argparse.Namespace) -> int:
         raise InputError("the question is empty")
     if options.max_new_tokens < 1:
         raise InputError("--max-new-tokens must be at least 1")
-    texts = [_text(Path(name)) for name in files]
+    texts = [text_of(Path(name)) for name in files]
     budget = Budget.parse(options.budget)
 
+    from memspan.cli.learning import settings
     from memspan.context.reader import open_reader
     from memspan.models import load_language_model
 
     model = load_language_model(options.model)
     begun = time.perf_counter()
-    with open_reader(options.system, model, budget=budget, frame=True) as reader:
+    made = {"weights": options.weights, **settings(options)}
+    with open_reader(options.system, model, budget=budget, frame=True, **made) as reader:
         if options.resume:
             reader.load(options.resume)
         for text in texts:
@@ -64,7 +66,12 @@ def read_and_answer(options: argparse.Namespace) -> int:
     return 0
 
 
-def _text(path: Path) -> str:
+def text_of(path: Path) -> str:
+    """The text of a file.
+
+    Raises:
+        InputError: it cannot be read, or is empty.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

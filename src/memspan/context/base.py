@@ -238,7 +238,12 @@ class ContextSystem:
         """Attention of the new tokens [B, Hq, T, D] over slots and themselves; q and k arrive un-rotated."""
         q = self.family.rotate(layer, q, step.rope)
         slots.write(self.family.rotate(layer, k, step.rope), v)
-        keys, values = slots.view()
+        return self.over(q, *slots.view(), slots, step, call)
+
+    def over(
+        self, q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, slots: Slots, step: Step, call: Call
+    ) -> torch.Tensor:
+        """Exact causal attention of rotated queries over keys and values that stand where the track says."""
         mask, causal = self.mask(slots, step, call)
         if call.softcap is not None or call.sinks is not None:
             if causal:

@@ -29,6 +29,17 @@ class Full(ContextSystem):
         return ["all"] * track.n
 
 
+class Aside(Full):
+    """Reads one pass and keeps none of its keys and values, not even until the next layer."""
+
+    def attend(
+        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, slots: Slots, step: Step, call: Call
+    ) -> torch.Tensor:
+        """The exact attention of the pass over itself."""
+        q, k = (self.family.rotate(layer, x, step.rope) for x in (q, k))
+        return self.over(q, k, v, slots, step, call)
+
+
 class Window(ContextSystem):
     """Sinks and the latest tokens at their place in the buffer: StreamingLLM (Xiao et al. 2023, arXiv 2309.17453)."""
 

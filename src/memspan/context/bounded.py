@@ -13,6 +13,9 @@ from memspan.core.budget import Budget
 from memspan.core.errors import UnsupportedModelError
 from memspan.core.footprint import Footprint
 from memspan.models.base import Generation, LanguageModel, LocalLanguageModel, Prompt
+from memspan.models.hardware import torch_threads
+
+_ASKING = 64  # tokens at the end of a prompt that are taken for its question
 
 
 class BoundedLanguageModel:
@@ -86,9 +89,20 @@ class BoundedLanguageModel:
             return replace(written, context=reader.footprint())
 
     def loglik(self, prompt: str, options: Sequence[str]) -> list[float]:
-        """The model's own, with its whole context."""
-        scores: list[float] = self._model.loglik(prompt, options)
-        return scores
+        """As the model does, with the prompt read through the context system.
+
+        Prompt and option are tokenized apart, as the prompt is read before the options are known.
+        """
+        if not prompt:
+            scores: list[float] = self._model.loglik(prompt, options)
+            return scores
+        said = [option for option in options if option]
+        with self._lock, torch_threads(self._model.threads), open_reader(model=self._model, **self._make) as reader:
+            ids = reader.encode(prompt)
+            if len(ids) > _ASKING:
+                reader.feed(ids[:-_ASKING])
+            found = iter(reader.score(ids[-_ASKING:], said) if said else [])
+            return [-float(next(found).sum()) if option else 0.0 for option in options]
 
     def count_tokens(self, text: str) -> int:
         """Tokens of the text alone."""

@@ -101,7 +101,7 @@ class Conversation:
         reader._open()
         shown = "\n".join(["Notes from memory:", *(f"- {note}" for note in notes), "", text]) if notes else text
         before = self._opening if state["turns"] == 0 else self._next if state["next"] is None else state["next"]
-        ids = [*state["unread"], *reader._encode(f"{before}{shown}{self._answer}")]
+        ids = [*state["unread"], *reader.encode(f"{before}{shown}{self._answer}")]
         seen = reader.seen
         teller = _Teller(self._tokenizer, self._stop, on_text)
         tokens = torch.tensor([ids], device=reader.family.device)
@@ -125,7 +125,7 @@ class Conversation:
         following = None
         if teller.cut:
             following = self._next.removeprefix(self._stop)
-        elif unread and reader._encode(self._next)[0] == unread[-1]:
+        elif unread and reader.encode(self._next)[0] == unread[-1]:
             unread.pop()  # the end of the answer, with which the next message's frame begins
         # Not setdefault's dictionary: the cache may be another one by now.
         reader.cache.notes["conversation"] = {"turns": state["turns"] + 1, "unread": unread, "next": following}

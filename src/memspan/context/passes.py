@@ -14,7 +14,7 @@ from typing import Any, Self
 import torch
 
 from memspan.context.base import ContextSystem
-from memspan.context.baselines import Full
+from memspan.context.baselines import Aside
 from memspan.context.cache import SlotCache
 from memspan.context.family import Family, attention_function
 from memspan.context.step import Call, PlanState, Segment, Sizes, Step
@@ -47,6 +47,7 @@ class Passes:
         self._planned: Segment | Step | None = None
         self._goal: int | None = None
         self._nll: list[torch.Tensor] | None = None
+        self._frame_tokens = (0, 0)
 
     # --- attaching ---------------------------------------------------------------------------------------------------
 
@@ -156,7 +157,7 @@ class Passes:
         raise InputError(f"{type(self.system).__name__} planned no pass over the last token")
 
     def _state(self, count: int, *, asking: bool) -> PlanState:
-        return PlanState(self.cache, count, asking, self._aside)
+        return PlanState(self.cache, count, asking, self.aside, self._frame_tokens)
 
     def _run(self, module: Any, part: dict[str, Any], segment: Segment) -> torch.Tensor:
         self._planned = segment
@@ -347,12 +348,12 @@ class Passes:
                 track.back_to(mark)
         self._step, self._early, self._planned, self._goal = None, [], None, None
 
-    def _aside(self, ids: torch.Tensor | None = None, inputs_embeds: torch.Tensor | None = None) -> torch.Tensor:
-        """See `PlanState.run`."""
+    def aside(self, ids: torch.Tensor | None = None, inputs_embeds: torch.Tensor | None = None) -> torch.Tensor:
+        """The last hidden states [B, T, d] of a pass over nothing but what it is given; nothing of it is kept."""
         source = ids if ids is not None else inputs_embeds
         assert source is not None
         kept = {name: getattr(self, name) for name in ("system", "sizes", "cache", "_step", "_marks", "_nll")}
-        plain = Full(chunk=source.shape[1])
+        plain = Aside(chunk=source.shape[1])
         try:
             self.sizes = plain.bind(self.family, None, source.shape[0])
             self.system, self._step, self._marks, self._nll = plain, None, [], None

@@ -6,7 +6,7 @@ How the system gets into the model is in `passes.py`.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Self
@@ -96,6 +96,20 @@ def find_system(slug: str) -> type[ContextSystem]:
     return kind
 
 
+def find_learner(slug: str) -> Any:
+    """The class of a system of the folder `context` that has `fit`.
+
+    Raises:
+        InputError: no system has this name, or it learns nothing.
+    """
+    from memspan.core.catalog import load, system
+
+    kind = load(slug)
+    if not hasattr(kind, "fit") or system(slug).folder != "context":
+        raise InputError(f"{slug} learns nothing from texts for a context")
+    return kind
+
+
 def local_model(model: Any, tokenizer: Any = None) -> tuple[Any, Any]:
     """The transformers model and the tokenizer of what `memspan.context` takes as a model.
 
@@ -145,6 +159,7 @@ class Reader(Passes):
         self._nll = [] if nll else None
         try:
             self.system.turn(self.cache)
+            self._frame_tokens = (self._count(self._opening()), 0)
             if isinstance(data, Iterator):
                 for part in data:
                     self._read(self._ids(part), None)
@@ -152,7 +167,34 @@ class Reader(Passes):
                 self._read(self._ids(data), mask)
             return torch.cat(self._nll, 1) if self._nll else None
         finally:
-            self._nll = None
+            self._nll, self._frame_tokens = None, (0, 0)
+
+    def score(self, question: Any, answers: Sequence[Any]) -> list[torch.Tensor]:
+        """Surprisal of each token of each answer right behind a question, nats [B, T]; the reader stays where it was.
+
+        Args:
+            question: a text or token ids, as `feed` takes them; no chat template is put around it. It is read once.
+            answers: texts or token ids, each as if it alone came next.
+
+        Raises:
+            InputError: nothing to read, or a text without a tokenizer.
+        """
+        self._open()
+        asked, *said = (self._ids(self.encode(x) if isinstance(x, str) else x) for x in (question, *answers))
+        out = []
+        with self.fork():
+            self.system.turn(self.cache)
+            with torch.no_grad():
+                self.model.base_model(input_ids=asked)
+            for answer in said:
+                with self.fork():
+                    self._nll = []
+                    try:
+                        self._read(answer, None)
+                        out.append(torch.cat(self._nll, 1))
+                    finally:
+                        self._nll = None
+        return out
 
     def _read(self, ids: torch.Tensor, mask: torch.Tensor | None) -> None:
         self._admit(ids.shape[0])
@@ -166,7 +208,7 @@ class Reader(Passes):
 
     def _ids(self, data: Any) -> torch.Tensor:
         if isinstance(data, str):
-            data = self._encode(self._opening() + data)
+            data = self.encode(self._opening() + data)
         if not isinstance(data, torch.Tensor):
             if not isinstance(data, Iterable):
                 raise InputError(
@@ -186,13 +228,21 @@ class Reader(Passes):
             raise InputError(f"token ids must be whole numbers from 0 to {self.family.config.vocab_size - 1}")
         return ids
 
-    def _encode(self, text: str) -> list[int]:
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text, without special tokens.
+
+        Raises:
+            InputError: no tokenizer, or the text is empty.
+        """
         if self.tokenizer is None:
             raise InputError("a text needs a tokenizer: pass tokenizer=, or read token ids")
         ids: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         if not ids:
             raise InputError("there is nothing to read: the text is empty")
         return ids
+
+    def _count(self, text: str) -> int:
+        return len(self.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else 0
 
     # --- asking ------------------------------------------------------------------------------------------------------
 
@@ -225,7 +275,8 @@ class Reader(Passes):
         before, after = self._template()
         opened = self._frame and self.cache.tracks[0].seen > 0
         text = f"\n\n{question}{after}" if opened else f"{before}{question}{after}"
-        ids = torch.tensor([self._encode(text)], device=self.family.device)
+        ids = torch.tensor([self.encode(text)], device=self.family.device)
+        lead = 0 if opened else self._count(before)
         with ExitStack() as stack:
             if not keep:
                 stack.enter_context(self.fork())
@@ -233,6 +284,8 @@ class Reader(Passes):
             pad = self.tokenizer.pad_token_id
             settings = {"do_sample": False, "pad_token_id": 0 if pad is None else pad, **generation}
             mask = torch.ones_like(ids)
+            self._frame_tokens = (lead, self._count(after))
+            stack.callback(setattr, self, "_frame_tokens", (0, 0))
             out = self.model.generate(ids, attention_mask=mask, max_new_tokens=max_new_tokens, **settings)
         return str(self.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)).strip()
 

@@ -68,12 +68,14 @@ class PlanState:
         asking: the caller waits for the output of the last token, as `generate` does; `feed` does not.
         run: the last hidden states [B, T, d] of a pass aside, `run(ids)` or `run(inputs_embeds=…)`: over nothing but
             what it is given, with the plain attention, and nothing of it is kept. Gradients flow where they are on.
+        frame: how many of the tokens at the beginning and at the end are the chat template's.
     """
 
     cache: SlotCache
     count: int
     asking: bool
     run: Callable[..., torch.Tensor]
+    frame: tuple[int, int] = (0, 0)
 
 
 @dataclass(slots=True)

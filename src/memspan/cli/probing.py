@@ -1,0 +1,141 @@
+"""`memspan probe`: an exam of whatever a subject names, with a report."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from memspan.core.errors import InputError
+
+if TYPE_CHECKING:
+    from memspan.probes.base import Exam, Subject
+    from memspan.probes.run import Report
+
+SUBJECTS = (
+    "a model (bundled, a Hugging Face id, a path, openai:URL#MODEL), context:SLUG[@BYTES][:MODEL], memory:ORGANIZER, "
+    "oracle, guesser, or shuffled: before any of them"
+)
+
+
+def add_options(sub: argparse.ArgumentParser) -> None:
+    """The options of `probe`."""
+    from memspan.cli.learning import add_option
+
+    sub.add_argument("exam", metavar="EXAM", help="the exam; memspan systems --folder probes lists them")
+    sub.add_argument("--subject", default="bundled", metavar="SPEC", help=f"who sits it: {SUBJECTS}")
+    sub.add_argument(
+        "--length", default="1k", metavar="N,N", help="tokens of what is shown, as 512,1k,8k (default: 1k)"
+    )
+    sub.add_argument("--n", type=int, default=20, metavar="N", help="items of each length (default: 20)")
+    sub.add_argument("--form", choices=("text", "likelihood"), help="write, or weigh options; the subject's better one")
+    sub.add_argument("--seed", type=int, default=0, help="of the items (default: 0)")
+    sub.add_argument("--out", metavar="DIR", help="keep answers, report and plot here, and go on from there")
+    add_option(sub)
+
+
+def probe(options: argparse.Namespace) -> int:
+    """`memspan probe`."""
+    from memspan.cli.learning import settings
+    from memspan.probes.find import find_exam
+    from memspan.probes.run import run
+
+    lengths = [_length(part) for part in options.length.split(",")]
+    exam = find_exam(options.exam)(**settings(options))
+    subject = subject_of(options.subject, exam, options.seed)
+    report = run(
+        exam,
+        subject,
+        n=options.n,
+        lengths=lengths,
+        seed=options.seed,
+        form=options.form,
+        out=options.out,
+        progress=not options.quiet and sys.stderr.isatty(),
+    )
+    kept = None if options.out is None else _keep(report, Path(options.out).expanduser())
+    if options.json:
+        print(json.dumps(report.to_json(), ensure_ascii=False, indent=2))
+        return 0
+    print(_shown(report))
+    if kept is not None and not options.quiet:
+        print(f"\nthe answers, the report and the plot: {kept}", file=sys.stderr)
+    return 0
+
+
+def subject_of(spec: str, exam: Exam, seed: int = 0) -> Subject:
+    """Whoever a spec names.
+
+    Raises:
+        InputError: it names nobody.
+    """
+    from memspan.probes.subjects import Guesser, ModelSubject, Oracle, Shuffled
+
+    kind, colon, rest = spec.partition(":")
+    if spec == "oracle":
+        return Oracle(exam)
+    if spec == "guesser":
+        return Guesser(exam, seed)
+    if kind == "shuffled" and colon:
+        return Shuffled(subject_of(rest, exam, seed), seed)
+    if kind == "memory" and colon:
+        from memspan.longterm.examined import StoreSubject
+        from memspan.longterm.organizers import load_organizer
+
+        load_organizer(rest, "rules")
+        return StoreSubject(rest)
+    from memspan.models import load_language_model
+
+    if kind == "context" and colon:
+        from memspan.context.bounded import BoundedLanguageModel
+
+        system, _, model = rest.partition(":")
+        slug, _, budget = system.partition("@")
+        from memspan.context.reader import find_system
+
+        find_system(slug)
+        bounded = BoundedLanguageModel(load_language_model(model or "bundled"), slug, budget or None)
+        return ModelSubject(bounded, spec)
+    return ModelSubject(load_language_model(spec), spec)
+
+
+def _length(text: str) -> int:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)(k?)", text.strip().lower())
+    if not found:
+        raise InputError(f"--length {text!r} is no number of tokens: write 512, 1k or 1k,8k")
+    value = float(found[1]) * (1000 if found[2] else 1)
+    return int(value)
+
+
+def _keep(report: Report, folder: Path) -> Path:
+    name = re.sub(r"[^\w.-]+", "_", f"{report.exam}-{report.subject}-{report.form}")
+    (folder / f"{name}.json").write_text(json.dumps(report.to_json(), ensure_ascii=False, indent=1), encoding="utf-8")
+    from memspan.probes.plot import plot
+
+    plot(report, folder / f"{name}.png")
+    return folder
+
+
+def _shown(report: Report) -> str:
+    from memspan.cli.verbs import _table
+
+    rows = []
+    for row in report.table():
+        named = [str(row[name]) for name in report.breakdown]
+        rows.append([*named, str(row["n"]), f"{row['score']:.1%}", f"{row['low']:.1%} – {row['high']:.1%}"])
+    low, high = report.interval
+    rows.append(
+        ["all", *[""] * (len(report.breakdown) - 1), str(report.n), f"{report.score:.1%}", f"{low:.1%} – {high:.1%}"]
+    )
+    said = [f"{report.exam}, {report.subject}, by {report.form}"]
+    if report.chance is not None:
+        said.append(f"chance is {report.chance:.0%}")
+    if report.failures:
+        said.append(f"{report.failures:,} answers could not be read")
+    if report.estimated:
+        said.append("lengths are estimated, as the subject has no tokenizer")
+    lines = _table([*report.breakdown, "n", "score", "95 % interval"], rows, right=set(range(len(report.breakdown), 5)))
+    return "; ".join(said) + "\n\n" + lines

@@ -1,0 +1,146 @@
+"""`Exam` and `Subject`: what is asked, and whoever answers.
+
+An exam makes items from a seed; a subject reads an item's context and answers it, in writing, or by saying how likely
+each option is, which a small model can do before it can write. The exam grades. `run.py` puts both together.
+"""
+
+from __future__ import annotations
+
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+
+from memspan.core.errors import InputError
+
+Form = Literal["text", "likelihood"]
+FORMS: tuple[Form, ...] = ("likelihood", "text")
+Count = Callable[[str], int]
+"""Tokens of a text."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """One question of the likelihood form: which of the options follows; `right` is its place among them."""
+
+    question: str
+    options: tuple[str, ...]
+    right: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """One task of an exam.
+
+    Attributes:
+        id: the same whenever the same seed and settings make it.
+        context: what is shown first, whole; pieces: the same in parts, as a store takes it.
+        question: in the text form, with what the answer should look like.
+        answer: the right answer, in the form that the exam grades.
+        choices: of the likelihood form; the item's score is the share that is right.
+        group: what results are broken down by: task, length in tokens, characters, depth.
+        new_tokens: most tokens of a written answer.
+    """
+
+    id: str
+    context: str
+    question: str
+    answer: Any
+    pieces: tuple[str, ...] = ()
+    choices: tuple[Choice, ...] = ()
+    group: Mapping[str, str | int | float] = field(default_factory=dict)
+    new_tokens: int = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Grade:
+    """What an answer is worth, from 0 to 1, and whether an answer could be read out of the text at all.
+
+    `more` are further figures of it, such as precision and recall.
+    """
+
+    score: float
+    parsed: bool = True
+    more: Mapping[str, float] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Subject(Protocol):
+    """Whoever sits an exam.
+
+    Attributes:
+        name: as reports show it.
+        forms: what it can do, the better first.
+    """
+
+    name: str
+    forms: tuple[Form, ...]
+
+    def read(self, item: Item) -> None:
+        """Take in the item's context; nothing of an earlier item is left."""
+
+    def write(self, item: Item) -> str:
+        """Answer the item's question in writing."""
+
+    def weigh(self, choice: Choice) -> list[float]:
+        """How likely each option is behind the question: mean log-probability of its tokens, or any such figure."""
+
+    def count_tokens(self, text: str) -> int | None:
+        """Tokens of a text; None without a tokenizer, and lengths are then estimated by the exam."""
+
+
+class Exam(ABC):
+    """A maker and marker of items; a system of the folder `probes`.
+
+    Class attributes:
+        slug: its name.
+        forms: in which it can be sat.
+        least: tokens below which no item can be made.
+        breakdown: groups that reports break the score down by.
+    """
+
+    slug: ClassVar[str]
+    forms: ClassVar[tuple[Form, ...]] = FORMS
+    least: ClassVar[int] = 1
+    breakdown: ClassVar[tuple[str, ...]] = ("task", "length")
+    Config: ClassVar[type[Any]]
+
+    def __init__(self, config: Any = None, **options: Any) -> None:
+        if config is None:
+            try:
+                config = self.Config(**options)
+            except TypeError as error:
+                known = ", ".join(self.Config.__dataclass_fields__)
+                raise InputError(f"{self.slug} has no such option ({error}); its options: {known}") from None
+        self.config = config
+
+    @abstractmethod
+    def items(self, n: int, length: int, seed: int, count: Count) -> Sequence[Item]:
+        """`n` items of at most `length` tokens; the same for the same arguments.
+
+        Raises:
+            InputError: no item fits into the length.
+        """
+
+    @abstractmethod
+    def grade(self, item: Item, text: str) -> Grade:
+        """Marks a written answer."""
+
+    @abstractmethod
+    def estimate(self, text: str) -> int:
+        """Tokens of a text of the kind that this exam shows, where there is no tokenizer."""
+
+    def oracle(self, item: Item) -> str:
+        """A written answer that is right."""
+        return str(item.answer)
+
+    def guess(self, item: Item, chance: random.Random) -> str:
+        """A written answer by lot, from what the item shows."""
+        return ", ".join(chance.choice(choice.options) for choice in item.choices)
+
+
+def check_length(exam: Exam, length: int) -> None:
+    """Raises InputError where no item of the exam fits into `length` tokens."""
+    if length < exam.least:
+        raise InputError(f"{exam.slug} needs at least {exam.least} tokens, and the length is {length}")
