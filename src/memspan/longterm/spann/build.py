@@ -6,7 +6,6 @@ which stages are done, so that a build that was killed goes on from the last of 
 
 from __future__ import annotations
 
-import json
 import os
 import zlib
 from collections.abc import Callable, Iterator
@@ -21,7 +20,7 @@ from . import codes, reference
 from .clustering import leaves, nearest_centre
 from .codes import Coded
 from .config import SpannConfig
-from .layout import SECTOR, Files, Tables, write_json
+from .layout import SECTOR, Files, Tables, read_json, write_json
 from .space import Floats, Space
 
 Rows = npt.NDArray[np.generic]
@@ -64,13 +63,12 @@ class Build:
     def run(self) -> tuple[Space, Tables]:
         """All stages that are not done yet; the files of the index, and its tables, which the caller makes durable."""
         if self.files.build.exists():
-            self.done = json.loads(self.files.build.read_text(encoding="utf-8"))["done"]
+            self.done = read_json(self.files.build)["done"]
         for stage in STAGES:
             if stage not in self.done:
                 getattr(self, f"_{stage}")()
                 self.done.append(stage)
-                state = json.loads(self.files.build.read_text(encoding="utf-8"))
-                write_json(self.files.build, {**state, "done": self.done})
+                write_json(self.files.build, {**read_json(self.files.build), "done": self.done})
         return self._space(), self._tables()
 
     # Stages ----------------------------------------------------------------------------------------------------------

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from . import native
-from .engine import Effort, Engine, Slots
+from .effort import Effort, Slots
+from .engine import Engine
 from .space import Floats
 
 Value = TypeVar("Value", bound=np.generic)
@@ -98,7 +99,7 @@ def _again(
 def _recall(
     engine: Engine, queries: Floats, picked: Ints, truth: Slots, farthest: Floats, effort: Effort
 ) -> tuple[float, float]:
-    found, distances, _ = engine.search(queries, truth.shape[1] + 1, effort, 1, None, None)
+    found, distances, _ = engine.search(queries, truth.shape[1] + 1, effort, 1)
     # A row that is as near as the k-th is one of the k nearest: of many that are equal, any will do.
     bound = farthest + ROUNDING * (1 + np.abs(farthest))
     hit = (_without(found, picked, found)[:, :, None] == truth[:, None, :]).any(2)

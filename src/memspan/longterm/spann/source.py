@@ -13,7 +13,7 @@ import numpy.typing as npt
 from memspan.core.errors import InputError, StoreError
 
 from .build import Source
-from .engine import DTYPES
+from .effort import DTYPES
 from .layout import Files
 
 CHECKED = 65_536  # rows looked at for NaN at a time
@@ -97,18 +97,20 @@ def as_filter(ids: Any) -> npt.NDArray[np.int64]:
 def as_queries(queries: Any, dim: int) -> npt.NDArray[np.float32]:
     """Queries [n, dim], of one vector or many."""
     try:
-        with np.errstate(over="ignore"):
-            q = np.asarray(queries).astype(np.float32)
+        q = np.asarray(queries)
+        if q.dtype != np.float32:
+            with np.errstate(over="ignore"):
+                q = q.astype(np.float32)
     except (TypeError, ValueError) as e:
         raise InputError(f"queries are no array of numbers ({e}); pass [n, {dim}] or [{dim}]") from None
     q = q[None] if q.ndim == 1 else q
     if q.ndim != 2 or q.shape[1] != dim:
         raise InputError(f"queries have shape {np.shape(queries)}; this index takes [n, {dim}] or [{dim}]")
+    if np.abs(q).max(initial=0) <= LARGEST:  # False too where one is NaN
+        return q
     if not np.isfinite(q).all():
         raise InputError("queries hold NaN or infinite values; clean them before searching")
-    if (np.abs(q) > LARGEST).any():
-        raise InputError(f"queries hold values over {LARGEST:g}, whose distances overflow; scale them and the vectors")
-    return q
+    raise InputError(f"queries hold values over {LARGEST:g}, whose distances overflow; scale them and the vectors")
 
 
 def check_finite(rows: npt.NDArray[np.generic], at: int = 0) -> None:

@@ -6,6 +6,7 @@
 #include <limits>
 #include <vector>
 
+#include "checksum.h"
 #include "kernels.h"
 
 namespace spann {
@@ -23,15 +24,26 @@ struct Index {
     const uint8_t* head_codes;
     const float *head_scale, *head_norm;
     const uint32_t* head_list;
-    const uint32_t *list_sector, *list_blocks;
+    const uint32_t *list_sector, *list_blocks, *list_crc;
+    uint8_t* list_known;  // 1 where a list was found good already
     const uint8_t *list_bytes, *row_data;
-    const uint64_t *dead, *allowed, *allowed_lists;  // bitmaps; null: none dead, all allowed
+    const uint32_t* row_sums;  // of the pages of the rows, as far as `row_covered` bytes
+    uint8_t* row_known;
+    const uint64_t *dead, *allowed, *allowed_lists, *allowed_cells;  // bitmaps; null: none dead, all allowed
     const int32_t *pending_first, *pending_next;     // chains of entries not yet written to their lists; null: none
     const uint8_t* pending_codes;
     const float *pending_add, *pending_scale;
     const uint32_t* pending_slot;
     int64_t direct, list_file, row_file;  // 0: by the maps; 1: reads past the page cache; 2: the same by threads
     int64_t align, longest_list;          // bytes: what such a read must be a multiple of, and the longest list
+    int64_t row_covered;
+
+    bool good(uint32_t list, const uint8_t* data, int64_t size) const {
+        if (__atomic_load_n(list_known + list, __ATOMIC_RELAXED)) return true;
+        if (checksum(data, size_t(list_blocks[list] * size)) != list_crc[list]) return false;
+        __atomic_store_n(list_known + list, uint8_t(1), __ATOMIC_RELAXED);
+        return true;
+    }
 };
 
 struct Params {
@@ -39,8 +51,19 @@ struct Params {
     float stop;    // a list is read only if its head's squared distance is at most stop * the k-th best estimate
 };
 
+constexpr int BAD = 64;
+
+// What was read, and what of it is damaged: lists, the first `BAD` of them named, and a page of the rows, -1 for none.
 struct Stats {
-    int64_t lists, bytes, rows;
+    int64_t lists, bytes, rows, bad, page;
+    uint32_t bad_lists[BAD];
+
+    void damaged(uint32_t list) {
+        for (int i = 0; i < std::min<int64_t>(bad, BAD); i++)
+            if (bad_lists[i] == list) return;
+        if (bad < BAD) bad_lists[bad] = list;
+        bad++;
+    }
 };
 
 inline bool bit(const uint64_t* map, uint64_t i) { return map[i >> 6] >> (i & 63) & 1; }
@@ -121,7 +144,7 @@ struct Ranker {
                                       cells.limit, out);
             for (; below; below &= below - 1) {
                 int l = __builtin_ctz(below);
-                cells.push(out[l], uint32_t(b * LANES + l));
+                if (!x.allowed_cells || bit(x.allowed_cells, b * LANES + l)) cells.push(out[l], uint32_t(b * LANES + l));
             }
         }
         cells.finish();
