@@ -1,4 +1,9 @@
-"""Which effort gives which recall: measured on rows of the index itself, each left out of its own answer."""
+"""Which effort gives which recall: measured on rows of the index itself, each left out of its own answer.
+
+Efforts are chosen with some of the rows and measured with others, lest the luck of the former be taken for recall; and
+a search is given the effort of which the lower bound of a confidence interval reaches the recall that it asks for.
+Heads are no good questions: a search finds their own lists too well.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +19,20 @@ import numpy.typing as npt
 from . import native
 from .effort import Effort, Slots
 from .engine import Engine
+from .heads import Lanes, places, vectors
 from .space import Floats
 
 Value = TypeVar("Value", bound=np.generic)
 Ints = npt.NDArray[np.int64]
 Steps = tuple[int, ...]
 
-SAMPLE = 500  # rows asked for, in native code
+SAMPLE = 1500  # rows asked for, in native code
 SAMPLE_NUMPY = 100
-ANSWERS = 5000  # neighbours looked for in all, at most: for many neighbours fewer rows are asked for
+SAMPLE_AGAIN = 500  # where efforts are known already
+CHOOSING = 300  # of the rows, those that efforts are chosen with, where there are five times as many
+ANSWERS = 15_000  # neighbours looked for in all, at most: for many neighbours fewer rows are asked for
+LEAST = 300  # rows asked for all the same
+CONFIDENCE = 1.64  # standard errors under the mean that a recall is with 95 % probability above
 LISTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 TOLERANCE = 0.003  # recall given up for a cheaper effort at the same number of lists
 ENOUGH = 0.998  # recall after which no more lists are tried
@@ -44,6 +54,11 @@ class Point:
     recall: float
     error: float
     effort: Effort
+
+    @property
+    def surely(self) -> float:
+        """What recall is at least, with 95 % probability."""
+        return self.recall - CONFIDENCE * self.error
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it."""
@@ -71,15 +86,18 @@ def calibrate(
     """
     live = engine.live()
     rng = np.random.default_rng([seed, len(live)])
-    size = min(SAMPLE if native.library() else SAMPLE_NUMPY, len(live))
-    picked = np.sort(rng.choice(live, size, replace=False))
-    queries = np.asarray(engine.rows[picked]).astype(np.float32)
+    size = (SAMPLE_AGAIN if known else SAMPLE) if native.library() else SAMPLE_NUMPY
+    picked = np.sort(rng.choice(live, min(size, len(live)), replace=False))
+    heads = are_heads(engine, picked)
+    picked = picked[~heads] if heads.mean() < 0.5 else picked
+    size = len(picked)
+    queries = engine.rows[picked].astype(np.float32)
     found, distances, _ = engine.exact(queries, min(max(neighbours) + 1, len(live)))
     truth = _without(found, picked, found)
     farthest = _without(found, picked, distances)
     curves = {}
     for k in neighbours:
-        some = min(size, max(100, ANSWERS // k))
+        some = min(size, max(LEAST, ANSWERS // k))
         part = rng.choice(size, some, replace=False)
         asked = queries[part], picked[part], truth[part, :k], farthest[part, :k][:, -1]
         curves[k] = _again(engine, *asked, (known or {}).get(k, [])) or _curve(engine, *asked)
@@ -116,11 +134,14 @@ def _curve(engine: Engine, queries: Floats, picked: Ints, truth: Slots, farthest
 
     curve: list[Point] = []
     steps: Steps = (0,) * len(PARTS)
-    half = slice(max(len(queries) // 2, min(len(queries), 100)))
+    choosing = min(CHOOSING, max(len(queries) // 5, min(len(queries), 100)))
+    measuring = slice(choosing if choosing < len(queries) // 2 else 0, None)
     for count in (*[n for n in LISTS if n < lists], lists) if lists <= LISTS[-1] else LISTS:
-        steps = _cheapest(steps, partial(_effort, count, k=k, cells=cells), lambda effort: recall(effort, half)[0])
+        steps = _cheapest(
+            steps, partial(_effort, count, k=k, cells=cells), lambda effort: recall(effort, slice(choosing))[0]
+        )
         effort = _effort(count, steps, k, cells)
-        curve.append(Point(*recall(effort, slice(None)), effort))
+        curve.append(Point(*recall(effort, measuring), effort))
         flat = len(curve) > 1 and count >= 32 and curve[-1].recall - curve[-2].recall < GAIN
         if curve[-1].recall >= ENOUGH or flat:
             break
@@ -170,15 +191,22 @@ def _without(found: Slots, own: Ints, values: npt.NDArray[Value]) -> npt.NDArray
     return np.reshape(values[keep], (len(found), -1))
 
 
+def are_heads(engine: Engine, slots: Ints) -> npt.NDArray[np.bool_]:
+    """Which of the rows are heads, as coded, of the lists nearest to them."""
+    x = engine.space.rows(engine.rows[slots])
+    coded = Lanes.encode(x, slots).decoded()
+    return np.asarray((coded == vectors(engine.tables, places(engine.tables), engine.primary_of(slots))).all(1))
+
+
 def choose(curve: list[Point], recall: float) -> Point:
     """The effort for a recall: between two points of the curve lists and cells between theirs, beyond it the best."""
-    after = next((i for i, p in enumerate(curve) if p.recall >= recall), None)
+    after = next((i for i, p in enumerate(curve) if p.surely >= recall), None)
     if after is None:
         return max(curve, key=lambda p: p.recall)
     if after == 0:
         return curve[0]
     a, b = curve[after - 1], curve[after]
-    share = (recall - a.recall) / (b.recall - a.recall)
+    share = (recall - a.surely) / (b.surely - a.surely)
     lists = math.ceil(a.effort.lists + share * (b.effort.lists - a.effort.lists))
     cells = math.ceil(a.effort.cells + share * (b.effort.cells - a.effort.cells))
     effort = Effort(

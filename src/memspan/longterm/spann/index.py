@@ -187,7 +187,7 @@ class VectorIndex(Maintenance):
             _clear(files)
             write_json(files.build, {**mark, "done": []})
         with bars(progress and n > settings.exact_below) as report:
-            space, tables = _make(files, source, metric, settings, report)
+            space, tables = _make(files, source, metric, settings, report, budget)
         if owners is not None:
             order = source.ids.argsort()
             at = np.searchsorted(source.ids[order], np.fromfile(files.ids, np.int64, n))
@@ -452,10 +452,12 @@ def resident(folder: Path) -> int:
     return total
 
 
-def _make(files: Files, source: Source, metric: str, config: SpannConfig, report: Report) -> tuple[Space, Tables]:
+def _make(
+    files: Files, source: Source, metric: str, config: SpannConfig, report: Report, budget: int
+) -> tuple[Space, Tables]:
     n = len(source.rows)
     if n >= config.exact_below:
-        space, tables = Build(files, source, metric, config, report).run()
+        space, tables = Build(files, source, metric, config, report, budget=budget).run()
     else:
         space = Space.fit(np.asarray(source.rows).astype(np.float32), metric, config.seed)
         tables = empty_tables(space.padded, n)
