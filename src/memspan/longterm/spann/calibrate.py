@@ -31,14 +31,16 @@ SAMPLE_NUMPY = 100
 SAMPLE_AGAIN = 500  # where efforts are known already
 CHOOSING = 300  # of the rows, those that efforts are chosen with, where there are five times as many
 ANSWERS = 15_000  # neighbours looked for in all, at most: for many neighbours fewer rows are asked for
+AT_ONCE = 300  # of the rows whose true neighbours are found by one scan, which bounds memory
 LEAST = 300  # rows asked for all the same
 CONFIDENCE = 1.64  # standard errors under the mean that a recall is with 95 % probability above
 LISTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 TOLERANCE = 0.003  # recall given up for a cheaper effort at the same number of lists
 ENOUGH = 0.998  # recall after which no more lists are tried
 ROUNDING = 1e-6  # relative, of distances that are the same
-# How far each part of an effort is lowered: rows ranked exactly for each neighbour, cells for each list, `stop`.
-PARTS = ((8.0, 5.0, 3.0, 2.0), (2.0, 1.25, 0.8, 0.5, 0.3), (math.inf, 1.7, 1.5, 1.35, 1.25))
+# How far each part of an effort is lowered, what saves most first: `patience`, rows ranked exactly for each neighbour,
+# cells for each list.
+PARTS = ((math.inf, 4.0, 3.0, 2.5, 2.0, 1.6, 1.3), (8.0, 5.0, 3.0, 2.0), (2.0, 1.25, 0.8, 0.5, 0.3))
 GAIN = 0.0005  # recall gained by a step of lists, under which no more are tried
 
 
@@ -92,7 +94,9 @@ def calibrate(
     picked = picked[~heads] if heads.mean() < 0.5 else picked
     size = len(picked)
     queries = engine.rows[picked].astype(np.float32)
-    found, distances, _ = engine.exact(queries, min(max(neighbours) + 1, len(live)))
+    wanted = min(max(neighbours) + 1, len(live))
+    parts = [engine.exact(queries[at : at + AT_ONCE], wanted) for at in range(0, max(size, 1), AT_ONCE)]
+    found, distances = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
     truth = _without(found, picked, found)
     farthest = _without(found, picked, distances)
     curves = {}
@@ -150,12 +154,12 @@ def _curve(engine: Engine, queries: Floats, picked: Ints, truth: Slots, farthest
 
 def _effort(count: int, steps: Steps, k: int, cells: int) -> Effort:
     """The effort for a number of lists: `steps` says how far each part is lowered."""
-    rerank, share, stop = (part[step] for part, step in zip(PARTS, steps, strict=True))
+    patience, rerank, share = (part[step] for part, step in zip(PARTS, steps, strict=True))
     return Effort(
-        cells=min(cells, max(32, 2 * count) if not steps[1] else max(4, round(share * count))),
+        cells=min(cells, max(32, 2 * count) if not steps[2] else max(4, round(share * count))),
         lists=count,
-        rerank=max(8 * k, 64) if not steps[0] else round(rerank * k) + 1,
-        stop=stop,
+        rerank=max(8 * k, 64) if not steps[1] else round(rerank * k) + 1,
+        patience=patience,
     )
 
 
@@ -214,5 +218,6 @@ def choose(curve: list[Point], recall: float) -> Point:
         lists=lists,
         rerank=max(a.effort.rerank, b.effort.rerank),
         stop=max(a.effort.stop, b.effort.stop),
+        patience=max(a.effort.patience, b.effort.patience),
     )
     return Point(recall, max(a.error, b.error), effort)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ Bitmap = npt.NDArray[np.uint64]
 
 DTYPES = ("float32", "float16", "int8")
 NONE = np.uint32(0xFFFFFFFF)
+EASY = 4  # lists that are read for the easiest of queries, as in index.h
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,12 +27,15 @@ class Effort:
         lists: lists read at most.
         rerank: rows whose exact distance is computed at most.
         stop: a list is read only while its head's squared distance is at most so many times the k-th best estimate.
+        patience: a list is read only while fewer than so many times 4 + n were, where the n-th was the last to better
+            the k best. An easy query finds all of them in its first lists and soon ends; a hard one goes on.
     """
 
     cells: int
     lists: int
     rerank: int
     stop: float = float("inf")
+    patience: float = float("inf")
 
     def __post_init__(self) -> None:
         for name in ("cells", "lists", "rerank"):
@@ -39,10 +43,13 @@ class Effort:
                 raise InputError(f"Effort.{name} is {getattr(self, name)}; it must be at least 1")
         if not self.stop > 0:
             raise InputError(f"Effort.stop is {self.stop}; it must be over 0 (inf for no bound)")
+        if not self.patience > 0:
+            raise InputError(f"Effort.patience is {self.patience}; it must be over 0 (inf for no bound)")
 
     def scaled(self, by: float) -> Effort:
-        """So many times the cells and lists."""
-        return Effort(cells=round(self.cells * by), lists=round(self.lists * by), rerank=self.rerank, stop=self.stop)
+        """So many times the cells, lists and patience."""
+        cells, lists = round(self.cells * by), round(self.lists * by)
+        return replace(self, cells=cells, lists=lists, patience=self.patience * by)
 
 
 @dataclass(frozen=True)

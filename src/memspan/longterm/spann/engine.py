@@ -219,7 +219,7 @@ class Engine(Scan):
             return self._search_numpy(inner, raw, k, effort, only)
         out = np.empty((len(raw), k), np.uint32), np.empty((len(raw), k), np.float32)
         stats = native.StatsStruct(page=-1)
-        params = native.ParamsStruct(k, effort.cells, effort.lists, effort.rerank, effort.stop)
+        params = native.ParamsStruct(k, effort.cells, effort.lists, effort.rerank, effort.stop, effort.patience)
         point = native.pointer
         index = self.struct(only)
         failed = lib.spann_search(

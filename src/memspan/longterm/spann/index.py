@@ -310,15 +310,18 @@ class VectorIndex(Maintenance):
                 # Fewer heads lead to an allowed row, and each of their lists holds fewer of them.
                 far = far.scaled(min(8.0, (engine.slots / chosen.count) ** 0.5))
             workers = threads or CORES
+            # When to stop was measured by the best of the calibrated number: so many are looked for.
+            wanted, k = k, k if effort is not None else max(k, self._known(k))
             found, distances, work = engine.search(q, k, far, workers, only, mending=False)
             while effort is None and far.lists < len(engine.tables.list_count):
                 # The lists read held fewer than k: further ones are read while there are any.
-                short = np.flatnonzero(found[:, -1] == NONE)
+                short = np.flatnonzero(found[:, wanted - 1] == NONE)
                 if not len(short):
                     break
                 far = far.scaled(4)
                 found[short], distances[short], more = engine.search(q[short], k, far, workers, only, mending=False)
                 work = work.plus(more)
+            found, distances = found[:, :wanted], distances[:, :wanted]
         ids = np.full(found.shape, -1, np.int64)
         full = found != NONE
         ids[full] = engine.ids_of(found[full])
@@ -361,15 +364,16 @@ class VectorIndex(Maintenance):
         return found
 
     def _chosen_point(self, k: int, recall: float) -> Point:
-        known = next((c for c in sorted(self._curves) if c >= k), max(self._curves))
+        known = self._known(k)
         point = choose(self._curves[known], recall)
-        if k == known:
+        if k <= known:
             return point
-        if k < known:
-            # The bound was measured against the known-th best; the k-th is nearer and would stop the search sooner.
-            return replace(point, effort=replace(point.effort, stop=float("inf")))
         e = point.effort.scaled(k / known)
-        return Point(point.recall, point.error, Effort(cells=e.cells, lists=e.lists, rerank=3 * k, stop=e.stop))
+        return Point(point.recall, point.error, replace(e, rerank=3 * k, patience=point.effort.patience))
+
+    def _known(self, k: int) -> int:
+        """The neighbours of which recall was measured that are nearest to so many, from above where there are such."""
+        return next((c for c in sorted(self._curves) if c >= k), max(self._curves))
 
     # What it is ------------------------------------------------------------------------------------------------------
 

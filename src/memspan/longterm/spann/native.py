@@ -49,7 +49,7 @@ class IndexStruct(ctypes.Structure):
 class ParamsStruct(ctypes.Structure):
     """`struct Params` of index.h."""
 
-    _fields_ = (*((n, _I64) for n in ("k", "cells", "lists", "rerank")), ("stop", _F32))
+    _fields_ = (*((n, _I64) for n in ("k", "cells", "lists", "rerank")), ("stop", _F32), ("patience", _F32))
 
 
 class StatsStruct(ctypes.Structure):

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import codes
-from .effort import NONE, DamagedLists, Effort, Only, Slots, Work, test_bits
+from .effort import EASY, NONE, DamagedLists, Effort, Only, Slots, Work, test_bits
 from .layout import Files, Tables
 from .pages import Rows
 from .pending import Pending
@@ -46,7 +46,7 @@ class Scan(ABC):
         read = touched = ranked = 0
         for i, q in enumerate(inner):
             number, base = self.near_heads(q, effort, only)
-            slot, estimate, done = self._scan(q, number, base, k, effort.stop, only)
+            slot, estimate, done = self._scan(q, number, base, k, effort, only)
             keep = estimate.argsort(kind="stable")[: max(effort.rerank, k)]
             slot = slot[keep]
             read += done
@@ -86,7 +86,7 @@ class Scan(ABC):
         return number[order], d[order]
 
     def _scan(
-        self, q: Floats, number: npt.NDArray[np.int64], base: Floats, k: int, stop: float, only: Only | None
+        self, q: Floats, number: npt.NDArray[np.int64], base: Floats, k: int, effort: Effort, only: Only | None
     ) -> tuple[Slots, Floats, int]:
         """Slots seen in the lists, their estimates, and how many lists were read."""
         q8, step = codes.quantize_query(q)
@@ -94,9 +94,10 @@ class Scan(ABC):
         slots: Slots = np.zeros(0, np.uint32)
         estimates: Floats = np.zeros(0, np.float32)
         seen = np.zeros(self.slots, np.bool_)  # of which the system gives only the pages that are touched
-        bounded = np.isfinite(stop)
+        bounded = np.isfinite(effort.stop) or np.isfinite(effort.patience)
+        last, best = 0, np.float32(np.inf)
         for j, (i, h) in enumerate(zip(number, base, strict=True)):
-            if bounded and len(estimates) >= k and h > stop * np.partition(estimates, k - 1)[k - 1]:
+            if bounded and len(estimates) >= k and (h > effort.stop * best or j >= effort.patience * (EASY + last)):
                 return slots, estimates, j
             if self.bad_lists(np.array([i])):
                 raise DamagedLists(self.files.path, [int(i)])
@@ -108,7 +109,11 @@ class Scan(ABC):
                     fine[fine] = test_bits(only.slots, e.slots[fine])
                 fine[fine] = ~seen[e.slots[fine]]
                 seen[e.slots[fine]] = True
+                if bounded and fine.any() and (len(estimates) < k or d[fine].min() < best):
+                    last = j + 1
                 slots, estimates = np.concatenate([slots, e.slots[fine]]), np.concatenate([estimates, d[fine]])
+                if bounded and len(estimates) >= k:
+                    best = np.partition(estimates, k - 1)[k - 1]
         return slots, estimates.astype(np.float32), len(number)
 
     def entries(self, number: int, *, written: bool = True, pending: bool = True) -> list[codes.Entries]:

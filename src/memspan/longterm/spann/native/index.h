@@ -12,6 +12,7 @@
 namespace spann {
 
 constexpr int LANES = 16;
+constexpr float EASY = 4;  // lists that are read for the easiest of queries
 constexpr int64_t SECTOR = 512;
 constexpr float INF = std::numeric_limits<float>::infinity();
 
@@ -48,7 +49,8 @@ struct Index {
 
 struct Params {
     int64_t k, cells, lists, rerank;
-    float stop;    // a list is read only if its head's squared distance is at most stop * the k-th best estimate
+    float stop;      // a list is read only if its head's squared distance is at most stop * the k-th best estimate
+    float patience;  // and only if fewer than patience * (EASY + the last that bettered the k best) were read before it
 };
 
 constexpr int BAD = 64;

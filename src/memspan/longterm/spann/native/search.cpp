@@ -49,20 +49,24 @@ struct Worker : Ranker {
     Seen seen;
     std::vector<float> kth;  // max-heap of the k best estimates
     std::vector<Ranked> exact;
+    bool better = false;  // the list that is read has one of the k best
+    size_t last = 0;      // the last list that had one, counted from 1
 
     using Ranker::Ranker;
 
     // A max-heap of the k smallest.
     template <typename T>
-    void keep_best(std::vector<T>& heap, T value) const {
+    bool keep_best(std::vector<T>& heap, T value) const {
         if (heap.size() < size_t(p.k)) {
             heap.push_back(value);
-            std::push_heap(heap.begin(), heap.end());
         } else if (value < heap.front()) {
             std::pop_heap(heap.begin(), heap.end());
             heap.back() = value;
-            std::push_heap(heap.begin(), heap.end());
+        } else {
+            return false;
         }
+        std::push_heap(heap.begin(), heap.end());
+        return true;
     }
 
     void candidate(float d, uint32_t slot) {
@@ -71,7 +75,7 @@ struct Worker : Ranker {
         if (x.allowed && !bit(x.allowed, slot)) return;
         if (!seen.add(slot)) return;
         found.push(d, slot);
-        keep_best(kth, d);
+        better |= keep_best(kth, d);
     }
 
     void scan_list(const uint8_t* block, int64_t blocks, float base) {
@@ -122,6 +126,7 @@ struct Worker : Ranker {
         seen.reset(size_t(std::max(p.rerank, p.k)));
         kth.clear();
         exact.clear();
+        last = 0;
         square_raw = 0;
         for (int64_t i = 0; i < x.dim; i++) square_raw += raw[i] * raw[i];
         bool fine = x.direct ? read_lists(stats) && read_rows(raw, stats) : (map_lists(stats), map_rows(raw, stats), true);
@@ -135,15 +140,21 @@ struct Worker : Ranker {
     }
 
     bool enough(size_t j) const {
-        return p.stop < INF && kth.size() == size_t(p.k) && heads.items[j].d > p.stop * kth.front();
+        if (kth.size() < size_t(p.k)) return false;
+        return heads.items[j].d > p.stop * kth.front() || float(j) >= reach();
     }
+
+    // How many lists are read if none that is still to come betters the k best.
+    float reach() const { return p.patience * (EASY + float(last)); }
 
     // A damaged list is left out and told; the caller mends it and asks again.
     void scan(size_t j, const uint8_t* data, Stats* stats) {
         uint32_t list = heads.items[j].i;
         if (!x.good(list, data, block_bytes())) return stats->damaged(list);
+        better = false;
         scan_list(data, x.list_blocks[list], heads.items[j].d);
         if (x.pending_first) scan_pending(list, heads.items[j].d);
+        if (better) last = j + 1;
         stats->lists++;
         stats->bytes += x.list_blocks[list] * block_bytes();
     }
@@ -205,9 +216,10 @@ struct Worker : Ranker {
         bool fine = true;
         for (; j < heads.used && !enough(j); j++) {
             bool more = started == j;
-            // Half a window at a time, so that the kernel is called seldom.
-            if (more || started < j + window / 2) {
-                for (; started < heads.used && started < j + window; started++) start(started);
+            // Half a window at a time, so that the kernel is called seldom; but none that may prove needless.
+            size_t sure = std::max(j + 1, reach() < float(heads.used) ? size_t(std::ceil(reach())) : heads.used);
+            if (more || started < std::min(j + window / 2, sure)) {
+                for (; started < heads.used && started < std::min(j + window, sure); started++) start(started);
                 io->submit();
             }
             fine &= io->wait(uint32_t(j % window)) >= need[j % window];
