@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -37,10 +37,11 @@ CONFIDENCE = 1.64  # standard errors under the mean that a recall is with 95 % p
 LISTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 TOLERANCE = 0.003  # recall given up for a cheaper effort at the same number of lists
 ENOUGH = 0.998  # recall after which no more lists are tried
+LITTLE = 0.02  # share of the lists that is not worth a patience
 ROUNDING = 1e-6  # relative, of distances that are the same
-# How far each part of an effort is lowered, what saves most first: `patience`, rows ranked exactly for each neighbour,
-# cells for each list.
-PARTS = ((math.inf, 4.0, 3.0, 2.5, 2.0, 1.6, 1.3), (8.0, 5.0, 3.0, 2.0), (2.0, 1.25, 0.8, 0.5, 0.3))
+PATIENCE = (16.0, 8.0, 6.0, 5.0, 4.0, 3.0, 2.5, 2.0, 1.6, 1.3)
+# How far the other parts of an effort are lowered: rows ranked exactly for each neighbour, cells for each list.
+PARTS = ((8.0, 5.0, 3.0, 2.0), (2.0, 1.25, 0.8, 0.5, 0.3))
 GAIN = 0.0005  # recall gained by a step of lists, under which no more are tried
 
 
@@ -113,52 +114,81 @@ def _again(
     engine: Engine, queries: Floats, picked: Ints, truth: Slots, farthest: Floats, known: list[Point]
 ) -> list[Point]:
     """The recall that the efforts of a curve have now; nothing when it reaches less far than it did."""
-    curve = [Point(*_recall(engine, queries, picked, truth, farthest, p.effort), p.effort) for p in known]
+    curve = [Point(*_recall(engine, queries, picked, truth, farthest, p.effort)[:2], p.effort) for p in known]
     best = max((p.recall for p in curve), default=0.0)
     return curve if curve and best >= min(ENOUGH, max(p.recall for p in known)) - TOLERANCE else []
 
 
 def _recall(
     engine: Engine, queries: Floats, picked: Ints, truth: Slots, farthest: Floats, effort: Effort
-) -> tuple[float, float]:
-    found, distances, _ = engine.search(queries, truth.shape[1] + 1, effort, 1)
+) -> tuple[float, float, float]:
+    """Mean share found, its standard error, and lists read for a query."""
+    found, distances, work = engine.search(queries, truth.shape[1] + 1, effort, 1)
     # A row that is as near as the k-th is one of the k nearest: of many that are equal, any will do.
     bound = farthest + ROUNDING * (1 + np.abs(farthest))
     hit = (_without(found, picked, found)[:, :, None] == truth[:, None, :]).any(2)
     shares = (hit | (_without(found, picked, distances) <= bound[:, None])).mean(1)
-    return float(shares.mean()), float(shares.std() / np.sqrt(len(shares)))
+    return float(shares.mean()), float(shares.std() / np.sqrt(len(shares))), work.lists / len(queries)
 
 
 def _curve(engine: Engine, queries: Floats, picked: Ints, truth: Slots, farthest: Floats) -> list[Point]:
     k = truth.shape[1]
     cells, lists = len(engine.tables.cell_start) - 1, len(engine.tables.list_count)
 
-    def recall(effort: Effort, rows: slice) -> tuple[float, float]:
+    def recall(effort: Effort, rows: slice) -> tuple[float, float, float]:
         return _recall(engine, queries[rows], picked[rows], truth[rows], farthest[rows], effort)
 
     curve: list[Point] = []
+    before: tuple[float, float] | None = None
     steps: Steps = (0,) * len(PARTS)
     choosing = min(CHOOSING, max(len(queries) // 5, min(len(queries), 100)))
     measuring = slice(choosing if choosing < len(queries) // 2 else 0, None)
     for count in (*[n for n in LISTS if n < lists], lists) if lists <= LISTS[-1] else LISTS:
-        steps = _cheapest(
-            steps, partial(_effort, count, k=k, cells=cells), lambda effort: recall(effort, slice(choosing))[0]
-        )
-        effort = _effort(count, steps, k, cells)
-        curve.append(Point(*recall(effort, measuring), effort))
+        plain = _effort(count, (0,) * len(PARTS), math.inf, k, cells)
+        now, _, read = recall(plain, slice(choosing))
+        slope = max(0.0, now - before[0]) / math.log(read / before[1]) if before else math.inf
+        before = now, read
+        patience = _patience(plain, (now, read), slope, lambda effort: recall(effort, slice(choosing)))
+        made = partial(_effort, count, patience=patience, k=k, cells=cells)
+        steps = _cheapest(steps, made, lambda effort: recall(effort, slice(choosing))[0])
+        effort = made(steps)
+        curve.append(Point(*recall(effort, measuring)[:2], effort))
         flat = len(curve) > 1 and count >= 32 and curve[-1].recall - curve[-2].recall < GAIN
         if curve[-1].recall >= ENOUGH or flat:
             break
     return curve
 
 
-def _effort(count: int, steps: Steps, k: int, cells: int) -> Effort:
+def _patience(
+    plain: Effort, start: tuple[float, float], slope: float, recall: Callable[[Effort], tuple[float, float, float]]
+) -> float:
+    """The least patience that gives up less recall for the lists that it saves than fewer lists for all would.
+
+    Args:
+        plain: the effort without.
+        start: recall and lists read with it.
+        slope: recall lost by reading fewer lists for every query, by the logarithm of their number.
+        recall: recall, its error and lists read of an effort.
+    """
+    best = plain.patience
+    now, read = start
+    for patience in PATIENCE:
+        lower, _, fewer = recall(replace(plain, patience=patience))
+        if fewer > read * (1 - LITTLE):
+            continue
+        if now - lower > slope * math.log(read / fewer):
+            break
+        best, now, read = patience, lower, fewer
+    return best
+
+
+def _effort(count: int, steps: Steps, patience: float, k: int, cells: int) -> Effort:
     """The effort for a number of lists: `steps` says how far each part is lowered."""
-    patience, rerank, share = (part[step] for part, step in zip(PARTS, steps, strict=True))
+    rerank, share = (part[step] for part, step in zip(PARTS, steps, strict=True))
     return Effort(
-        cells=min(cells, max(32, 2 * count) if not steps[2] else max(4, round(share * count))),
+        cells=min(cells, max(32, 2 * count) if not steps[1] else max(4, round(share * count))),
         lists=count,
-        rerank=max(8 * k, 64) if not steps[1] else round(rerank * k) + 1,
+        rerank=max(8 * k, 64) if not steps[0] else round(rerank * k) + 1,
         patience=patience,
     )
 

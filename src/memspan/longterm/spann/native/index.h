@@ -83,7 +83,7 @@ struct Smallest {
     float limit = INF;
     void reset(size_t count) {
         n = count;
-        used = 0;
+        used = sorted = 0;
         limit = INF;
         if (items.size() < 2 * n + LANES) items.resize(2 * n + LANES);
     }
@@ -100,6 +100,17 @@ struct Smallest {
     void finish() {
         trim();
         std::sort(items.begin(), items.begin() + used);
+    }
+    // Sorts the first `count` of what was trimmed, of which `sorted` are already: for one that may stop before the end.
+    size_t sorted = 0;
+    void sort_to(size_t count) {
+        while (sorted < std::min(count, used)) {
+            size_t to = std::min(used, std::max<size_t>(32, 2 * sorted));
+            auto from = items.begin() + sorted, end = items.begin() + used;
+            if (to < used) std::nth_element(from, items.begin() + to, end);
+            std::sort(from, items.begin() + to);
+            sorted = to;
+        }
     }
 };
 
@@ -152,7 +163,8 @@ struct Ranker {
         cells.finish();
     }
 
-    void rank_heads() {
+    // `all`: in order; else `heads.sort_to` brings them in order as far as they are wanted.
+    void rank_heads(bool all = true) {
         heads.reset(std::min(p.lists, x.lists));
         int32_t dot[LANES];
         float out[LANES];
@@ -173,7 +185,8 @@ struct Ranker {
                 }
             }
         }
-        heads.finish();
+        if (all) heads.finish();
+        else heads.trim();
     }
 };
 

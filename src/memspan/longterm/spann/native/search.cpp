@@ -121,7 +121,7 @@ struct Worker : Ranker {
     bool search(const float* q, const float* raw, uint32_t* slots, float* distances, Stats* stats) {
         quantize(q);
         rank_cells();
-        rank_heads();
+        rank_heads(false);
         found.reset(size_t(std::max(p.rerank, p.k)));
         seen.reset(size_t(std::max(p.rerank, p.k)));
         kth.clear();
@@ -161,7 +161,9 @@ struct Worker : Ranker {
 
     void map_lists(Stats* stats) {
         auto place = [&](size_t j) { return x.list_bytes + int64_t(x.list_sector[heads.items[j].i]) * SECTOR; };
+        heads.sort_to(1);
         for (size_t j = 0; j < heads.used && !enough(j); j++) {
+            heads.sort_to(j + 2);
             if (j + 1 < heads.used)
                 for (int i = 0; i < 1024; i += 64) __builtin_prefetch(place(j + 1) + i);
             scan(j, place(j), stats);
@@ -214,10 +216,12 @@ struct Worker : Ranker {
             io->start(uint32_t(i % window), {int(x.list_file), buffer(i % window), uint32_t(bytes), at});
         };
         bool fine = true;
+        heads.sort_to(1);
         for (; j < heads.used && !enough(j); j++) {
             bool more = started == j;
             // Half a window at a time, so that the kernel is called seldom; but none that may prove needless.
             size_t sure = std::max(j + 1, reach() < float(heads.used) ? size_t(std::ceil(reach())) : heads.used);
+            heads.sort_to(std::min(j + window, sure) + 1);
             if (more || started < std::min(j + window / 2, sure)) {
                 for (; started < heads.used && started < std::min(j + window, sure); started++) start(started);
                 io->submit();
