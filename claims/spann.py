@@ -36,7 +36,7 @@ from memspan.core.claims import Evidence, Part, at_least, at_most
 from memspan.longterm.spann import Effort, SpannConfig, VectorIndex
 
 TITLE = "Few short overlapping lists answer a query in a tenth of the vectors' memory, and stay good as rows come"
-EXPECTED = "partly"  # rows added from elsewhere are found less well than if built anew; the build takes 4 budgets
+EXPECTED = "partly"  # rows added from elsewhere are found less well than if built anew
 SEEDS = (0,)
 
 # Thresholds, fixed before the first run, from the card of the system.
