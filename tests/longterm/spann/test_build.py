@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from memspan.core.errors import BudgetError, InputError, StoreError
-from memspan.longterm.spann import Effort, SpannConfig, VectorIndex, calibrate, native, reference
+from memspan.longterm.spann import Effort, SpannConfig, VectorIndex, build, calibrate, native, reference, source
 from memspan.longterm.spann.build import STAGES
 from memspan.longterm.spann.clustering import balanced_kmeans, leaves
 
@@ -356,3 +356,30 @@ def test_heads_that_are_data_points_give_several_copies_and_means_do_not():
         chosen = reference.assign(d, np.ascontiguousarray(heads), 64, 8, np.inf, np.full(600, -1, np.int32))
         copies.append((chosen >= 0).sum(1).mean())
     assert copies[0] > 3 and copies[1] < 2
+
+
+@pytest.mark.parametrize("dtype", ["float64", ">f4", ">f2", "int32", "float16"])
+def test_a_map_of_another_type_is_read_in_pieces(
+    dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiled: None
+):
+    rows = np.rint(clustered(3000, 24) * 50).astype(dtype)
+    np.save(tmp_path / "rows.npy", rows)
+    mapped = np.load(tmp_path / "rows.npy", mmap_mode="r")
+    most = []
+    read = source.Narrowed.__getitem__
+
+    def counted(self: source.Narrowed, at: object):
+        out = read(self, at)
+        most.append(len(out))
+        return out
+
+    monkeypatch.setattr(source.Narrowed, "__getitem__", counted)
+    monkeypatch.setattr(source, "CHECKED", 1 << 15)
+    monkeypatch.setattr(build, "PIECE", 1 << 15)
+    monkeypatch.setattr(build, "SAMPLE", 500)
+    with VectorIndex.build(mapped, tmp_path / "x", metric="l2", progress=False) as index:
+        kept = np.float16 if np.dtype(dtype).itemsize == 2 else np.float32
+        assert index.stats()["dtype"] == np.dtype(kept).name
+        order = index._engine.ids[:3000]
+        assert np.array_equal(index._engine.rows[:3000], rows[order].astype(kept))
+    assert (max(most) < 700) if dtype != "float16" else not most

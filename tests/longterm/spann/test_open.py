@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +10,7 @@ import pytest
 
 from memspan.core.errors import StoreError
 from memspan.longterm.spann import Effort, SpannConfig, VectorIndex, calibrate
-from memspan.longterm.spann.layout import FORMAT
+from memspan.longterm.spann.layout import FORMAT, read_json, write_json
 
 from .rows import clustered
 
@@ -38,17 +37,16 @@ def path(sound: Path, tmp_path: Path) -> Path:
 
 def change(**values: Any) -> Callable[[Path], None]:
     def damage(path: Path) -> None:
-        meta = json.loads((path / "meta.json").read_text())
-        (path / "meta.json").write_text(json.dumps({**meta, **values}))
+        write_json(path / "meta.json", {**read_json(path / "meta.json"), **values})
 
     return damage
 
 
 def without(key: str) -> Callable[[Path], None]:
     def damage(path: Path) -> None:
-        meta = json.loads((path / "meta.json").read_text())
+        meta = read_json(path / "meta.json")
         del meta[key]
-        (path / "meta.json").write_text(json.dumps(meta))
+        write_json(path / "meta.json", meta)
 
     return damage
 
@@ -78,9 +76,10 @@ def write(name: str, data: bytes) -> Callable[[Path], None]:
     return lambda path: (path / name).write_bytes(data) and None
 
 
-FILES = ["rows.bin", "ids.bin", "primary.bin", "order.bin", "lists.bin"]
+FILES = ["rows.bin", "ids.bin", "primary.bin", "order.bin", "lists.bin"]  # `owners.bin` is empty: nobody's rows
 DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "newer format": (change(format=FORMAT + 1), "install a newer one"),
+    "older format": (change(format=FORMAT - 1), "build the index again"),
     "no meta": (remove("meta.json"), "make one with VectorIndex.build"),
     "meta is not JSON": (write("meta.json", b"{"), "meta.json is damaged"),
     "meta is not text": (write("meta.json", b"\xff\xfe\x00"), "meta.json is damaged"),
@@ -136,13 +135,14 @@ def test_opening_and_searching_write_nothing(path: Path):
 
 
 @pytest.mark.parametrize("direct", [False, True])
-def test_lists_of_noise_give_rows_of_the_index_all_the_same(direct: bool, path: Path, kernels: str):
-    """A list that was damaged on disk may spoil answers, but no slot in it leads out of the files."""
+def test_lists_of_noise_are_made_anew_from_the_rows(direct: bool, path: Path, kernels: str):
+    with VectorIndex.open(path) as index:
+        truth = index.search(ROWS[:20], 10, recall=1).ids
     size = (path / "lists.bin").stat().st_size
     (path / "lists.bin").write_bytes(np.random.default_rng(0).integers(0, 256, size, np.uint8).tobytes())
-    with VectorIndex.open(path, direct=direct) as index, np.errstate(all="ignore"):
+    with VectorIndex.open(path, direct=direct) as index:
         hits = index.search(ROWS[:20], 10, effort=Effort(cells=4, lists=30, rerank=50))
-    assert ((hits.ids >= -1) & (hits.ids < 1100)).all()
+    assert (hits.ids[:, :, None] == truth[:, None, :]).any(1).mean() > 0.97
 
 
 def test_memory_counts_tables_and_mapped_pages(path: Path):

@@ -89,6 +89,8 @@ def test_more_recall_reads_more_lists(opened: VectorIndex):
 EFFORTS = [
     Effort(cells=4, lists=3, rerank=30),
     Effort(cells=100, lists=40, rerank=100, stop=1.3),
+    Effort(cells=100, lists=40, rerank=100, patience=1.2),
+    Effort(cells=100, lists=80, rerank=100, patience=2.0, stop=2.5),
     Effort(cells=100, lists=1000, rerank=5),
     Effort(cells=1, lists=1, rerank=1),
 ]
@@ -221,7 +223,9 @@ def test_bad_queries_are_named(queries: Any, options: dict[str, Any], message: s
         opened.search(queries, **options)
 
 
-@pytest.mark.parametrize("field", [{"cells": 0}, {"lists": 0}, {"rerank": 0}, {"stop": 0.0}, {"stop": float("nan")}])
+@pytest.mark.parametrize(
+    "field", [{"cells": 0}, {"lists": 0}, {"rerank": 0}, {"stop": 0.0}, {"stop": float("nan")}, {"patience": 0.0}]
+)
 def test_an_effort_out_of_range_is_named(field: dict[str, Any]):
     with pytest.raises(InputError, match=f"Effort.{next(iter(field))}"):
         replace(Effort(cells=1, lists=1, rerank=1), **field)
@@ -248,3 +252,16 @@ def test_a_closed_index_says_so(path: Path):
     with pytest.raises(StoreError, match="open it again"):
         one.search(QUERIES[0])
     one.close()
+
+
+def test_patience_saves_lists_of_easy_queries(path: Path, kernels: str):
+    with VectorIndex.open(path) as one:
+        whole = one.search(QUERIES, 10, effort=Effort(cells=100, lists=40, rerank=100))
+        few = one.search(QUERIES, 10, effort=Effort(cells=100, lists=40, rerank=100, patience=2.0))
+        none = one.search(QUERIES, 10, effort=Effort(cells=100, lists=40, rerank=100, patience=1e9))
+        direct = VectorIndex.open(path, direct=True)
+        again = direct.search(QUERIES, 10, effort=Effort(cells=100, lists=40, rerank=100, patience=2.0))
+        direct.close()
+    assert few.stats.lists < 0.9 * whole.stats.lists == 0.9 * none.stats.lists
+    assert (few.ids[:, :, None] == whole.ids[:, None, :]).any(1).mean() > 0.95
+    assert again.stats.lists == few.stats.lists and (again.ids == few.ids).all()

@@ -47,6 +47,25 @@ def check(index: VectorIndex, x: np.ndarray, mine: dict[str | int | None, set[in
             assert (found[:, :, None] == exact[:, None, :]).any(1).mean() > 0.9
 
 
+def test_what_is_kept_of_a_tenant_follows_changes(
+    tmp_path: Path, kernels: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("memspan.longterm.spann.index.FEW", 20)
+    x = rows(1500)
+    with make(tmp_path, x, tenants=["a" if i % 5 == 0 else "b" for i in range(1500)]) as index:
+        for _ in range(2):
+            found = index.search(x[:200:5], 3, tenant="a")
+            assert (found.ids[:, 0] == np.arange(0, 200, 5)).all()
+            assert found.stats.lists, "more than few rows are not scanned"
+        index.add(np.arange(3000, 3040), x[1:200:5], tenant="a")
+        assert (index.search(x[1:200:5], 1, tenant="a").ids[:, 0] == np.arange(3000, 3040)).all()
+        index.delete(np.arange(3000, 3040))
+        assert (index.search(x[1:200:5], 3, tenant="a").ids % 5 == 0).all()
+        index.flush()
+        index.compact(progress=False)
+        assert (index.search(x[:200:5], 1, tenant="a").ids[:, 0] == np.arange(0, 200, 5)).all()
+
+
 def test_a_scanned_index_that_grows_keeps_its_tenants(tmp_path: Path) -> None:
     x = rows(900)
     with make(tmp_path, np.zeros((0, DIM), np.float32)) as index:

@@ -1,7 +1,7 @@
 """SPANN: a vector index larger than memory. Heads in RAM, short overlapping posting lists on disk."""
 
 from .config import SpannConfig
-from .engine import Effort
+from .effort import Effort
 from .index import Hits, SearchStats, VectorIndex
 
 __all__ = ["Effort", "Hits", "SearchStats", "SpannConfig", "VectorIndex"]

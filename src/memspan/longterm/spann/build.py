@@ -6,7 +6,6 @@ which stages are done, so that a build that was killed goes on from the last of 
 
 from __future__ import annotations
 
-import json
 import os
 import zlib
 from collections.abc import Callable, Iterator
@@ -21,7 +20,7 @@ from . import codes, reference
 from .clustering import leaves, nearest_centre
 from .codes import Coded
 from .config import SpannConfig
-from .layout import SECTOR, Files, Tables, write_json
+from .layout import SECTOR, Files, Tables, read_json, write_json
 from .space import Floats, Space
 
 Rows = npt.NDArray[np.generic]
@@ -29,10 +28,11 @@ Ids = npt.NDArray[np.int64]
 Report = Callable[[str, int, int], None]  # stage, done, of
 
 STAGES = ("cells", "sorted", "leaves", "closure", "members", "lists")
-PIECE = 8 << 20  # bytes of a working matrix
+PIECE = 8 << 20  # bytes of a working matrix, at most
+SHARE = 6  # of the budget, the part that a working matrix takes
 EQUAL = 1e-6  # of squared lengths: below, a difference of squared distances is rounding
-SAMPLE = 65_536  # rows that the cells are made of, at least
-FITTED = 8_192  # of them, about, for the mean that is subtracted
+SAMPLE = 65_536  # rows that the cells are made of, at least, where the budget holds them
+FITTED = 8_192  # of them, about, for the median that is subtracted
 PER_CELL = 32  # of them for each cell, at least
 
 
@@ -60,17 +60,17 @@ class Build:
     config: SpannConfig
     report: Report
     done: list[str] = field(default_factory=list)
+    budget: int = 16_000_000
 
     def run(self) -> tuple[Space, Tables]:
         """All stages that are not done yet; the files of the index, and its tables, which the caller makes durable."""
         if self.files.build.exists():
-            self.done = json.loads(self.files.build.read_text(encoding="utf-8"))["done"]
+            self.done = read_json(self.files.build)["done"]
         for stage in STAGES:
             if stage not in self.done:
                 getattr(self, f"_{stage}")()
                 self.done.append(stage)
-                state = json.loads(self.files.build.read_text(encoding="utf-8"))
-                write_json(self.files.build, {**state, "done": self.done})
+                write_json(self.files.build, {**read_json(self.files.build), "done": self.done})
         return self._space(), self._tables()
 
     # Stages ----------------------------------------------------------------------------------------------------------
@@ -80,18 +80,23 @@ class Build:
         n = len(self.source.rows)
         rng = np.random.default_rng(self.config.seed)
         cells = max(1, round(n / self.config.cell))
-        picked = np.sort(rng.choice(n, min(n, max(SAMPLE, PER_CELL * cells)), replace=False))
-        space = Space.fit(
-            self.source.rows[picked[:: SAMPLE // FITTED]].astype(np.float32), self.metric, self.config.seed
-        )
+        dim = self.source.rows.shape[1]
+        held = self.budget // (
+            4 * dim
+        )  # rows whose vectors take the budget once; clustering them takes half as much more
+        size = min(n, max(SAMPLE, PER_CELL * cells), max(held, 2 * cells, 1024))
+        picked = np.sort(rng.choice(n, size, replace=False))
+        fitted = picked[:: max(1, len(picked) // min(FITTED, max(1024, held // 4)))]
+        space = Space.fit(self.source.rows[fitted].astype(np.float32), self.metric, self.config.seed)
         if self.metric == "ip":
             longest = 0.0
             for _, rows in self.source.chunks(self._count(space.dim)):
                 longest = max(longest, float((rows.astype(np.float32) ** 2).sum(1).max()))
             space = Space(space.dim, space.metric, space.padded, space.centre, longest, space.rotation)
         x = np.empty((len(picked), space.padded), np.float32)
-        for at in range(0, len(picked), FITTED):
-            x[at : at + FITTED] = space.rows(self.source.rows[picked[at : at + FITTED]])
+        step = self._count(space.padded)
+        for at in range(0, len(picked), step):
+            x[at : at + step] = space.rows(self.source.rows[picked[at : at + step]])
         parts = leaves(x, max(2, len(x) // cells), self.config.branching, self.config.seed)
         centres = np.stack([x[p].mean(0) for p in parts])
         self._save("space", centre=space.centre, rotation=space.rotation, longest=space.longest, padded=space.padded)
@@ -111,7 +116,7 @@ class Build:
         cursor = start[:-1].copy()
         rows_out = _create(self.files.stage("rows"), self.source.rows.dtype, (n, space.dim))
         ids_out = _create(self.files.stage("ids"), np.dtype(np.int64), (n,))
-        for at, rows in self.source.chunks(65_536):
+        for at, rows in self.source.chunks(self._count(space.padded)):
             part = label[at : at + len(rows)]
             order = part.argsort(kind="stable")
             ranked = part[order]
@@ -186,7 +191,7 @@ class Build:
                 norms = np.einsum("md,md->m", heads, heads)
                 column = np.full(int(table["heads"]), -1, np.int32)
                 column[number] = np.arange(len(number))
-                step = max(64, PIECE // (4 * max(len(number), 1)))
+                step = max(64, self._piece // (4 * max(len(number), 1)))
                 for at in range(a, b, step):
                     to = min(at + step, b)
                     x = space.rows(np.asarray(rows_in[at:to]))
@@ -306,7 +311,11 @@ class Build:
 
     def _count(self, *columns: int) -> int:
         """Rows of a working matrix of so many columns."""
-        return max(256, PIECE // (4 * max(columns)))
+        return max(256, self._piece // (4 * max(columns)))
+
+    @property
+    def _piece(self) -> int:
+        return min(PIECE, self.budget // SHARE)
 
 
 def encode_list(

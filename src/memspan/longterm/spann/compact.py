@@ -19,7 +19,8 @@ from memspan.core.errors import MemspanError
 
 from . import codes
 from .config import SpannConfig
-from .engine import Engine, test_bits
+from .effort import test_bits
+from .engine import Engine
 from .heads import NOWHERE, places, vectors
 from .layout import SECTOR, Files, Tables
 from .space import Floats

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -23,16 +23,21 @@ from .bars import bars
 from .build import Build, Report, Source
 from .calibrate import Point, calibrate, choose
 from .config import SpannConfig, fit
-from .engine import NONE, Effort, Engine, bitmap_of
-from .layout import FORMAT, Files, Tables, empty_tables, write_checkpoint, write_json
+from .effort import NONE, DamagedLists, Effort, Only
+from .engine import Engine
+from .layout import FORMAT, Files, Tables, empty_tables, read_json, write_checkpoint, write_durably, write_json
+from .lookup import write_order, write_owners
 from .maintain import Maintenance
 from .place import spread
+from .seal import sealed
 from .source import as_filter, as_queries, read_source
 from .space import METRICS, Floats, Space
-from .tenants import Name, as_name, code_of, codes_of
-from .updates import MARGIN, load, write_durably, write_order
+from .tenants import Name, as_name, codes_of
+from .updates import MARGIN, load
 
 CALIBRATED = (10, 100)  # neighbours asked for, for which recall is measured
+KEPT = 8  # tenants whose bitmaps are kept for their next search
+CORES = os.cpu_count() or 1
 FEW = 4096  # allowed rows up to which a filtered search is exact
 DEFAULT_RECALL = 0.95
 
@@ -71,6 +76,30 @@ class Hits:
     stats: SearchStats
 
 
+class Chosen:
+    """The slots that searches of one tenant or filter may answer.
+
+    Attributes:
+        state: engine, slots and deletes, when they were chosen.
+        count: how many.
+    """
+
+    def __init__(self, engine: Engine, state: tuple[Any, ...], find: Callable[[], npt.NDArray[np.int64]]) -> None:
+        self.state, self._engine, self._find = state, engine, find
+        slots = find()
+        self.count = len(slots)
+        self._few = slots if len(slots) <= FEW else None
+        self._only = None if self._few is not None else engine.only(slots)
+
+    def slots(self) -> npt.NDArray[np.int64]:
+        """The slots."""
+        return self._find() if self._few is None else self._few
+
+    def only(self) -> Only:
+        """Their bitmaps."""
+        return self._engine.only(self.slots()) if self._only is None else self._only
+
+
 class VectorIndex(Maintenance):
     """SPANN (Chen et al., NeurIPS 2021): short overlapping posting lists on disk, their heads in memory.
 
@@ -79,6 +108,9 @@ class VectorIndex(Maintenance):
 
     def __init__(self, files: Files, meta: dict[str, Any], engine: Engine, curves: dict[int, list[Point]]) -> None:
         self._files, self._meta, self._engine, self._curves = files, meta, engine, curves
+        self._kept: dict[Name | None, Chosen] = {}
+        self._codes: tuple[list[Name], dict[tuple[type, Name | None], int]] = ([], {})
+        self._points: tuple[object, dict[tuple[int, float], Point]] = (None, {})
         self._begin()
 
     # Making and opening ----------------------------------------------------------------------------------------------
@@ -147,7 +179,7 @@ class VectorIndex(Maintenance):
         mark = {"rows": n, "dim": dim, "dtype": source.rows.dtype.name, "metric": metric, "config": settings.to_dict()}
         mark["crc"] = source.crc
         if begun:
-            state = json.loads(files.build.read_text(encoding="utf-8"))
+            state = _read_state(files)
             begun = all(state.get(key) == value for key, value in json.loads(json.dumps(mark)).items())
             if not begun and not overwrite:
                 raise StoreError(f"{path} holds an unfinished build of other vectors; remove it or overwrite it")
@@ -155,14 +187,16 @@ class VectorIndex(Maintenance):
             _clear(files)
             write_json(files.build, {**mark, "done": []})
         with bars(progress and n > settings.exact_below) as report:
-            space, tables = _make(files, source, metric, settings, report)
+            space, tables = _make(files, source, metric, settings, report, budget)
         if owners is not None:
             order = source.ids.argsort()
             at = np.searchsorted(source.ids[order], np.fromfile(files.ids, np.int64, n))
             write_durably(files.tenants, owners[order[at]])
+        tables.owner_start = write_owners(files, np.arange(n), len(names))
+        tables = replace(tables, **sealed(files, tables, n, source.rows.shape[1] * source.rows.dtype.itemsize))
         write_checkpoint(files.checkpoint(0), space, tables)
         meta = {"format": FORMAT, "generation": 0, **mark, "ram_budget": budget, "curves": {}, "tenants": names}
-        engine = Engine(files, space, tables, source.rows.dtype.name, n)
+        engine = Engine(files, space, tables, source.rows.dtype.name, n, settings)
         made = cls(files, meta, engine, {})
         made._measure(progress)
         _remove(files.path.glob("stage.*"), [files.build])
@@ -183,7 +217,9 @@ class VectorIndex(Maintenance):
         files, meta, engine, curves = load(Path(path))
         if direct:
             engine.read_directly()
-        return cls(files, meta, engine, curves)
+        index = cls(files, meta, engine, curves)
+        index._engine.check_tail()
+        return index
 
     def __enter__(self) -> Self:
         return self
@@ -230,11 +266,21 @@ class VectorIndex(Maintenance):
             raise InputError(f"recall is {recall!r}; it must be over 0 and at most 1")
         allowed, name = None if filter is None else as_filter(filter), as_name(tenant)
         self._refresh()
-        hits = self._search(q, k, recall, allowed, name, effort, threads)
-        # Another process may have written new lists where some of those just read were.
-        while self._refresh():
-            hits = self._search(q, k, recall, allowed, name, effort, threads)
-        return hits
+        while True:
+            damage: StoreError | None = None
+            try:
+                hits = self._search(q, k, recall, allowed, name, effort, threads)
+            except StoreError as e:
+                damage = e
+            # Another process may have written new lists where some of those just read were.
+            if self._refresh():
+                continue
+            if damage is None:
+                return hits
+            if not isinstance(damage, DamagedLists):
+                raise damage
+            with self._guard:
+                self._engine.trust(np.array(damage.lists))
 
     def _search(
         self,
@@ -247,60 +293,87 @@ class VectorIndex(Maintenance):
         threads: int | None,
     ) -> Hits:
         engine = self._engine
-        slots = self._allowed(engine, filter, tenant)
+        chosen = self._allowed(engine, filter, tenant)
         while engine is not self._engine:  # a compaction has given slots other numbers meanwhile
             engine = self._engine
-            slots = self._allowed(engine, filter, tenant)
-        few = slots is not None and len(slots) <= max(FEW, 4 * k)
+            chosen = self._allowed(engine, filter, tenant)
+        expected = None
+        few = chosen is not None and chosen.count <= max(FEW, 4 * k)
         if not len(engine.tables.list_count) or few or (recall == 1 and effort is None):
-            found, distances, work = engine.exact(q, k, slots)
-            expected = None
+            found, distances, work = engine.exact(q, k, None if chosen is None else chosen.slots())
         else:
             point = self._point(k, recall)
-            chosen, expected = (effort, None) if effort is not None else (point.effort, point.recall)
-            allowed = lists = None
-            if slots is not None:
-                allowed = bitmap_of(slots, engine.slots)
-                lists = bitmap_of(np.unique(engine.primary_of(slots)), len(engine.tables.list_count))
+            far, expected = (effort, None) if effort is not None else (point.effort, point.recall)
+            only = None
+            if chosen is not None:
+                only = chosen.only()
                 # Fewer heads lead to an allowed row, and each of their lists holds fewer of them.
-                chosen = chosen.scaled(min(8.0, (engine.slots / len(slots)) ** 0.5))
-            workers = threads or os.cpu_count() or 1
-            found, distances, work = engine.search(q, k, chosen, workers, allowed, lists)
-            while effort is None and chosen.lists < len(engine.tables.list_count):
+                far = far.scaled(min(8.0, (engine.slots / chosen.count) ** 0.5))
+            workers = threads or CORES
+            # When to stop was measured by the best of the calibrated number: so many are looked for.
+            wanted, k = k, k if effort is not None else max(k, self._known(k))
+            found, distances, work = engine.search(q, k, far, workers, only, mending=False)
+            while effort is None and far.lists < len(engine.tables.list_count):
                 # The lists read held fewer than k: further ones are read while there are any.
-                short = np.flatnonzero(found[:, -1] == NONE)
+                short = np.flatnonzero(found[:, wanted - 1] == NONE)
                 if not len(short):
                     break
-                chosen = chosen.scaled(4)
-                found[short], distances[short], more = engine.search(q[short], k, chosen, workers, allowed, lists)
+                far = far.scaled(4)
+                found[short], distances[short], more = engine.search(q[short], k, far, workers, only, mending=False)
                 work = work.plus(more)
+            found, distances = found[:, :wanted], distances[:, :wanted]
         ids = np.full(found.shape, -1, np.int64)
         full = found != NONE
         ids[full] = engine.ids_of(found[full])
         stats = SearchStats(len(q), work.lists, work.bytes, work.lists + work.rows, expected)
         return Hits(ids, distances, stats)
 
-    def _allowed(
-        self, engine: Engine, filter: npt.NDArray[np.int64] | None, tenant: Name | None
-    ) -> npt.NDArray[np.int64] | None:
-        """The slots that may be answered, None for all."""
-        slots = None if filter is None else self._slots_of(filter)
-        if tenant is None:
-            return slots
-        own = engine.of_tenant(code_of(list(self._names), tenant))
-        return own if slots is None else np.intersect1d(slots, own)
+    def _allowed(self, engine: Engine, filter: npt.NDArray[np.int64] | None, tenant: Name | None) -> Chosen | None:
+        """The slots that may be answered, None for all. What was found out about a tenant is kept for the next time."""
+        if filter is None and tenant is None:
+            return None
+        state = (engine, engine.slots, len(self._gone))
+        if filter is None:
+            kept = self._kept.pop(tenant, None)
+            if kept is None or kept.state != state:
+                kept = Chosen(engine, state, lambda: engine.of_tenant(self._code(tenant)))
+            self._kept[tenant] = kept
+            if len(self._kept) > KEPT:
+                del self._kept[next(iter(self._kept))]
+            return kept
+        slots = self._slots_of(filter)
+        if tenant is not None:
+            slots = np.intersect1d(slots, engine.of_tenant(self._code(tenant)))
+        return Chosen(engine, state, lambda: slots)
+
+    def _code(self, tenant: Name | None) -> int:
+        """The number of a tenant; one that no row has where there is none of that name."""
+        names, known = self._codes
+        if names is not self._names or len(known) != len(names):
+            known = {(type(name), name): i + 1 for i, name in enumerate(self._names)}
+            self._codes = (self._names, known)
+        return known.get((type(tenant), tenant), len(self._names) + 1)
 
     def _point(self, k: int, recall: float) -> Point:
         """The calibrated point for a recall, scaled where k is beyond what was calibrated."""
-        known = next((c for c in sorted(self._curves) if c >= k), max(self._curves))
+        if self._points[0] is not self._curves:
+            self._points = (self._curves, {})
+        found = self._points[1].get((k, recall))
+        if found is None:
+            found = self._points[1][k, recall] = self._chosen_point(k, recall)
+        return found
+
+    def _chosen_point(self, k: int, recall: float) -> Point:
+        known = self._known(k)
         point = choose(self._curves[known], recall)
-        if k == known:
+        if k <= known:
             return point
-        if k < known:
-            # The bound was measured against the known-th best; the k-th is nearer and would stop the search sooner.
-            return replace(point, effort=replace(point.effort, stop=float("inf")))
         e = point.effort.scaled(k / known)
-        return Point(point.recall, point.error, Effort(cells=e.cells, lists=e.lists, rerank=3 * k, stop=e.stop))
+        return Point(point.recall, point.error, replace(e, rerank=3 * k, patience=point.effort.patience))
+
+    def _known(self, k: int) -> int:
+        """The neighbours of which recall was measured that are nearest to so many, from above where there are such."""
+        return next((c for c in sorted(self._curves) if c >= k), max(self._curves))
 
     # What it is ------------------------------------------------------------------------------------------------------
 
@@ -383,19 +456,29 @@ def resident(folder: Path) -> int:
     return total
 
 
-def _make(files: Files, source: Source, metric: str, config: SpannConfig, report: Report) -> tuple[Space, Tables]:
+def _make(
+    files: Files, source: Source, metric: str, config: SpannConfig, report: Report, budget: int
+) -> tuple[Space, Tables]:
     n = len(source.rows)
     if n >= config.exact_below:
-        space, tables = Build(files, source, metric, config, report).run()
+        space, tables = Build(files, source, metric, config, report, budget=budget).run()
     else:
         space = Space.fit(np.asarray(source.rows).astype(np.float32), metric, config.seed)
         tables = empty_tables(space.padded, n)
-        np.ascontiguousarray(source.rows).tofile(files.rows)
-        source.ids.tofile(files.ids)
-        np.zeros(n, np.uint32).tofile(files.primary)
+        write_durably(files.rows, np.asarray(source.rows))
+        write_durably(files.ids, source.ids)
+        write_durably(files.primary, np.zeros(n, np.uint32))
         files.lists.touch()
     write_order(files, np.arange(n))
     return space, tables
+
+
+def _read_state(files: Files) -> dict[str, Any]:
+    """How far a build got."""
+    try:
+        return read_json(files.build)
+    except ValueError as e:
+        raise StoreError(f"{files.build} is damaged ({e}); remove {files.path} and build again") from None
 
 
 def _clear(files: Files) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from memspan.core.errors import StoreError
 from .codes import Coded
 from .space import Space
 
-FORMAT = 1
+FORMAT = 2  # 2: checksums of pages and of `meta.json`; the lookup of ids in columns
 SECTOR = 512  # lists start at multiples of it, so that they can be read past the page cache
 _MAGIC = b"memspan-spann-1\n"
 _ALIGN = 64
@@ -41,6 +41,10 @@ class Tables:
         list_sector, list_blocks, list_count, list_crc: [lists], where a list begins (in sectors of `lists.bin`), its
             length in blocks of 16 entries, its entries, and the CRC-32 of its bytes.
         dead: bitmap of the slots deleted, 64 a word.
+        held: slots of this checkpoint, and of the one before.
+        fresh: lists written since the checkpoint before; none for a new file of lists.
+        owner_start: [tenants + 1], where in `owners.bin` the slots of each tenant begin.
+        sums: for each file of data the checksums of its pages.
     """
 
     cells: Coded
@@ -52,11 +56,16 @@ class Tables:
     list_count: U32
     list_crc: U32
     dead: npt.NDArray[np.uint64]
+    held: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(2, np.int64))
+    fresh: U32 = field(default_factory=lambda: np.zeros(0, np.uint32))
+    owner_start: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(1, np.int64))
+    sums: dict[str, U32] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:
         """Bytes of all arrays."""
-        return sum(getattr(self, f.name).nbytes for f in fields(self))
+        arrays: int = sum(getattr(self, f.name).nbytes for f in fields(self) if f.name != "sums")
+        return arrays + sum(a.nbytes for a in self.sums.values())
 
 
 class Files:
@@ -71,6 +80,7 @@ class Files:
         self.tenants = path / _numbered("tenants", version)
         self.lists = path / _numbered("lists", version)
         self.order = path / _numbered("order", generation)
+        self.owners = path / _numbered("owners", generation)
         self.primary = path / _numbered("primary", generation)
         self.wal = path / "wal.log"
         self.lock = path / "lock"
@@ -79,7 +89,7 @@ class Files:
     @property
     def named(self) -> set[Path]:
         """The files of data that this generation and version consist of."""
-        whole = {self.rows, self.ids, self.tenants, self.lists, self.order, self.primary}
+        whole = {self.rows, self.ids, self.tenants, self.lists, self.order, self.owners, self.primary}
         return whole | {self.checkpoint(self.generation)}
 
     def checkpoint(self, generation: int) -> Path:
@@ -90,7 +100,7 @@ class Files:
         """Whether a file in the directory has a name that an index gives."""
         named = (self.meta, self.wal, self.lock, self.build)
         parts = (self.meta.with_suffix(".tmp"), self.build.with_suffix(".tmp"))
-        data = tuple(f"{name}." for name in ("rows", "ids", "tenants", "order", "primary", "lists"))
+        data = tuple(f"{name}." for name in ("rows", "ids", "tenants", "order", "owners", "primary", "lists"))
         kept = path.name.startswith(data) and path.suffix == ".bin"
         return path in named or path in parts or kept or path.name.startswith(("tables.", "stage."))
 
@@ -104,14 +114,40 @@ def _numbered(name: str, number: int) -> str:
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Replaces a JSON file atomically and durably."""
+    """Replaces a JSON file, with its checksum in it, atomically and durably."""
     made = path.with_suffix(".tmp")
     with made.open("w", encoding="utf-8") as f:
-        json.dump(value, f, indent=1)
+        json.dump({**value, "checksum": _checksum(value)}, f, indent=1)
         f.flush()
         os.fsync(f.fileno())
     made.replace(path)
     sync_directory(path.parent)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """What `write_json` wrote.
+
+    Raises:
+        ValueError: it is no JSON object, or its checksum does not agree.
+    """
+    value = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(value, dict) or value.pop("checksum", None) != _checksum(value):
+        raise ValueError("its checksum does not agree")
+    return value
+
+
+def _checksum(value: dict[str, Any]) -> int:
+    # As it will be read: with keys that are strings.
+    return zlib.crc32(json.dumps(json.loads(json.dumps(value)), sort_keys=True).encode())
+
+
+def write_durably(path: Path, *arrays: npt.NDArray[Any]) -> None:
+    """Writes arrays one after the other and waits until they are on disk."""
+    with path.open("wb") as out:
+        for array in arrays:
+            np.ascontiguousarray(array).tofile(out)
+        out.flush()
+        os.fsync(out.fileno())
 
 
 def sync_directory(path: Path) -> None:
@@ -128,7 +164,9 @@ def write_checkpoint(path: Path, space: Space, tables: Tables) -> None:
     arrays: dict[str, npt.NDArray[Any]] = {"rotation": space.rotation, "centre": space.centre}
     for f in fields(tables):
         value = getattr(tables, f.name)
-        if isinstance(value, Coded):
+        if isinstance(value, dict):
+            arrays |= {f"{f.name}.{name}": a for name, a in value.items()}
+        elif isinstance(value, Coded):
             arrays |= {f"{f.name}.codes": value.codes, f"{f.name}.scale": value.scale, f"{f.name}.norm": value.norm}
         else:
             arrays[f.name] = value
@@ -185,7 +223,8 @@ def read_checkpoint(path: Path) -> tuple[Space, Tables]:
         arrays[a["name"]] = np.frombuffer(data, np.dtype(a["dtype"]), count, at + a["at"]).reshape(a["shape"]).copy()
     space = Space(head["dim"], head["metric"], head["padded"], arrays["centre"], head["longest"], arrays["rotation"])
     coded = {n: Coded(arrays[f"{n}.codes"], arrays[f"{n}.scale"], arrays[f"{n}.norm"]) for n in ("cells", "heads")}
-    parts: dict[str, Any] = {**arrays, **coded}
+    sums = {name.removeprefix("sums."): a for name, a in arrays.items() if name.startswith("sums.")}
+    parts: dict[str, Any] = {**arrays, **coded, "sums": sums}
     return space, Tables(**{f.name: parts[f.name] for f in fields(Tables)})
 
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from . import reference
 from .clustering import leaves, nearest_centre
 from .config import SpannConfig
-from .engine import Slots
+from .effort import Slots
 from .heads import NOWHERE, Lanes, cell_of, change, in_cell, places, split_cell
 from .space import Floats
 from .workspace import Workspace

@@ -18,11 +18,13 @@ from .build import Build, Report, Source
 from .compact import Handle, rewrite
 from .config import SpannConfig, fit
 from .engine import Engine
-from .layout import Files, Tables, sync_directory, write_checkpoint, write_json
+from .layout import Files, Tables, sync_directory, write_checkpoint, write_durably, write_json
 from .lire import settle
+from .lookup import write_order, write_owners
+from .seal import sealed
 from .space import Space
-from .updates import CHURN, MARGIN, Updates, write_durably, write_order
-from .verify import Findings, check
+from .updates import CHURN, MARGIN, Updates
+from .verify import Findings, check, mend_pages
 from .verify import repair as mend
 from .workspace import Workspace
 
@@ -45,7 +47,7 @@ class Maintenance(Updates):
         """
         with self._guard:
             self._begin_write()
-            if not self._added and not self._gone:
+            if not self._added and not self._gone and not self._engine.mended:
                 return
             try:
                 self._flush()
@@ -100,6 +102,9 @@ class Maintenance(Updates):
         write_durably(new.primary, primary)
         live = np.flatnonzero(np.unpackbits(dead.view(np.uint8), bitorder="little")[:slots] == 0)
         write_order(new, live)
+        start = write_owners(new, live, len(self._names))
+        width = space.dim * self._engine.dtype.itemsize
+        tables = replace(tables, owner_start=start, **sealed(new, tables, slots, width, self._engine))
         write_checkpoint(new.checkpoint(new.generation), space, tables)
         sync_directory(new.path)
         changed = self._meta.get("changed", 0) + self._added + len(self._gone)
@@ -109,7 +114,7 @@ class Maintenance(Updates):
         }  # fmt: skip
         write_json(new.meta, self._meta)
         was = self._engine
-        self._files, self._engine = new, Engine(new, space, tables, self._meta["dtype"], slots)
+        self._files, self._engine = new, Engine(new, space, tables, self._meta["dtype"], slots, was.config)
         self._engine.read_like(was)
         self._wal.cut(0)
         self._wal.close()
@@ -167,7 +172,8 @@ class Maintenance(Updates):
             what was wrong, a line each; empty when nothing was.
 
         Raises:
-            StoreError: the checkpoint or the log is damaged, which rows alone cannot mend.
+            StoreError: the checkpoint or the log is damaged, which rows alone cannot mend; or rows are, once all else
+                is mended.
         """
         with self._guard:
             if repair:
@@ -182,10 +188,15 @@ class Maintenance(Updates):
             except BaseException:
                 self._reload()
                 raise
+            if "rows" in found.pages:
+                raise self._engine.rows.damage(found.pages["rows"][0])
             return found.problems
 
     def _repair(self, found: Findings) -> None:
         e = self._engine
+        if found.pages:
+            mend_pages(e, self._place, found)
+            found = check(self._files, e, self._place, self._meta["rows"])
         if not len(e.tables.list_count):
             self._commit(self._files, e.space, e.tables, np.zeros(e.slots, np.uint32))
             return

@@ -27,13 +27,17 @@ _I64, _F32, _PTR = ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
 
 _SIZES = "dim padded dtype metric row_bytes cells lists slots level"
 _ARRAYS = """cell_codes cell_scale cell_norm cell_start head_codes head_scale head_norm head_list
-    list_sector list_blocks list_bytes row_data dead allowed allowed_lists
+    list_sector list_blocks list_crc list_known list_bytes row_data row_sums row_known
+    dead allowed allowed_lists allowed_cells
     pending_first pending_next pending_codes pending_add pending_scale pending_slot"""
-_READS = "direct list_file row_file align longest_list"
+_READS = "direct list_file row_file align longest_list row_covered"
+BAD = 64  # damaged lists that one search names
 
 
 class IndexStruct(ctypes.Structure):
-    """`struct Index` of index.h, field by field."""
+    """`struct Index` of index.h, field by field; `kept` are the arrays that it points into."""
+
+    kept: tuple[Any, ...] = ()
 
     _fields_ = (
         *((name, _I64) for name in _SIZES.split()),
@@ -45,13 +49,13 @@ class IndexStruct(ctypes.Structure):
 class ParamsStruct(ctypes.Structure):
     """`struct Params` of index.h."""
 
-    _fields_ = (*((n, _I64) for n in ("k", "cells", "lists", "rerank")), ("stop", _F32))
+    _fields_ = (*((n, _I64) for n in ("k", "cells", "lists", "rerank")), ("stop", _F32), ("patience", _F32))
 
 
 class StatsStruct(ctypes.Structure):
     """`struct Stats` of index.h."""
 
-    _fields_ = tuple((n, _I64) for n in ("lists", "bytes", "rows"))
+    _fields_ = (*((n, _I64) for n in ("lists", "bytes", "rows", "bad", "page")), ("bad_lists", ctypes.c_uint32 * BAD))
 
 
 def library_path() -> Path:
@@ -81,9 +85,14 @@ def library() -> ctypes.CDLL | None:
     lib.spann_exact.argtypes = [ctypes.c_int, ctypes.c_int, _PTR, _PTR, _I64, _I64, _I64, _PTR, _PTR]
     lib.spann_place.argtypes = [_PTR, _PTR, _PTR, _PTR, _I64, _I64, _F32, _PTR]
     lib.spann_merge.argtypes = [_PTR, _PTR, _I64, _PTR, _PTR]
-    lib.spann_merge.restype = _I64
+    lib.spann_crc.argtypes = [ctypes.c_int, _PTR, _I64, ctypes.c_uint32]
+    lib.spann_sums.argtypes = [_PTR, _I64, _I64, _I64, _PTR]
+    lib.spann_check.argtypes = [_PTR, _I64, _PTR, _PTR, _PTR, _I64]
+    lib.spann_check_lists.argtypes = [_PTR, _PTR, _I64, _PTR]
+    lib.spann_crc.restype = ctypes.c_uint32
+    lib.spann_merge.restype = lib.spann_check.restype = lib.spann_check_lists.restype = _I64
     lib.spann_search.restype = ctypes.c_int
-    for name in ("spann_closure", "spann_scan", "spann_exact", "spann_place"):
+    for name in ("spann_closure", "spann_scan", "spann_exact", "spann_place", "spann_sums"):
         getattr(lib, name).restype = None
     return lib
 

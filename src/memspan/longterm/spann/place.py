@@ -9,7 +9,8 @@ import numpy.typing as npt
 
 from . import codes, native, reference
 from .codes import Entries
-from .engine import Effort, Engine
+from .effort import Effort
+from .engine import Engine
 from .heads import NOWHERE, places, vectors
 from .space import Floats, Space
 
@@ -38,7 +39,7 @@ def choose_lists(
     if (lib := native.library()) is not None:
         params = native.ParamsStruct(k=1, cells=cells, lists=candidates, rerank=1, stop=0)
         point = native.pointer
-        index = engine.struct(None, None)
+        index = engine.struct()
         lib.spann_place(
             ctypes.byref(index), ctypes.byref(params), point(place), point(x), len(x), copies,
             -1.0 if slack is None else slack, point(out),

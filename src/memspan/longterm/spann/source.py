@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Iterable
 from itertools import chain
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -13,10 +14,10 @@ import numpy.typing as npt
 from memspan.core.errors import InputError, StoreError
 
 from .build import Source
-from .engine import DTYPES
+from .effort import DTYPES
 from .layout import Files
 
-CHECKED = 65_536  # rows looked at for NaN at a time
+CHECKED = 4 << 20  # bytes looked at for NaN at a time
 MOST_ROWS = 2**32 - 2
 DIMENSIONS = (2, 4096)
 LARGEST = 1e16  # of a value: the squared distance of two rows of 4096 such fits into 32 bits
@@ -31,7 +32,7 @@ def read_source(vectors: Any, ids: npt.ArrayLike | None, files: Files, overwrite
             overwrite it.
     """
     if hasattr(vectors, "__array__") or isinstance(vectors, list | tuple):
-        rows = as_rows(vectors)
+        rows = as_rows(vectors, lazily=True)
         numbers = np.arange(len(rows), dtype=np.int64) if ids is None else as_ids(ids, len(rows))
     elif isinstance(vectors, Iterable):
         if ids is not None:
@@ -43,28 +44,51 @@ def read_source(vectors: Any, ids: npt.ArrayLike | None, files: Files, overwrite
         )
     if len(rows) > MOST_ROWS:
         raise InputError(f"{len(rows):,} vectors are more than one index holds ({MOST_ROWS:,}); split them")
-    crc = zlib.crc32(numbers.tobytes())
-    for at in range(0, len(rows), CHECKED):
-        part = np.ascontiguousarray(rows[at : at + CHECKED])
+    crc = zlib.crc32(np.ascontiguousarray(numbers).view(np.uint8).data)
+    step = max(256, CHECKED // (rows.shape[1] * rows.dtype.itemsize))
+    for at in range(0, len(rows), step):
+        part = np.ascontiguousarray(rows[at : at + step])
         check_finite(part, at)
-        crc = zlib.crc32(part.tobytes(), crc)
+        crc = zlib.crc32(part.view(np.uint8).data, crc)
     check_unique(numbers)
     return Source(rows, numbers, crc)
 
 
-def as_rows(vectors: npt.ArrayLike, dim: int | None = None) -> npt.NDArray[np.generic]:
-    """An array [n, dim] of a type that an index keeps; a memory map stays one."""
+class Narrowed:
+    """Rows [n, dim] of a type that an index does not keep, as float32 (or their own type in this machine's byte order)
+    of those that are read."""
+
+    def __init__(self, rows: npt.NDArray[np.generic], dtype: np.dtype[np.generic]) -> None:
+        self._rows, self.dtype, self.shape, self.ndim = rows, dtype, rows.shape, rows.ndim
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, at: Any) -> npt.NDArray[np.generic]:
+        with np.errstate(over="ignore"):
+            return np.asarray(self._rows[at]).astype(self.dtype)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[np.generic]:
+        return self[:] if dtype is None else self[:].astype(dtype)
+
+
+def as_rows(vectors: npt.ArrayLike, dim: int | None = None, *, lazily: bool = False) -> npt.NDArray[np.generic]:
+    """An array [n, dim] of a type that an index keeps; a memory map stays one.
+
+    `lazily`: rows of another type are turned into it when they are read.
+    """
     try:
         rows = np.asarray(vectors)
     except (TypeError, ValueError) as e:
         raise InputError(f"vectors are no array ({e}); pass [n, dim]") from None
-    if rows.dtype == np.float64 or (rows.dtype.kind in "iu" and rows.dtype != np.int8):
-        with np.errstate(over="ignore"):
-            rows = rows.astype(np.float32)
-    if rows.dtype.name not in DTYPES:
+    kept = rows.dtype.newbyteorder("=")
+    if kept == np.float64 or (kept.kind in "iu" and kept != np.int8):
+        kept = np.dtype(np.float32)
+    if kept.name not in DTYPES:
         raise InputError(f"vectors are {rows.dtype}; an index keeps {', '.join(DTYPES)}")
-    if not rows.dtype.isnative:
-        rows = rows.astype(rows.dtype.newbyteorder("="))
+    if kept != rows.dtype:
+        narrowed = Narrowed(rows, kept)
+        rows = cast("npt.NDArray[np.generic]", narrowed) if lazily else narrowed[:]
     if rows.ndim != 2:
         raise InputError(f"vectors have shape {rows.shape}; pass [n, dim]")
     if dim is not None and rows.shape[1] != dim:
@@ -97,18 +121,20 @@ def as_filter(ids: Any) -> npt.NDArray[np.int64]:
 def as_queries(queries: Any, dim: int) -> npt.NDArray[np.float32]:
     """Queries [n, dim], of one vector or many."""
     try:
-        with np.errstate(over="ignore"):
-            q = np.asarray(queries).astype(np.float32)
+        q = np.asarray(queries)
+        if q.dtype != np.float32:
+            with np.errstate(over="ignore"):
+                q = q.astype(np.float32)
     except (TypeError, ValueError) as e:
         raise InputError(f"queries are no array of numbers ({e}); pass [n, {dim}] or [{dim}]") from None
     q = q[None] if q.ndim == 1 else q
     if q.ndim != 2 or q.shape[1] != dim:
         raise InputError(f"queries have shape {np.shape(queries)}; this index takes [n, {dim}] or [{dim}]")
+    if np.abs(q).max(initial=0) <= LARGEST:  # False too where one is NaN
+        return q
     if not np.isfinite(q).all():
         raise InputError("queries hold NaN or infinite values; clean them before searching")
-    if (np.abs(q) > LARGEST).any():
-        raise InputError(f"queries hold values over {LARGEST:g}, whose distances overflow; scale them and the vectors")
-    return q
+    raise InputError(f"queries hold values over {LARGEST:g}, whose distances overflow; scale them and the vectors")
 
 
 def check_finite(rows: npt.NDArray[np.generic], at: int = 0) -> None:
@@ -157,6 +183,9 @@ def _spool(
                 rows_out.write(np.ascontiguousarray(rows).tobytes())
                 ids_out.write(numbers.tobytes())
                 count += len(rows)
+            for out in (rows_out, ids_out):
+                out.flush()
+                os.fsync(out.fileno())
         if shape is None:
             raise InputError("the iterator gave no chunk, so the dimensions are unknown; pass an empty array [0, dim]")
         done.write_text(f"{shape[0]} {shape[1]} {count}")

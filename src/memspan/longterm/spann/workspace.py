@@ -15,10 +15,12 @@ import numpy.typing as npt
 
 from . import codes, native
 from .config import SpannConfig
-from .engine import Engine, Pending, Slots, test_bits
+from .effort import Slots, test_bits
+from .engine import Engine
 from .extents import Extents
 from .heads import NOWHERE, places, vectors
 from .layout import SECTOR, Tables
+from .pending import Pending
 from .place import beyond, choose_lists, encode_entries
 from .space import Floats
 
@@ -43,7 +45,9 @@ class Workspace:
         arrays = ("list_sector", "list_blocks", "list_count", "list_crc", "head_list", "cell_start")
         tables = replace(t, **{name: getattr(t, name).copy() for name in arrays})
         self.config, self.files, self.space = config, engine.files, engine.space
-        self.engine = Engine(engine.files, engine.space, tables, engine.dtype.name, engine.slots)
+        self.engine = Engine(engine.files, engine.space, tables, engine.dtype.name, engine.slots, config)
+        self.engine.read_like(engine)
+        self.engine.mended = set(engine.mended)
         self.engine.pending = engine.pending.copy_without(np.zeros(0, np.uint32)) if engine.pending else None
         self.primary: U32 = engine.primary_of(np.arange(engine.slots)).copy()
         self.place = places(tables)
@@ -75,8 +79,9 @@ class Workspace:
         if p is None or not p.used:
             return np.zeros(0, np.uint32)
         self._look()
-        waiting = p.waiting()
         lists: U32 = np.flatnonzero(p.first >= 0).astype(np.uint32)
+        self.engine.trust(lists)
+        waiting = p.waiting()
         lists = np.asarray(lists[self.tables.list_sector[lists].argsort(kind="stable")], np.uint32)
         room = self.sectors(self.tables.list_blocks[lists] + -(-waiting[lists] // codes.LANES) + 1) * SECTOR
         ends = np.cumsum(room)
@@ -104,7 +109,7 @@ class Workspace:
         if (lib := native.library()) is not None:
             out = np.empty(room, np.uint8)
             counts = np.zeros(len(lists), np.uint32)
-            index = self.engine.struct(None, None)
+            index = self.engine.struct()
             point = native.pointer
             used = lib.spann_merge(ctypes.byref(index), point(lists), len(lists), point(out), point(counts))
             self._put(lists, counts, out[:used])
@@ -150,6 +155,7 @@ class Workspace:
         t.list_sector[lists], t.list_blocks[lists], t.list_count[lists] = at, blocks, counts
         t.list_crc[lists] = [zlib.crc32(view[a : a + b]) for a, b in zip((start * SECTOR).tolist(), size, strict=True)]
         self._written = True
+        self.engine.rewritten(lists)
         at, start, length = at[full], start[full], length[full]
         if not len(at):
             return

@@ -6,11 +6,13 @@
 #include <limits>
 #include <vector>
 
+#include "checksum.h"
 #include "kernels.h"
 
 namespace spann {
 
 constexpr int LANES = 16;
+constexpr float EASY = 4;  // lists that are read for the easiest of queries
 constexpr int64_t SECTOR = 512;
 constexpr float INF = std::numeric_limits<float>::infinity();
 
@@ -23,24 +25,47 @@ struct Index {
     const uint8_t* head_codes;
     const float *head_scale, *head_norm;
     const uint32_t* head_list;
-    const uint32_t *list_sector, *list_blocks;
+    const uint32_t *list_sector, *list_blocks, *list_crc;
+    uint8_t* list_known;  // 1 where a list was found good already
     const uint8_t *list_bytes, *row_data;
-    const uint64_t *dead, *allowed, *allowed_lists;  // bitmaps; null: none dead, all allowed
+    const uint32_t* row_sums;  // of the pages of the rows, as far as `row_covered` bytes
+    uint8_t* row_known;
+    const uint64_t *dead, *allowed, *allowed_lists, *allowed_cells;  // bitmaps; null: none dead, all allowed
     const int32_t *pending_first, *pending_next;     // chains of entries not yet written to their lists; null: none
     const uint8_t* pending_codes;
     const float *pending_add, *pending_scale;
     const uint32_t* pending_slot;
     int64_t direct, list_file, row_file;  // 0: by the maps; 1: reads past the page cache; 2: the same by threads
     int64_t align, longest_list;          // bytes: what such a read must be a multiple of, and the longest list
+    int64_t row_covered;
+
+    bool good(uint32_t list, const uint8_t* data, int64_t size) const {
+        if (__atomic_load_n(list_known + list, __ATOMIC_RELAXED)) return true;
+        if (checksum(data, size_t(list_blocks[list] * size)) != list_crc[list]) return false;
+        __atomic_store_n(list_known + list, uint8_t(1), __ATOMIC_RELAXED);
+        return true;
+    }
 };
 
 struct Params {
     int64_t k, cells, lists, rerank;
-    float stop;    // a list is read only if its head's squared distance is at most stop * the k-th best estimate
+    float stop;      // a list is read only if its head's squared distance is at most stop * the k-th best estimate
+    float patience;  // and only if fewer than patience * (EASY + the last that bettered the k best) were read before it
 };
 
+constexpr int BAD = 64;
+
+// What was read, and what of it is damaged: lists, the first `BAD` of them named, and a page of the rows, -1 for none.
 struct Stats {
-    int64_t lists, bytes, rows;
+    int64_t lists, bytes, rows, bad, page;
+    uint32_t bad_lists[BAD];
+
+    void damaged(uint32_t list) {
+        for (int i = 0; i < std::min<int64_t>(bad, BAD); i++)
+            if (bad_lists[i] == list) return;
+        if (bad < BAD) bad_lists[bad] = list;
+        bad++;
+    }
 };
 
 inline bool bit(const uint64_t* map, uint64_t i) { return map[i >> 6] >> (i & 63) & 1; }
@@ -58,7 +83,7 @@ struct Smallest {
     float limit = INF;
     void reset(size_t count) {
         n = count;
-        used = 0;
+        used = sorted = 0;
         limit = INF;
         if (items.size() < 2 * n + LANES) items.resize(2 * n + LANES);
     }
@@ -75,6 +100,17 @@ struct Smallest {
     void finish() {
         trim();
         std::sort(items.begin(), items.begin() + used);
+    }
+    // Sorts the first `count` of what was trimmed, of which `sorted` are already: for one that may stop before the end.
+    size_t sorted = 0;
+    void sort_to(size_t count) {
+        while (sorted < std::min(count, used)) {
+            size_t to = std::min(used, std::max<size_t>(32, 2 * sorted));
+            auto from = items.begin() + sorted, end = items.begin() + used;
+            if (to < used) std::nth_element(from, items.begin() + to, end);
+            std::sort(from, items.begin() + to);
+            sorted = to;
+        }
     }
 };
 
@@ -121,13 +157,14 @@ struct Ranker {
                                       cells.limit, out);
             for (; below; below &= below - 1) {
                 int l = __builtin_ctz(below);
-                cells.push(out[l], uint32_t(b * LANES + l));
+                if (!x.allowed_cells || bit(x.allowed_cells, b * LANES + l)) cells.push(out[l], uint32_t(b * LANES + l));
             }
         }
         cells.finish();
     }
 
-    void rank_heads() {
+    // `all`: in order; else `heads.sort_to` brings them in order as far as they are wanted.
+    void rank_heads(bool all = true) {
         heads.reset(std::min(p.lists, x.lists));
         int32_t dot[LANES];
         float out[LANES];
@@ -148,7 +185,8 @@ struct Ranker {
                 }
             }
         }
-        heads.finish();
+        if (all) heads.finish();
+        else heads.trim();
     }
 };
 

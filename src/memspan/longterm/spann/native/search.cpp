@@ -49,20 +49,24 @@ struct Worker : Ranker {
     Seen seen;
     std::vector<float> kth;  // max-heap of the k best estimates
     std::vector<Ranked> exact;
+    bool better = false;  // the list that is read has one of the k best
+    size_t last = 0;      // the last list that had one, counted from 1
 
     using Ranker::Ranker;
 
     // A max-heap of the k smallest.
     template <typename T>
-    void keep_best(std::vector<T>& heap, T value) const {
+    bool keep_best(std::vector<T>& heap, T value) const {
         if (heap.size() < size_t(p.k)) {
             heap.push_back(value);
-            std::push_heap(heap.begin(), heap.end());
         } else if (value < heap.front()) {
             std::pop_heap(heap.begin(), heap.end());
             heap.back() = value;
-            std::push_heap(heap.begin(), heap.end());
+        } else {
+            return false;
         }
+        std::push_heap(heap.begin(), heap.end());
+        return true;
     }
 
     void candidate(float d, uint32_t slot) {
@@ -71,7 +75,7 @@ struct Worker : Ranker {
         if (x.allowed && !bit(x.allowed, slot)) return;
         if (!seen.add(slot)) return;
         found.push(d, slot);
-        keep_best(kth, d);
+        better |= keep_best(kth, d);
     }
 
     void scan_list(const uint8_t* block, int64_t blocks, float base) {
@@ -117,11 +121,12 @@ struct Worker : Ranker {
     bool search(const float* q, const float* raw, uint32_t* slots, float* distances, Stats* stats) {
         quantize(q);
         rank_cells();
-        rank_heads();
+        rank_heads(false);
         found.reset(size_t(std::max(p.rerank, p.k)));
         seen.reset(size_t(std::max(p.rerank, p.k)));
         kth.clear();
         exact.clear();
+        last = 0;
         square_raw = 0;
         for (int64_t i = 0; i < x.dim; i++) square_raw += raw[i] * raw[i];
         bool fine = x.direct ? read_lists(stats) && read_rows(raw, stats) : (map_lists(stats), map_rows(raw, stats), true);
@@ -135,20 +140,30 @@ struct Worker : Ranker {
     }
 
     bool enough(size_t j) const {
-        return p.stop < INF && kth.size() == size_t(p.k) && heads.items[j].d > p.stop * kth.front();
+        if (kth.size() < size_t(p.k)) return false;
+        return heads.items[j].d > p.stop * kth.front() || float(j) >= reach();
     }
 
+    // How many lists are read if none that is still to come betters the k best.
+    float reach() const { return p.patience * (EASY + float(last)); }
+
+    // A damaged list is left out and told; the caller mends it and asks again.
     void scan(size_t j, const uint8_t* data, Stats* stats) {
         uint32_t list = heads.items[j].i;
+        if (!x.good(list, data, block_bytes())) return stats->damaged(list);
+        better = false;
         scan_list(data, x.list_blocks[list], heads.items[j].d);
         if (x.pending_first) scan_pending(list, heads.items[j].d);
+        if (better) last = j + 1;
         stats->lists++;
         stats->bytes += x.list_blocks[list] * block_bytes();
     }
 
     void map_lists(Stats* stats) {
         auto place = [&](size_t j) { return x.list_bytes + int64_t(x.list_sector[heads.items[j].i]) * SECTOR; };
+        heads.sort_to(1);
         for (size_t j = 0; j < heads.used && !enough(j); j++) {
+            heads.sort_to(j + 2);
             if (j + 1 < heads.used)
                 for (int i = 0; i < 1024; i += 64) __builtin_prefetch(place(j + 1) + i);
             scan(j, place(j), stats);
@@ -158,6 +173,14 @@ struct Worker : Ranker {
     void rank(const uint8_t* row, const float* raw, uint32_t slot) {
         Ranked e{distance(row, raw), slot};
         keep_best(exact, e);
+    }
+
+    // Whether the pages from `at`, which `data` holds, up to byte `to` of the rows' file are what was written.
+    bool sound(int64_t at, int64_t to, const uint8_t* data, Stats* stats) const {
+        to = std::min(to, x.row_covered);
+        for (int64_t page = at / PAGE; page * PAGE < to; page++)
+            if (!rows.good(page, data + page * PAGE - at)) return stats->page = page, false;
+        return true;
     }
 
     void map_rows(const float* raw, Stats* stats) {
@@ -172,7 +195,8 @@ struct Worker : Ranker {
         for (size_t i = 0; i < AHEAD; i++) fetch(i);
         for (size_t i = 0; i < found.used; i++) {
             fetch(i + AHEAD);
-            rank(place(i), raw, found.items[i].i);
+            int64_t from = int64_t(found.items[i].i) * x.row_bytes, at = from / PAGE * PAGE;
+            if (sound(at, from + x.row_bytes, x.row_data + at, stats)) rank(place(i), raw, found.items[i].i);
         }
         stats->rows += int64_t(found.used);
         stats->bytes += int64_t(found.used) * x.row_bytes;
@@ -192,11 +216,14 @@ struct Worker : Ranker {
             io->start(uint32_t(i % window), {int(x.list_file), buffer(i % window), uint32_t(bytes), at});
         };
         bool fine = true;
+        heads.sort_to(1);
         for (; j < heads.used && !enough(j); j++) {
             bool more = started == j;
-            // Half a window at a time, so that the kernel is called seldom.
-            if (more || started < j + window / 2) {
-                for (; started < heads.used && started < j + window; started++) start(started);
+            // Half a window at a time, so that the kernel is called seldom; but none that may prove needless.
+            size_t sure = std::max(j + 1, reach() < float(heads.used) ? size_t(std::ceil(reach())) : heads.used);
+            heads.sort_to(std::min(j + window, sure) + 1);
+            if (more || started < std::min(j + window / 2, sure)) {
+                for (; started < heads.used && started < std::min(j + window, sure); started++) start(started);
                 io->submit();
             }
             fine &= io->wait(uint32_t(j % window)) >= need[j % window];
@@ -231,9 +258,10 @@ struct Worker : Ranker {
                                                            uint32_t(pages[started].end - pages[started].at), pages[started].at});
                 io->submit();
             }
-            const Page& g = pages[j];
+            const Run& g = pages[j];
             fine = io->wait(uint32_t(j % window)) >= int64_t(order[g.last - 1].i) * x.row_bytes + x.row_bytes - g.at;
-            for (size_t i = g.first; fine && i < g.last; i++)
+            bool whole = fine && sound(g.at, g.end, buffer(j % window), stats);
+            for (size_t i = g.first; whole && i < g.last; i++)
                 rank(buffer(j % window) + (int64_t(order[i].i) * x.row_bytes - g.at), raw, order[i].i);
             stats->bytes += g.end - g.at;
             stats->rows++;
@@ -242,18 +270,18 @@ struct Worker : Ranker {
         return fine;
     }
 
-    struct Page {
+    struct Run {
         int64_t at, end;
         size_t first, last;
     };
-    static constexpr int64_t PAGE = 4096;
     std::unique_ptr<Reads> io;
     size_t window = 0;
     int64_t largest = 0;
     std::vector<uint8_t> memory;
     std::vector<uint32_t> skip;
     std::vector<int64_t> need;
-    std::vector<Page> pages;
+    std::vector<Run> pages;
+    const Pages rows{x.row_covered, x.row_sums, x.row_known};
     std::vector<Ranked> order;
 
     uint8_t* buffer(size_t i) {
@@ -295,7 +323,7 @@ EXPORT int spann_search(const Index* index, const Params* params, const float* q
     std::vector<Stats> each(std::max<int64_t>(threads, 1));
     auto run = [&](int64_t t) {
         Worker w(*index, *params);
-        Stats mine{0, 0, 0};
+        Stats mine{0, 0, 0, 0, -1, {}};
         for (int64_t i; (i = next.fetch_add(1)) < n;)
             if (!w.search(queries + i * index->padded, raw + i * index->dim, slots + i * params->k,
                           distances + i * params->k, &mine)) {
@@ -308,8 +336,41 @@ EXPORT int spann_search(const Index* index, const Params* params, const float* q
     for (int64_t t = 1; t < threads; t++) pool.emplace_back(run, t);
     run(0);
     for (auto& t : pool) t.join();
-    for (auto& e : each) stats->lists += e.lists, stats->bytes += e.bytes, stats->rows += e.rows;
+    for (auto& e : each) {
+        stats->lists += e.lists, stats->bytes += e.bytes, stats->rows += e.rows;
+        for (int i = 0; i < std::min<int64_t>(e.bad, BAD); i++) stats->damaged(e.bad_lists[i]);
+        if (e.page >= 0) stats->page = e.page;
+    }
     return fine ? 0 : -1;
+}
+
+// zlib.crc32; `plain`: by tables.
+EXPORT uint32_t spann_crc(int plain, const uint8_t* data, int64_t n, uint32_t before) {
+    return ~choose_crc(plain)(~before, data, size_t(n));
+}
+
+// Checksums of the pages [from, to) of a file of `bytes` bytes, at `sums` on.
+EXPORT void spann_sums(const uint8_t* data, int64_t bytes, int64_t from, int64_t to, uint32_t* sums) {
+    for (int64_t p = from; p < to; p++) *sums++ = checksum(data + p * PAGE, size_t(std::min(PAGE, bytes - p * PAGE)));
+}
+
+// The first of n pages that is damaged, by its place in `pages`, else -1. Null `pages`: pages 0 to n - 1.
+EXPORT int64_t spann_check(const uint8_t* data, int64_t bytes, const uint32_t* sums, uint8_t* known, const int64_t* pages, int64_t n) {
+    const Pages file{bytes, sums, known};
+    for (int64_t i = 0; i < n; i++) {
+        int64_t page = pages ? pages[i] : i;
+        if (!file.good(page, data + page * PAGE)) return i;
+    }
+    return -1;
+}
+
+// Those of n lists that are damaged; how many.
+EXPORT int64_t spann_check_lists(const Index* index, const uint32_t* lists, int64_t n, uint32_t* bad) {
+    Params params{};
+    int64_t found = 0, size = Ranker(*index, params).block_bytes();
+    for (int64_t i = 0; i < n; i++)
+        if (!index->good(lists[i], index->list_bytes + int64_t(index->list_sector[lists[i]]) * SECTOR, size)) bad[found++] = lists[i];
+    return found;
 }
 
 // Block kernels, for tests: dots [blocks, 16].
