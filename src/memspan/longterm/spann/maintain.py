@@ -74,7 +74,7 @@ class Maintenance(Updates):
             self._commit(self._files, e.space, e.tables, np.zeros(e.slots, np.uint32))
             return
         config = SpannConfig(**self._meta["config"])
-        work = Workspace(e, config)
+        work = Workspace(e, config, self._cover())
         moves = replace(self._moves)
         try:
             new = np.arange(self._meta["rows"], e.slots, dtype=np.uint32)
@@ -82,8 +82,15 @@ class Maintenance(Updates):
             os.fsync(work.fd)
         finally:
             work.close()
-        self._commit(self._files, e.space, work.tables, work.primary)
+        assert work.cover is not None or not config.reassign
+        cover = None if work.cover is None else work.cover.tolist()
+        self._commit(self._files, e.space, work.tables, work.primary, cover=cover)
         self._moves = moves
+
+    def _cover(self) -> npt.NDArray[np.float32] | None:
+        """What `regroup` knows of the cells; None when that is to be measured."""
+        known = np.array(self._meta.get("cover") or np.zeros((0, 3)), np.float32)
+        return known if len(known) == len(self._engine.tables.cell_start) - 1 else None
 
     def _commit(self, files: Files, space: Space, tables: Tables, primary: npt.NDArray[np.uint32], **meta: Any) -> None:
         """Makes the next generation of the tables the one in force. `files`: where rows and lists are."""

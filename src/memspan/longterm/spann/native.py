@@ -79,11 +79,12 @@ def library() -> ctypes.CDLL | None:
     lib.spann_closure.argtypes = [_PTR, _PTR, _I64, _I64, _I64, _I64, _I64, _F32, _PTR, ctypes.c_int, _PTR]
     lib.spann_scan.argtypes = [ctypes.c_int, ctypes.c_int, _PTR, _PTR, _I64, _I64, _PTR]
     lib.spann_exact.argtypes = [ctypes.c_int, ctypes.c_int, _PTR, _PTR, _I64, _I64, _I64, _PTR, _PTR]
-    lib.spann_place.argtypes = [_PTR, _PTR, _PTR, _PTR, _I64, _I64, _F32, _PTR]
+    lib.spann_place.argtypes = [_PTR, _PTR, _PTR, _PTR, _I64, _I64, _F32, _I64, _PTR]
+    lib.spann_encode.argtypes = [_PTR, _PTR, _PTR, _PTR, _PTR, _PTR, _I64, _I64, _PTR, _PTR, _PTR]
     lib.spann_merge.argtypes = [_PTR, _PTR, _I64, _PTR, _PTR]
     lib.spann_merge.restype = _I64
     lib.spann_search.restype = ctypes.c_int
-    for name in ("spann_closure", "spann_scan", "spann_exact", "spann_place"):
+    for name in ("spann_closure", "spann_scan", "spann_exact", "spann_place", "spann_encode"):
         getattr(lib, name).restype = None
     return lib
 

@@ -348,8 +348,8 @@ class Updates(ABC):
         row, column = np.nonzero(lists != NOWHERE)
         chosen = lists[row, column]
         assert e.pending is not None
-        heads = vectors(e.tables, self._place, chosen)
-        e.pending.append(encode_entries(x[row], heads, slots[row], beyond(e.space, rows)[row]), chosen)
+        excess = beyond(e.space, rows)
+        e.pending.append(encode_entries(e, self._place, x, row, chosen, slots[row], excess), chosen)
         e.own(lists[:, 0])
         own = vectors(e.tables, self._place, lists[:, 0])
         e.strays = np.concatenate([e.strays, slots[((x - own) ** 2).sum(1) > self._far]])

@@ -17,9 +17,9 @@ from . import codes, native
 from .config import SpannConfig
 from .engine import Engine, Pending, Slots, test_bits
 from .extents import Extents
-from .heads import NOWHERE, places, vectors
+from .heads import NOWHERE, Lanes, change, places, vectors
 from .layout import SECTOR, Tables
-from .place import beyond, choose_lists, encode_entries
+from .place import beyond, choose_lists, encode_entries, encoded
 from .space import Floats
 
 Numbers = npt.NDArray[np.int64]
@@ -35,10 +35,11 @@ class Workspace:
         engine: over the tables as they are now, with the entries that wait.
         primary: [slots], the primary list of each.
         place: [lists], where each list's head is.
+        cover: [cells, 3], of `regroup`, or None.
         fd: the file of the lists.
     """
 
-    def __init__(self, engine: Engine, config: SpannConfig) -> None:
+    def __init__(self, engine: Engine, config: SpannConfig, cover: Floats | None = None) -> None:
         t = engine.tables
         arrays = ("list_sector", "list_blocks", "list_count", "list_crc", "head_list", "cell_start")
         tables = replace(t, **{name: getattr(t, name).copy() for name in arrays})
@@ -52,6 +53,7 @@ class Workspace:
         self._many = 4 * len(engine.pending.slots) if engine.pending else 0
         self._fresh = np.zeros(len(tables.list_count), bool)  # lists whose place is not that of the checkpoint
         self._written = False
+        self.cover = cover
         self.fd = os.open(engine.files.lists, os.O_RDWR)
 
     @property
@@ -169,7 +171,7 @@ class Workspace:
             far[own] = -1
             kept = np.sort(far.argsort(kind="stable")[: max(self.config.limit, int(own.sum()))])
             slots, x = slots[kept], x[kept]
-        entries = encode_entries(x, head, slots, beyond(self.space, np.asarray(self.engine.rows[slots])))
+        entries = encoded(x, head, slots, beyond(self.space, np.asarray(self.engine.rows[slots])))
         self._put(np.array([number], np.uint32), np.array([len(slots)], np.uint32), self._padded(entries))
 
     def _release(self, lists: U32) -> None:
@@ -214,6 +216,31 @@ class Workspace:
         self.place[free] = 0  # taken, until the heads are in
         return free
 
+    def slots_in(self, lists: npt.NDArray[np.generic]) -> Slots:
+        """The live slots that are in any of some lists."""
+        self._look()
+        size, codes_end = self.block, self.space.padded * codes.LANES // 2
+        found = [np.zeros(0, np.uint32)]
+        for number in lists.tolist():
+            at = int(self.tables.list_sector[number]) * SECTOR
+            data = self.engine.lists[at : at + int(self.tables.list_blocks[number]) * size].reshape(-1, size)
+            tail = np.ascontiguousarray(data[:, codes_end:]).view(np.uint32).reshape(len(data), 3, codes.LANES)
+            found.append(tail[:, 2][np.isfinite(tail[:, 0].view(np.float32))])
+        if (p := self.engine.pending) is not None:
+            known = np.zeros(len(self.tables.list_count) + 1, bool)
+            known[lists] = True
+            found.append(p.slots[: p.used][known[np.minimum(p.lists[: p.used], len(known) - 1)]])
+        slots = np.unique(np.concatenate(found))
+        return slots[self.alive(slots)]
+
+    def change(self, changed: dict[int, Lanes]) -> None:
+        """Puts other heads into cells, as `heads.change` does."""
+        kept = change(self.tables, changed)
+        if self.cover is not None:
+            more = np.full((len(kept) - len(self.cover), 3), np.nan, np.float32)
+            self.cover = np.concatenate([self.cover, more])[kept]
+        self.place = places(self.tables)
+
     # Rows ------------------------------------------------------------------------------------------------------------
 
     def vectors(self, slots: npt.NDArray[np.generic]) -> Floats:
@@ -238,25 +265,42 @@ class Workspace:
             self.engine, self.place, x, cells=c.neighbours, candidates=c.candidates, copies=c.candidates, slack=None
         )  # fmt: skip
 
-    def append(self, slots: Slots, lists: U32, x: Floats) -> None:
-        """Lets entries of slots wait for their lists."""
+    def append(self, slots: Slots, lists: U32, x: Floats, rows: npt.NDArray[np.generic]) -> None:
+        """Lets entries of slots [n] wait for their lists; their vectors are `x[rows]`."""
         if not len(slots):
             return
         if self.engine.pending is None:
             self.engine.pending = Pending.empty(len(self.tables.list_count), self.space.padded, 4096)
-        excess = beyond(self.space, np.asarray(self.engine.rows[slots]))
-        self.engine.pending.append(encode_entries(x, self.heads(lists), slots, excess), lists)
+        excess = np.zeros(len(x), np.float32)
+        if self.space.metric == "ip":
+            excess[rows] = beyond(self.space, np.asarray(self.engine.rows[slots]))
+        self.engine.pending.append(encode_entries(self.engine, self.place, x, rows, lists, slots, excess), lists)
 
-    def put_again(self, slots: Slots) -> None:
-        """Chooses the lists of rows anew, and their primary list."""
+    def put_again(self, slots: Slots, only: npt.NDArray[np.bool_] | None = None) -> int:
+        """Chooses the lists of rows anew, and their primary list.
+
+        Args:
+            slots: the rows.
+            only: mask of lists; rows are put into no other, and keep their primary list unless the new one is of these.
+
+        Returns:
+            rows whose primary list is another now.
+        """
+        moved = 0
         for at in range(0, len(slots), 4096):
             part = slots[at : at + 4096]
             x = self.vectors(part)
             lists = self.lists_of(x)
-            self.primary[part] = lists[:, 0]
-            row, column = np.nonzero(lists != NOWHERE)
-            self.append(part[row], lists[row, column], x[row])
+            put = lists != NOWHERE
+            if only is not None:
+                put &= only[np.minimum(lists, len(only) - 1)]
+            first = np.where(put[:, 0], lists[:, 0], self.primary[part])
+            moved += int((first != self.primary[part]).sum())
+            self.primary[part] = first
+            row, column = np.nonzero(put)
+            self.append(part[row], lists[row, column], x, row)
             self.rewrite_if_many()
+        return moved
 
 
 def _take(e: codes.Entries, which: npt.NDArray[np.generic]) -> codes.Entries:
