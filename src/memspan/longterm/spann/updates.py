@@ -138,6 +138,8 @@ class Updates(ABC):
     def _begin(self) -> None:
         """Takes up what the log holds."""
         self._guard = threading.RLock()
+        self._idle = threading.Condition(self._guard)  # no compaction is under way
+        self._compacting = self._closing = False
         self._lock: Lock | None = None
         self._closed = False
         self._moves = Moves()
@@ -270,7 +272,8 @@ class Updates(ABC):
                 self._make_room(len(part))
                 self._log(UPSERT if upsert else ADD, numbers[at : at + PART], part, about)
             self._grow_if_due()
-            if len(self._engine.strays) > STRAYS or self._added > CHURN * self._engine.slots:
+            due = len(self._engine.strays) > STRAYS or self._added > CHURN * self._engine.slots
+            if due and not self._compacting:
                 self.flush()
 
     def delete(self, ids: npt.ArrayLike) -> int:
