@@ -147,7 +147,6 @@ import os, sys
 import numpy as np
 from pathlib import Path
 from memspan.longterm.spann import VectorIndex, maintain
-from memspan.longterm.spann.compact import Cancelled
 from tests.longterm.spann.test_updates import rows
 
 def change():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -21,6 +21,7 @@ Steps = tuple[int, ...]
 
 SAMPLE = 500  # rows asked for, in native code
 SAMPLE_NUMPY = 100
+SAMPLE_AGAIN = 200  # when only the recall of known efforts is measured
 ANSWERS = 5000  # neighbours looked for in all, at most: for many neighbours fewer rows are asked for
 LISTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 TOLERANCE = 0.003  # recall given up for a cheaper effort at the same number of lists
@@ -68,22 +69,33 @@ def calibrate(
     Where curves are `known`, only the recall of their efforts is measured, a tenth of the work, unless the best of them
     no longer reaches what it did.
     """
+    if known and all(known.get(k) for k in neighbours):
+        curves = {k: _again(engine, *asked, known[k]) for k, asked in _asked(engine, neighbours, seed, SAMPLE_AGAIN)}
+        if all(curves.values()):
+            advance(len(curves))
+            return curves
+    curves = {}
+    for k, asked in _asked(engine, neighbours, seed, SAMPLE):
+        curves[k] = _curve(engine, *asked)
+        advance(1)
+    return curves
+
+
+def _asked(
+    engine: Engine, neighbours: Sequence[int], seed: int, most: int
+) -> Iterator[tuple[int, tuple[Floats, Ints, Slots, Floats]]]:
+    """For each number of neighbours a sample of rows, their slots, neighbours and distances to the last of these."""
     live = engine.live()
     rng = np.random.default_rng([seed, len(live)])
-    size = min(SAMPLE if native.library() else SAMPLE_NUMPY, len(live))
+    size = min(most if native.library() else SAMPLE_NUMPY, len(live))
     picked = np.sort(rng.choice(live, size, replace=False))
     queries = np.asarray(engine.rows[picked]).astype(np.float32)
     found, distances, _ = engine.exact(queries, min(max(neighbours) + 1, len(live)))
     truth = _without(found, picked, found)
     farthest = _without(found, picked, distances)
-    curves = {}
     for k in neighbours:
-        some = min(size, max(100, ANSWERS // k))
-        part = rng.choice(size, some, replace=False)
-        asked = queries[part], picked[part], truth[part, :k], farthest[part, :k][:, -1]
-        curves[k] = _again(engine, *asked, (known or {}).get(k, [])) or _curve(engine, *asked)
-        advance(1)
-    return curves
+        part = rng.choice(size, min(size, max(100, ANSWERS // k)), replace=False)
+        yield k, (queries[part], picked[part], truth[part, :k], farthest[part, :k][:, -1])
 
 
 def _again(

@@ -17,7 +17,7 @@ from .clustering import balanced_kmeans, leaves, nearest_centre
 from .config import SpannConfig
 from .engine import Slots
 from .heads import NOWHERE, Lanes, cell_of, in_cell
-from .regroup import data_points, head_strays, regroup
+from .regroup import data_points, head_strays, regroup, squares
 from .space import Floats
 from .workspace import Workspace
 
@@ -26,7 +26,8 @@ U32 = npt.NDArray[np.uint32]
 
 ROUNDS = 8  # of splits that a flush makes at most; what is too long then waits for the next
 BATCH = 32  # lists split at a time
-FULL = 2.0  # leaves, as rows whose primary list it is, after which a list is split: SPFresh's bound is its length alone
+FULL = 2.5  # leaves, as rows of which it is the primary list, after which one is split; few lists of a build have more
+NEAR = 64  # lists around a new head whose rows are looked at (SPFresh, ReassignK)
 SMALL = 10  # live rows of a list up to which it is merged into its neighbours (SPFresh, MergeThreshold)
 
 
@@ -76,9 +77,8 @@ def settle(work: Workspace, new: Slots, gone: Numbers, far: float, moves: Moves)
     _merge_small(work, gone, moves)
     if work.config.reassign:
         moves.regrouped += regroup(work, new)
-    touched = np.flatnonzero(work.lengths() > work.tables.list_count)
     for _ in range(ROUNDS):
-        over = [int(i) for i in _over(work, touched) if int(i) not in stuck]
+        over = [int(i) for i in _over(work) if int(i) not in stuck]
         if not over:
             break
         again: list[Slots] = []
@@ -86,15 +86,15 @@ def settle(work: Workspace, new: Slots, gone: Numbers, far: float, moves: Moves)
             _split(work, over[at : at + BATCH], stuck, again, moves)
             work.rewrite_if_many()
         work.put_again(np.concatenate([np.zeros(0, np.uint32), *again]))
-        touched = np.flatnonzero(work.lengths() > work.tables.list_count)
     work.rewrite()
     _split_cells(work)
 
 
-def _over(work: Workspace, lists: Numbers) -> Numbers:
-    """Those of the lists that are too long, or the primary ones of too many rows."""
-    held = np.bincount(work.primary[work.live()], minlength=len(work.tables.list_count))[lists]
-    return lists[(work.lengths()[lists] > work.config.limit) | (held > FULL * work.config.leaf)]
+def _over(work: Workspace) -> Numbers:
+    """The lists changed since the checkpoint that are too long, or the primary ones of too many rows."""
+    held = np.bincount(work.primary[work.live()], minlength=len(work.tables.list_count))
+    over = (work.lengths() > work.config.limit) | (held > FULL * work.config.leaf)
+    return np.flatnonzero(over & work.touched())
 
 
 def _split(work: Workspace, numbers: list[int], stuck: set[int], again: list[Slots], moves: Moves) -> None:
@@ -175,7 +175,7 @@ def _part(work: Workspace, s: _Split, old: Floats) -> tuple[list[npt.NDArray[np.
     """
     s.heads = work.heads(s.lists)
     x = s.x
-    d = _squares(x, s.heads)
+    d = squares(x, s.heads)
     nearest = d.argmin(1)
     at = np.flatnonzero(s.own)
     none = np.full(len(x), -1, np.int32)
@@ -192,7 +192,7 @@ def _take_in(
 ) -> None:
     """Rows of the lists around a split one that are nearer to a new head than to the old one and to their own."""
     ends = np.cumsum([len(s.lists) for s in splits])
-    near = work.near(np.concatenate([s.heads for s in splits]))
+    near = work.near(np.concatenate([s.heads for s in splits]), NEAR)
     fresh = np.concatenate([s.lists for s in splits])
     around = np.setdiff1d(np.unique(near[near != NOWHERE]), fresh).astype(np.uint32)
     known = np.zeros(len(work.tables.list_count), bool)
@@ -210,7 +210,7 @@ def _take_in(
         lists = np.unique(near[end - len(s.lists) : end])
         lists = lists[lists != NOWHERE]
         some = order[np.concatenate([np.arange(first[i], first[i + 1]) for i in lists])]
-        d = _squares(x[some], s.heads)
+        d = squares(x[some], s.heads)
         column = d.argmin(1)
         nearest = d[np.arange(len(some)), column]
         moves.scanned += len(some)
@@ -281,9 +281,3 @@ def _split_cell(work: Workspace, cell: int) -> bool:
     if work.cover is not None:
         work.cover[new] = work.cover[cell]
     return True
-
-
-def _squares(x: Floats, heads: Floats) -> Floats:
-    d = x @ (heads.T * np.float32(-2))
-    d += np.einsum("nd,nd->n", x, x)[:, None] + np.einsum("kd,kd->k", heads, heads)
-    return np.asarray(d, np.float32)

@@ -193,6 +193,10 @@ class Workspace:
         count = self.tables.list_count.astype(np.int64)
         return count + self.engine.pending.waiting() if self.engine.pending is not None else count
 
+    def touched(self) -> npt.NDArray[np.bool_]:
+        """Which lists were written since the checkpoint, or will be."""
+        return self._fresh | (self.lengths() > self.tables.list_count)
+
     def members(self, number: int) -> Slots:
         """The live slots of a list."""
         self._look()
@@ -216,8 +220,8 @@ class Workspace:
         self.place[free] = 0  # taken, until the heads are in
         return free
 
-    def slots_in(self, lists: npt.NDArray[np.generic]) -> Slots:
-        """The live slots that are in any of some lists."""
+    def slots_in(self, lists: npt.NDArray[np.generic]) -> tuple[Slots, Numbers]:
+        """The live slots that are in any of some lists, and in how many."""
         self._look()
         size, codes_end = self.block, self.space.padded * codes.LANES // 2
         found = [np.zeros(0, np.uint32)]
@@ -230,8 +234,9 @@ class Workspace:
             known = np.zeros(len(self.tables.list_count) + 1, bool)
             known[lists] = True
             found.append(p.slots[: p.used][known[np.minimum(p.lists[: p.used], len(known) - 1)]])
-        slots = np.unique(np.concatenate(found))
-        return slots[self.alive(slots)]
+        slots, count = np.unique(np.concatenate(found), return_counts=True)
+        alive = self.alive(slots)
+        return slots[alive], count[alive]
 
     def change(self, changed: dict[int, Lanes]) -> None:
         """Puts other heads into cells, as `heads.change` does."""
@@ -258,12 +263,10 @@ class Workspace:
             self.engine, self.place, x, cells=c.neighbours, candidates=c.candidates, copies=c.copies, slack=c.closure**2
         )  # fmt: skip
 
-    def near(self, x: Floats) -> U32:
-        """The nearest lists [n, candidates] of vectors."""
-        c = self.config
-        return choose_lists(
-            self.engine, self.place, x, cells=c.neighbours, candidates=c.candidates, copies=c.candidates, slack=None
-        )  # fmt: skip
+    def near(self, x: Floats, count: int) -> U32:
+        """The nearest lists [n, count] of vectors."""
+        c = self.config.neighbours
+        return choose_lists(self.engine, self.place, x, cells=c, candidates=count, copies=count, slack=None)
 
     def append(self, slots: Slots, lists: U32, x: Floats, rows: npt.NDArray[np.generic]) -> None:
         """Lets entries of slots [n] wait for their lists; their vectors are `x[rows]`."""
@@ -276,31 +279,16 @@ class Workspace:
             excess[rows] = beyond(self.space, np.asarray(self.engine.rows[slots]))
         self.engine.pending.append(encode_entries(self.engine, self.place, x, rows, lists, slots, excess), lists)
 
-    def put_again(self, slots: Slots, only: npt.NDArray[np.bool_] | None = None) -> int:
-        """Chooses the lists of rows anew, and their primary list.
-
-        Args:
-            slots: the rows.
-            only: mask of lists; rows are put into no other, and keep their primary list unless the new one is of these.
-
-        Returns:
-            rows whose primary list is another now.
-        """
-        moved = 0
+    def put_again(self, slots: Slots) -> None:
+        """Chooses the lists of rows anew, and their primary list."""
         for at in range(0, len(slots), 4096):
             part = slots[at : at + 4096]
             x = self.vectors(part)
             lists = self.lists_of(x)
-            put = lists != NOWHERE
-            if only is not None:
-                put &= only[np.minimum(lists, len(only) - 1)]
-            first = np.where(put[:, 0], lists[:, 0], self.primary[part])
-            moved += int((first != self.primary[part]).sum())
-            self.primary[part] = first
-            row, column = np.nonzero(put)
+            self.primary[part] = lists[:, 0]
+            row, column = np.nonzero(lists != NOWHERE)
             self.append(part[row], lists[row, column], x, row)
             self.rewrite_if_many()
-        return moved
 
 
 def _take(e: codes.Entries, which: npt.NDArray[np.generic]) -> codes.Entries:
