@@ -32,7 +32,8 @@ def main(path: str, seed: int, first: int) -> None:
         elif draw < 0.9:
             ids, call = rng.choice(known, 30, replace=False), "delete"
         else:
-            ids, call = np.zeros(0, np.int64), "flush" if draw < 0.97 else "compact"
+            call = "flush" if draw < 0.95 else "compact" if draw < 0.97 else "background"
+            ids = np.zeros(0, np.int64)
         words = f"{version} {' '.join(map(str, ids.tolist()))}"
         print(f"try {call} {words}", flush=True)
         if call in ("add", "upsert"):
@@ -42,7 +43,8 @@ def main(path: str, seed: int, first: int) -> None:
         elif call == "flush":
             index.flush()
         else:
-            index.compact(progress=False)
+            # In the background the changes that follow are made while it is under way.
+            index.compact(progress=False, background=call == "background")
         print(f"done {call} {words}", flush=True)
 
 

@@ -8,7 +8,7 @@ Heads are no good questions: a search finds their own lists too well.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
@@ -28,7 +28,7 @@ Steps = tuple[int, ...]
 
 SAMPLE = 1500  # rows asked for, in native code
 SAMPLE_NUMPY = 100
-SAMPLE_AGAIN = 500  # where efforts are known already
+SAMPLE_AGAIN = 300  # where only the recall of known efforts is measured
 CHOOSING = 300  # of the rows, those that efforts are chosen with, where there are five times as many
 ANSWERS = 15_000  # neighbours looked for in all, at most: for many neighbours fewer rows are asked for
 AT_ONCE = 300  # of the rows whose true neighbours are found by one scan, which bounds memory
@@ -87,9 +87,25 @@ def calibrate(
     Where curves are `known`, only the recall of their efforts is measured, a tenth of the work, unless the best of them
     no longer reaches what it did.
     """
+    if known and all(known.get(k) for k in neighbours):
+        curves = {k: _again(engine, *asked, known[k]) for k, asked in _asked(engine, neighbours, seed, SAMPLE_AGAIN)}
+        if all(curves.values()):
+            advance(len(curves))
+            return curves
+    curves = {}
+    for k, asked in _asked(engine, neighbours, seed, SAMPLE):
+        curves[k] = _curve(engine, *asked)
+        advance(1)
+    return curves
+
+
+def _asked(
+    engine: Engine, neighbours: Sequence[int], seed: int, most: int
+) -> Iterator[tuple[int, tuple[Floats, Ints, Slots, Floats]]]:
+    """For each number of neighbours a sample of rows, their slots, neighbours and distances to the last of these."""
     live = engine.live()
     rng = np.random.default_rng([seed, len(live)])
-    size = (SAMPLE_AGAIN if known else SAMPLE) if native.library() else SAMPLE_NUMPY
+    size = most if native.library() else SAMPLE_NUMPY
     picked = np.sort(rng.choice(live, min(size, len(live)), replace=False))
     heads = are_heads(engine, picked)
     picked = picked[~heads] if heads.mean() < 0.5 else picked
@@ -100,14 +116,9 @@ def calibrate(
     found, distances = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
     truth = _without(found, picked, found)
     farthest = _without(found, picked, distances)
-    curves = {}
     for k in neighbours:
-        some = min(size, max(LEAST, ANSWERS // k))
-        part = rng.choice(size, some, replace=False)
-        asked = queries[part], picked[part], truth[part, :k], farthest[part, :k][:, -1]
-        curves[k] = _again(engine, *asked, (known or {}).get(k, [])) or _curve(engine, *asked)
-        advance(1)
-    return curves
+        part = rng.choice(size, min(size, max(LEAST, ANSWERS // k)), replace=False)
+        yield k, (queries[part], picked[part], truth[part, :k], farthest[part, :k][:, -1])
 
 
 def _again(

@@ -1,7 +1,7 @@
 """Compaction: lists written anew without dead entries and copies that splits left behind, rows without deleted ones.
 
 All goes into new files beside the old ones, which searches go on reading; `meta.json` then names the new ones. Stopped
-at any moment, the index is as it was.
+at any moment, the index is as it was. What changes meanwhile stays in the log, which is then read on top.
 """
 
 from __future__ import annotations

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
 from . import codes
-from .clustering import balanced_kmeans
 from .codes import LANES, Coded
 from .layout import Tables
 from .space import Floats
@@ -102,8 +101,15 @@ def in_cell(tables: Tables, cell: int) -> Lanes:
     return Lanes.unpack(Coded(h.codes[a:b], h.scale[a:b], h.norm[a:b]), tables.head_list[a:b])
 
 
-def change(tables: Tables, changed: dict[int, Lanes]) -> None:
-    """Puts other heads into cells; cells that end up empty are dropped, numbers from the last cell on are new cells."""
+def change(tables: Tables, changed: dict[int, Lanes]) -> npt.NDArray[np.bool_]:
+    """Puts other heads into cells, whose centres become the means of these.
+
+    Args:
+        changed: cells' heads; numbers from the last cell on are new cells. Cells that end up empty are dropped.
+
+    Returns:
+        which of the cells, the new ones behind the others, are kept.
+    """
     old = len(tables.cell_start) - 1
     total = max(old, max(changed, default=-1) + 1)
     size: Numbers = np.zeros(total, np.int64)
@@ -124,31 +130,19 @@ def change(tables: Tables, changed: dict[int, Lanes]) -> None:
         np.concatenate([p.norm for p, _ in pieces]),
     )
     tables.head_list = np.concatenate([lists for _, lists in pieces])
-    if not size.all():
-        centres = Lanes.unpack(tables.cells, np.zeros(0, np.uint32))
-        tables.cells = replace(centres, lists=np.zeros(len(centres.norm), np.uint32)).take(size > 0).pack()[0]
-        size = size[size > 0]
-    tables.cell_start = np.concatenate([[0], np.cumsum(size)]).astype(np.int64)
+    tables.cells = _centres(tables.cells, old, total, changed).take(size > 0).pack()[0]
+    tables.cell_start = np.concatenate([[0], np.cumsum(size[size > 0])]).astype(np.int64)
+    return np.asarray(size > 0)
 
 
-def split_cell(tables: Tables, cell: int, seed: int) -> bool:
-    """Parts a cell's heads in two, the second half in a new cell at the end. False when they cannot be parted."""
-    lanes = in_cell(tables, cell)
-    x = lanes.decoded()
-    if len(x) < 2:
-        return False
-    _, label = balanced_kmeans(x, 2, seed)
-    if label.min() == label.max():
-        return False
-    halves = [lanes.take(label == i) for i in (0, 1)]
-    centre = Lanes.encode(np.stack([x[label == i].mean(0) for i in (0, 1)]), np.zeros(2, np.uint32))
-    new = len(tables.cell_start) - 1
-    all_centres = Lanes.unpack(tables.cells, np.zeros(new, np.uint32))
-    all_centres.code[cell], all_centres.scale[cell], all_centres.norm[cell] = (
-        centre.code[0],
-        centre.scale[0],
-        centre.norm[0],
+def _centres(cells: Coded, old: int, total: int, changed: dict[int, Lanes]) -> Lanes:
+    full = [cell for cell, lanes in changed.items() if len(lanes.norm)]
+    means = Lanes.encode(
+        np.stack([changed[cell].decoded().mean(0) for cell in full]) if full else np.zeros((0, 4), np.float32),
+        np.array(full),
     )
-    tables.cells = all_centres.join(centre.take(np.array([1]))).pack()[0]
-    change(tables, {cell: halves[0], new: halves[1]})
-    return True
+    centres = Lanes.unpack(cells, np.zeros(old, np.uint32)) if old else means
+    out = centres.take(np.minimum(np.arange(total), len(centres.norm) - 1))
+    for name in ("code", "scale", "norm") if full else ():
+        getattr(out, name)[full] = getattr(means, name)
+    return out

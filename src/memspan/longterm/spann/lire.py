@@ -13,10 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from . import reference
-from .clustering import leaves, nearest_centre
+from .clustering import balanced_kmeans, leaves, nearest_centre
 from .config import SpannConfig
 from .effort import Slots
-from .heads import NOWHERE, Lanes, cell_of, change, in_cell, places, split_cell
+from .heads import NOWHERE, Lanes, cell_of, in_cell
+from .regroup import data_points, head_strays, regroup, squares
 from .space import Floats
 from .workspace import Workspace
 
@@ -25,7 +26,8 @@ U32 = npt.NDArray[np.uint32]
 
 ROUNDS = 8  # of splits that a flush makes at most; what is too long then waits for the next
 BATCH = 32  # lists split at a time
-FULL = 1.5  # leaves, as rows whose primary list it is, after which a list is split: SPFresh's bound is its length alone
+FULL = 2.5  # leaves, as rows of which it is the primary list, after which one is split; few lists of a build have more
+NEAR = 64  # lists around a new head whose rows are looked at (SPFresh, ReassignK)
 SMALL = 10  # live rows of a list up to which it is merged into its neighbours (SPFresh, MergeThreshold)
 
 
@@ -37,12 +39,14 @@ class Moves:
         splits, merges: lists.
         scanned: rows at the borders of split lists that were looked at.
         moved: those of them that were placed again.
+        regrouped: rows of cells that were clustered anew.
     """
 
     splits: int = 0
     merges: int = 0
     scanned: int = 0
     moved: int = 0
+    regrouped: int = 0
 
 
 @dataclass
@@ -68,11 +72,13 @@ def settle(work: Workspace, new: Slots, gone: Numbers, far: float, moves: Moves)
         moves: counted up.
     """
     stuck: set[int] = set()
-    _head_strays(work, new, far)
+    if work.config.reassign:
+        head_strays(work, new, far)
     _merge_small(work, gone, moves)
-    touched = np.flatnonzero(work.lengths() > work.tables.list_count)
+    if work.config.reassign:
+        moves.regrouped += regroup(work, new)
     for _ in range(ROUNDS):
-        over = [int(i) for i in _over(work, touched) if int(i) not in stuck]
+        over = [int(i) for i in _over(work) if int(i) not in stuck]
         if not over:
             break
         again: list[Slots] = []
@@ -80,52 +86,15 @@ def settle(work: Workspace, new: Slots, gone: Numbers, far: float, moves: Moves)
             _split(work, over[at : at + BATCH], stuck, again, moves)
             work.rewrite_if_many()
         work.put_again(np.concatenate([np.zeros(0, np.uint32), *again]))
-        touched = np.flatnonzero(work.lengths() > work.tables.list_count)
     work.rewrite()
     _split_cells(work)
 
 
-def _head_strays(work: Workspace, new: Slots, far: float) -> None:
-    """Gives heads of their own to new rows that are far from all heads, as in a build: no split of the lists that they
-    fell into would make a good one, and 4 bits say little of a residual that large. Without reassignment, nothing."""
-    config = work.config
-    new = new[work.alive(new)]
-    if not len(new) or not config.reassign:
-        return
-    x = np.concatenate([work.vectors(new[at : at + 4096]) for at in range(0, len(new), 4096)])
-    away = ((x - work.heads(work.primary[new])) ** 2).sum(1) > far
-    new, x = new[away], x[away]
-    if not len(new):
-        return
-    assert work.engine.pending is not None
-    work.engine.pending = work.engine.pending.copy_without(new)
-    changed: dict[int, Lanes] = {}
-    t = work.tables
-    cells = len(t.cell_start) - 1
-    centres: list[Floats] = []
-    near = nearest_centre(x, Lanes.unpack(t.cells, np.zeros(0, np.uint32)).decoded())
-    for part in leaves(x, config.cell, config.branching, config.seed):
-        points = data_points(x[part], leaves(x[part], config.leaf, config.branching, config.seed))
-        heads = Lanes.encode(x[part][points], work.new_lists(len(points)))
-        if 8 * len(part) >= config.cell:
-            changed[cells + len(centres)] = heads
-            centres.append(x[part].mean(0))
-            continue
-        for cell in np.unique(near[part[points]]):
-            here = changed.get(int(cell)) or in_cell(t, int(cell))
-            changed[int(cell)] = here.join(heads.take(near[part[points]] == cell))
-    if centres:
-        old = Lanes.unpack(t.cells, np.zeros(cells, np.uint32))
-        t.cells = old.join(Lanes.encode(np.stack(centres), np.zeros(len(centres)))).pack()[0]
-    change(t, changed)
-    work.place = places(t)
-    work.put_again(new)
-
-
-def _over(work: Workspace, lists: Numbers) -> Numbers:
-    """Those of the lists that are too long, or the primary ones of too many rows."""
-    held = np.bincount(work.primary[work.live()], minlength=len(work.tables.list_count))[lists]
-    return lists[(work.lengths()[lists] > work.config.limit) | (held > FULL * work.config.leaf)]
+def _over(work: Workspace) -> Numbers:
+    """The lists changed since the checkpoint that are too long, or the primary ones of too many rows."""
+    held = np.bincount(work.primary[work.live()], minlength=len(work.tables.list_count))
+    over = (work.lengths() > work.config.limit) | (held > FULL * work.config.leaf)
+    return np.flatnonzero(over & work.touched())
 
 
 def _split(work: Workspace, numbers: list[int], stuck: set[int], again: list[Slots], moves: Moves) -> None:
@@ -139,7 +108,7 @@ def _split(work: Workspace, numbers: list[int], stuck: set[int], again: list[Slo
         slots = work.members(number)
         own = work.primary[slots] == number
         x = work.vectors(slots)
-        points = _points(x, own, config)
+        points = _points(x, own, config) if own.sum() > FULL * config.leaf else None
         if points is None:
             stuck.add(number)
             if len(slots) > config.limit and not own.all():
@@ -172,7 +141,7 @@ def _split(work: Workspace, numbers: list[int], stuck: set[int], again: list[Slo
             taken.append(np.unique(np.concatenate([s.slots[which], *extra.get(int(number), [])])))
             lists.append(np.full(len(taken[-1]), number, np.uint32))
     whole, back = np.unique(np.concatenate(taken), return_inverse=True)
-    work.append(whole[back], np.concatenate(lists), work.vectors(whole)[back])
+    work.append(whole[back], np.concatenate(lists), work.vectors(whole), back)
 
 
 def _points(x: Floats, own: npt.NDArray[np.bool_], config: SpannConfig) -> Numbers | None:
@@ -186,20 +155,17 @@ def _points(x: Floats, own: npt.NDArray[np.bool_], config: SpannConfig) -> Numbe
     return points if len(points) > 1 else None
 
 
-def data_points(x: Floats, parts: list[Numbers]) -> Numbers:
-    """The rows nearest to the means of parts; rows that 8 bits cannot tell apart once."""
-    points = np.array([p[((x[p] - x[p].mean(0)) ** 2).sum(1).argmin()] for p in parts])
-    coded = Lanes.encode(x[points], points).decoded()
-    return np.asarray(points[np.sort(np.unique(coded, axis=0, return_index=True)[1])], np.int64)
-
-
 def _change_heads(work: Workspace, splits: list[_Split]) -> None:
+    """Old heads leave, new ones enter the cells that are nearest to them."""
+    gone = np.array([s.number for s in splits])
+    heads = Lanes.encode(np.concatenate([s.heads for s in splits]), np.concatenate([s.lists for s in splits]))
+    centres = Lanes.unpack(work.tables.cells, np.zeros(0, np.uint32)).decoded()
+    near = nearest_centre(heads.decoded(), centres)
     changed: dict[int, Lanes] = {}
-    for s in splits:
-        lanes = changed.get(s.cell) or in_cell(work.tables, s.cell)
-        changed[s.cell] = lanes.take(lanes.lists != s.number).join(Lanes.encode(s.heads, s.lists))
-    change(work.tables, changed)
-    work.place = places(work.tables)
+    for cell in np.unique(np.concatenate([near, [s.cell for s in splits]])).tolist():
+        lanes = in_cell(work.tables, cell)
+        changed[cell] = lanes.take(~np.isin(lanes.lists, gone)).join(heads.take(near == cell))
+    work.change(changed)
 
 
 def _part(work: Workspace, s: _Split, old: Floats) -> tuple[list[npt.NDArray[np.bool_]], npt.NDArray[np.bool_]]:
@@ -209,7 +175,7 @@ def _part(work: Workspace, s: _Split, old: Floats) -> tuple[list[npt.NDArray[np.
     """
     s.heads = work.heads(s.lists)
     x = s.x
-    d = _squares(x, s.heads)
+    d = squares(x, s.heads)
     nearest = d.argmin(1)
     at = np.flatnonzero(s.own)
     none = np.full(len(x), -1, np.int32)
@@ -226,7 +192,7 @@ def _take_in(
 ) -> None:
     """Rows of the lists around a split one that are nearer to a new head than to the old one and to their own."""
     ends = np.cumsum([len(s.lists) for s in splits])
-    near = work.near(np.concatenate([s.heads for s in splits]))
+    near = work.near(np.concatenate([s.heads for s in splits]), NEAR)
     fresh = np.concatenate([s.lists for s in splits])
     around = np.setdiff1d(np.unique(near[near != NOWHERE]), fresh).astype(np.uint32)
     known = np.zeros(len(work.tables.list_count), bool)
@@ -244,7 +210,7 @@ def _take_in(
         lists = np.unique(near[end - len(s.lists) : end])
         lists = lists[lists != NOWHERE]
         some = order[np.concatenate([np.arange(first[i], first[i + 1]) for i in lists])]
-        d = _squares(x[some], s.heads)
+        d = squares(x[some], s.heads)
         column = d.argmin(1)
         nearest = d[np.arange(len(some)), column]
         moves.scanned += len(some)
@@ -283,26 +249,35 @@ def _merge_small(work: Workspace, gone: Numbers, moves: Moves) -> None:
         lanes = changed.get(int(cell)) or in_cell(work.tables, int(cell))
         changed[int(cell)] = lanes.take(lanes.lists != number)
         work.drop_list(number)
-    change(work.tables, changed)
-    work.place = places(work.tables)
+    work.change(changed)
     work.put_again(np.concatenate(rows))
 
 
 def _split_cells(work: Workspace) -> None:
     """Cells that hold over twice their share of rows are parted, so that the heads of near cells stay few."""
-    t = work.tables
-    rows = np.bincount(work.primary[work.live()], minlength=len(t.list_count))
     for _ in range(ROUNDS):
+        t = work.tables
+        rows = np.bincount(work.primary[work.live()], minlength=len(t.list_count))
         full = np.isfinite(t.heads.norm)
         block = np.where(full, rows[t.head_list], 0).sum(1)
         held = np.add.reduceat(block, t.cell_start[:-1])
         over = np.flatnonzero(held > 2 * work.config.cell)
-        if not sum(split_cell(t, int(cell), work.config.seed) for cell in over):
+        if not sum(_split_cell(work, int(cell)) for cell in over):
             break
-    work.place = places(t)
 
 
-def _squares(x: Floats, heads: Floats) -> Floats:
-    d = x @ (heads.T * np.float32(-2))
-    d += np.einsum("nd,nd->n", x, x)[:, None] + np.einsum("kd,kd->k", heads, heads)
-    return np.asarray(d, np.float32)
+def _split_cell(work: Workspace, cell: int) -> bool:
+    """Parts a cell's heads in two, the second half in a new cell at the end. False when they cannot be parted."""
+    lanes = in_cell(work.tables, cell)
+    if len(lanes.norm) < 2:
+        return False
+    _, label = balanced_kmeans(lanes.decoded(), 2, work.config.seed)
+    if label.min() == label.max():
+        return False
+    new = len(work.tables.cell_start) - 1
+    if work.cover is not None:
+        work.cover[cell, [0, 2]] /= 2
+    work.change({cell: lanes.take(label == 0), new: lanes.take(label == 1)})
+    if work.cover is not None:
+        work.cover[new] = work.cover[cell]
+    return True

@@ -30,6 +30,7 @@ from .workspace import Workspace
 
 MANY = 10_000  # deletes, and a fifth of the rows, after which a flush is due
 LEAST_MEASURED = 200  # rows under which recall is not measured again
+DURING = 4  # times their share of the budget, that waiting entries may take while a compaction is under way
 FLAT_LOG = 8 << 20  # bytes of the log of a scanned index after which a flush is due
 
 
@@ -47,6 +48,7 @@ class Maintenance(Updates):
         """
         with self._guard:
             self._begin_write()
+            self._until_compacted()
             if not self._added and not self._gone and not self._engine.mended:
                 return
             try:
@@ -63,11 +65,19 @@ class Maintenance(Updates):
         raise NotImplementedError
 
     def _make_room(self, rows: int) -> None:
-        """Flushes when the entries of so many rows more would exceed their share of the budget."""
-        p = self._engine.pending
-        copies = self._meta["config"]["copies"]
-        full = p.used + rows * copies > self._capacity if p is not None else self._wal.size > FLAT_LOG
-        if full or len(self._gone) > max(MANY, self._engine.slots // 5):
+        """Flushes when the entries of so many rows more would exceed their share of the budget. While a compaction is
+        under way nothing is flushed, and they may exceed it `DURING` times."""
+        more = rows * int(self._meta["config"]["copies"])
+
+        def exceeds(share: int) -> bool:
+            p = self._engine.pending
+            return p.used + more > share * self._capacity if p is not None else self._wal.size > share * FLAT_LOG
+
+        while self._compacting and exceeds(DURING):
+            self._idle.wait()
+        if self._compacting:
+            return
+        if exceeds(1) or len(self._gone) > max(MANY, self._engine.slots // 5):
             self.flush()
 
     def _flush(self) -> None:
@@ -76,7 +86,7 @@ class Maintenance(Updates):
             self._commit(self._files, e.space, e.tables, np.zeros(e.slots, np.uint32))
             return
         config = SpannConfig(**self._meta["config"])
-        work = Workspace(e, config)
+        work = Workspace(e, config, self._cover())
         moves = replace(self._moves)
         try:
             new = np.arange(self._meta["rows"], e.slots, dtype=np.uint32)
@@ -84,11 +94,34 @@ class Maintenance(Updates):
             os.fsync(work.fd)
         finally:
             work.close()
-        self._commit(self._files, e.space, work.tables, work.primary)
+        assert work.cover is not None or not config.reassign
+        cover = None if work.cover is None else work.cover.tolist()
+        self._commit(self._files, e.space, work.tables, work.primary, cover=cover)
         self._moves = moves
 
-    def _commit(self, files: Files, space: Space, tables: Tables, primary: npt.NDArray[np.uint32], **meta: Any) -> None:
-        """Makes the next generation of the tables the one in force. `files`: where rows and lists are."""
+    def _cover(self) -> npt.NDArray[np.float32] | None:
+        """What `regroup` knows of the cells; None when that is to be measured."""
+        known = np.array(self._meta.get("cover") or np.zeros((0, 3)), np.float32)
+        return known if len(known) == len(self._engine.tables.cell_start) - 1 else None
+
+    def _commit(
+        self,
+        files: Files,
+        space: Space,
+        tables: Tables,
+        primary: npt.NDArray[np.uint32],
+        *,
+        upto: int | None = None,
+        **meta: Any,
+    ) -> None:
+        """Makes the next generation of the tables the one in force.
+
+        Args:
+            files: where rows and lists are.
+            space, tables, primary: what it consists of.
+            upto: the last record of the log that it holds, when the log goes on and is kept; None for all of it.
+            meta: what else `meta.json` is to say.
+        """
         old = self._files
         new = Files(old.path, old.generation + 1, files.version)
         slots = len(primary)
@@ -107,16 +140,18 @@ class Maintenance(Updates):
         tables = replace(tables, owner_start=start, **sealed(new, tables, slots, width, self._engine))
         write_checkpoint(new.checkpoint(new.generation), space, tables)
         sync_directory(new.path)
-        changed = self._meta.get("changed", 0) + self._added + len(self._gone)
+        changed = self._meta.get("changed", 0) + (self._added + len(self._gone) if upto is None else 0)
+        sequence = self._sequence if upto is None else upto
         self._meta = {
             **self._meta, "generation": new.generation, "version": new.version, "rows": slots,
-            "sequence": self._sequence, "tenants": self._names, "changed": changed, **meta,
+            "sequence": sequence, "tenants": self._names, "changed": changed, **meta,
         }  # fmt: skip
         write_json(new.meta, self._meta)
         was = self._engine
         self._files, self._engine = new, Engine(new, space, tables, self._meta["dtype"], slots, was.config)
         self._engine.read_like(was)
-        self._wal.cut(0)
+        if upto is None:
+            self._wal.cut(0)
         self._wal.close()
         for path in old.named - new.named:
             path.unlink(missing_ok=True)
@@ -127,7 +162,8 @@ class Maintenance(Updates):
 
         Afterwards no byte of a deleted row is left in the folder; of one that was a head, its 8-bit code stays as the
         middle of its list. May be stopped at any time, by an interrupt, `cancel` or a crash: the index is then as it
-        was. Searches go on meanwhile; adding and deleting wait.
+        was. Searches, adding and deleting go on meanwhile; what is added then waits in memory for the end, and `add`
+        for it once that is half of the memory budget. `flush` and `close` wait for it too; `close` stops it.
 
         Args:
             progress: show bars on a terminal.
@@ -151,16 +187,45 @@ class Maintenance(Updates):
         with self._guard:
             self._begin_write()
             self.flush()
-            e, old = self._engine, self._files
-            new = Files(old.path, old.generation, old.version + 1)
-            try:
-                tables, primary = rewrite(e, new, SpannConfig(**self._meta["config"]), report, stop)
-                self._commit(new, e.space, tables, primary)
-            except BaseException:
+            e, old, upto = self._engine, self._files, self._sequence
+            # What the log gets from now on is not in this, and is applied again on top of what is made of it.
+            still = Engine(old, e.space, replace(e.tables, dead=e.tables.dead.copy()), e.dtype.name, e.slots)
+            self._compacting = True
+        new = Files(old.path, old.generation, old.version + 1)
+        try:
+            config = SpannConfig(**self._meta["config"])
+            tables, primary = rewrite(still, new, config, report, lambda: stop() or self._closing)
+            with self._guard:
+                self._append_late(still.slots, len(primary), new)
+                self._commit(new, e.space, tables, primary, upto=upto)
+        except BaseException:
+            with self._guard:
                 if self._files.version == old.version:
                     self._reload()
                     self._remove_leftovers()
-                raise
+            raise
+        finally:
+            with self._guard:
+                self._compacting = False
+                self._idle.notify_all()
+
+    def _append_late(self, before: int, at: int, new: Files) -> None:
+        """Puts the rows that came during a compaction, those from slot `before` on, behind the `at` rows of its files,
+        so that whoever opens these finds all that the log names."""
+        e = self._engine
+        columns = [(new.rows, e.rows), (new.ids, e.ids)]
+        if len(e.tenants):
+            columns.append((new.tenants, e.tenants))
+            if not new.tenants.exists():
+                write_durably(new.tenants, np.zeros(at, np.uint32))
+        for path, column in columns:
+            with path.open("ab") as out:
+                np.ascontiguousarray(column[before : e.slots]).tofile(out)
+
+    def _until_compacted(self) -> None:
+        """Waits, letting others go on, until no compaction is under way."""
+        while self._compacting:
+            self._idle.wait()
 
     def verify(self, repair: bool = False) -> list[str]:
         """Checks every list's checksum, that every row is in its list, the sizes of the files and the lookup of ids.
@@ -178,6 +243,7 @@ class Maintenance(Updates):
         with self._guard:
             if repair:
                 self._begin_write()
+                self._until_compacted()
             else:
                 self._refresh()
             found = check(self._files, self._engine, self._place, self._meta["rows"])
@@ -214,7 +280,7 @@ class Maintenance(Updates):
         """Gives lists to an index that was scanned so far, once it has twice as many rows as are scanned."""
         config = SpannConfig(**self._meta["config"])
         e = self._engine
-        if len(e.tables.list_count) or e.slots < 2 * config.exact_below:
+        if self._compacting or len(e.tables.list_count) or e.slots < 2 * config.exact_below:
             return
         live = e.live()
         if len(live) < 2 * config.exact_below:
@@ -256,6 +322,8 @@ class Maintenance(Updates):
     def close(self) -> None:
         """Lets go of the files and the lock. Changes that were not flushed are in the log and lost by nobody."""
         with self._guard:
+            self._closing = True
+            self._until_compacted()
             self._closed = True
             self._engine.close()
             self._wal.close()

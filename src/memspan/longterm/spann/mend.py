@@ -9,7 +9,7 @@ from .codes import Entries
 from .effort import Slots
 from .engine import Engine
 from .heads import NOWHERE, places, vectors
-from .place import beyond, choose_lists, encode_entries
+from .place import beyond, choose_lists, encoded
 
 CHUNK = 4096  # rows placed at a time
 
@@ -41,7 +41,7 @@ def entries_of(engine: Engine, lists: list[int]) -> tuple[Entries, Slots]:
         number = pairs[1].astype(np.uint32)
         heads = vectors(engine.tables, place, number)
         which = pairs[0]
-        out.append(encode_entries(x[which], heads, part[which].astype(np.uint32), beyond(engine.space, rows)[which]))
+        out.append(encoded(x[which], heads, part[which].astype(np.uint32), beyond(engine.space, rows)[which]))
         numbers.append(number)
     half = engine.space.padded // 2
     none = Entries(

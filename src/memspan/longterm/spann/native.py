@@ -83,7 +83,8 @@ def library() -> ctypes.CDLL | None:
     lib.spann_closure.argtypes = [_PTR, _PTR, _I64, _I64, _I64, _I64, _I64, _F32, _PTR, ctypes.c_int, _PTR]
     lib.spann_scan.argtypes = [ctypes.c_int, ctypes.c_int, _PTR, _PTR, _I64, _I64, _PTR]
     lib.spann_exact.argtypes = [ctypes.c_int, ctypes.c_int, _PTR, _PTR, _I64, _I64, _I64, _PTR, _PTR]
-    lib.spann_place.argtypes = [_PTR, _PTR, _PTR, _PTR, _I64, _I64, _F32, _PTR]
+    lib.spann_place.argtypes = [_PTR, _PTR, _PTR, _PTR, _I64, _I64, _F32, _I64, _PTR]
+    lib.spann_encode.argtypes = [_PTR, _PTR, _PTR, _PTR, _PTR, _PTR, _I64, _I64, _PTR, _PTR, _PTR]
     lib.spann_merge.argtypes = [_PTR, _PTR, _I64, _PTR, _PTR]
     lib.spann_crc.argtypes = [ctypes.c_int, _PTR, _I64, ctypes.c_uint32]
     lib.spann_sums.argtypes = [_PTR, _I64, _I64, _I64, _PTR]
@@ -92,7 +93,7 @@ def library() -> ctypes.CDLL | None:
     lib.spann_crc.restype = ctypes.c_uint32
     lib.spann_merge.restype = lib.spann_check.restype = lib.spann_check_lists.restype = _I64
     lib.spann_search.restype = ctypes.c_int
-    for name in ("spann_closure", "spann_scan", "spann_exact", "spann_place", "spann_sums"):
+    for name in ("spann_closure", "spann_scan", "spann_exact", "spann_place", "spann_encode", "spann_sums"):
         getattr(lib, name).restype = None
     return lib
 

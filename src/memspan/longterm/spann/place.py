@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 
 import numpy as np
 import numpy.typing as npt
@@ -42,7 +43,7 @@ def choose_lists(
         index = engine.struct()
         lib.spann_place(
             ctypes.byref(index), ctypes.byref(params), point(place), point(x), len(x), copies,
-            -1.0 if slack is None else slack, point(out),
+            -1.0 if slack is None else slack, os.cpu_count() or 1, point(out),
         )  # fmt: skip
         return out
     effort = Effort(cells=cells, lists=candidates, rerank=1)
@@ -59,8 +60,33 @@ def choose_lists(
     return out
 
 
-def encode_entries(x: Floats, heads: Floats, slots: U32, excess: Floats) -> Entries:
-    """Entries of internal vectors x [n, d], each relative to its head [n, d]; `excess` [n] as `beyond` gives it."""
+def encode_entries(
+    engine: Engine, place: U32, x: Floats, rows: npt.NDArray[np.generic], lists: U32, slots: U32, excess: Floats
+) -> Entries:
+    """Entries [n] of internal vectors `x[rows]`, each relative to the head of its list.
+
+    Args:
+        engine: whose heads; `place`: where each list's head is.
+        x: vectors [m, d]; `rows`: [n], numbers of them.
+        lists, slots: [n], of each entry.
+        excess: [m], as `beyond` gives it.
+    """
+    if (lib := native.library()) is None:
+        return encoded(x[rows], vectors(engine.tables, place, lists), slots, excess[rows])
+    n = len(rows)
+    x, at, to = np.ascontiguousarray(x), rows.astype(np.uint32), np.ascontiguousarray(lists, np.uint32)
+    out = Entries(np.empty((n, x.shape[1] // 2), np.uint8), np.empty(n, np.float32), np.empty(n, np.float32), slots)
+    less = np.ascontiguousarray(excess[rows], np.float32)
+    index, point = engine.struct(), native.pointer
+    lib.spann_encode(
+        ctypes.byref(index), point(place), point(x), point(at), point(to), point(less), n, os.cpu_count() or 1,
+        point(out.packed), point(out.add), point(out.scale),
+    )  # fmt: skip
+    return out
+
+
+def encoded(x: Floats, heads: Floats, slots: U32, excess: Floats) -> Entries:
+    """Entries of internal vectors x [n, d] relative to heads [n, d] or [d]."""
     code, scale = codes.encode4(x - heads)
     add = np.einsum("nd,nd->n", x, x, dtype=np.float64) - np.einsum("...d,...d->...", heads, heads, dtype=np.float64)
     return Entries(codes.nibbles(code), (add - excess).astype(np.float32), scale, slots)

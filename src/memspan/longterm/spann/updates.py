@@ -127,6 +127,8 @@ class Updates(ABC):
     def _begin(self) -> None:
         """Takes up what the log holds."""
         self._guard = threading.RLock()
+        self._idle = threading.Condition(self._guard)  # no compaction is under way
+        self._compacting = self._closing = False
         self._lock: Lock | None = None
         self._meta_path = os.fspath(self._files.meta)
         self._closed = False
@@ -264,7 +266,8 @@ class Updates(ABC):
                 self._make_room(len(part))
                 self._log(UPSERT if upsert else ADD, numbers[at : at + PART], part, about)
             self._grow_if_due()
-            if len(self._engine.strays) > STRAYS or self._added > CHURN * self._engine.slots:
+            due = len(self._engine.strays) > STRAYS or self._added > CHURN * self._engine.slots
+            if due and not self._compacting:
                 self.flush()
 
     def delete(self, ids: npt.ArrayLike) -> int:
@@ -342,8 +345,8 @@ class Updates(ABC):
         row, column = np.nonzero(lists != NOWHERE)
         chosen = lists[row, column]
         assert e.pending is not None
-        heads = vectors(e.tables, self._place, chosen)
-        e.pending.append(encode_entries(x[row], heads, slots[row], beyond(e.space, rows)[row]), chosen)
+        excess = beyond(e.space, rows)
+        e.pending.append(encode_entries(e, self._place, x, row, chosen, slots[row], excess), chosen)
         e.own(lists[:, 0])
         own = vectors(e.tables, self._place, lists[:, 0])
         e.strays = np.concatenate([e.strays, slots[((x - own) ** 2).sum(1) > self._far]])

@@ -147,7 +147,7 @@ def repair(work: Workspace, findings: Findings) -> None:
         if work.place[number] == NOWHERE:
             continue
         head = work.heads(np.array([number]))
-        near = work.near(head)[0]
+        near = work.near(head, work.config.candidates)[0]
         around = live[np.isin(work.primary[live], np.append(near[near != NOWHERE], np.uint32(number)))]
         held = []
         for at in range(0, len(around), 4096):

@@ -18,10 +18,10 @@ from .config import SpannConfig
 from .effort import Slots, test_bits
 from .engine import Engine
 from .extents import Extents
-from .heads import NOWHERE, places, vectors
+from .heads import NOWHERE, Lanes, change, places, vectors
 from .layout import SECTOR, Tables
 from .pending import Pending
-from .place import beyond, choose_lists, encode_entries
+from .place import beyond, choose_lists, encode_entries, encoded
 from .space import Floats
 
 Numbers = npt.NDArray[np.int64]
@@ -37,10 +37,11 @@ class Workspace:
         engine: over the tables as they are now, with the entries that wait.
         primary: [slots], the primary list of each.
         place: [lists], where each list's head is.
+        cover: [cells, 3], of `regroup`, or None.
         fd: the file of the lists.
     """
 
-    def __init__(self, engine: Engine, config: SpannConfig) -> None:
+    def __init__(self, engine: Engine, config: SpannConfig, cover: Floats | None = None) -> None:
         t = engine.tables
         arrays = ("list_sector", "list_blocks", "list_count", "list_crc", "head_list", "cell_start")
         tables = replace(t, **{name: getattr(t, name).copy() for name in arrays})
@@ -56,6 +57,7 @@ class Workspace:
         self._many = 4 * len(engine.pending.slots) if engine.pending else 0
         self._fresh = np.zeros(len(tables.list_count), bool)  # lists whose place is not that of the checkpoint
         self._written = False
+        self.cover = cover
         self.fd = os.open(engine.files.lists, os.O_RDWR)
 
     @property
@@ -175,7 +177,7 @@ class Workspace:
             far[own] = -1
             kept = np.sort(far.argsort(kind="stable")[: max(self.config.limit, int(own.sum()))])
             slots, x = slots[kept], x[kept]
-        entries = encode_entries(x, head, slots, beyond(self.space, np.asarray(self.engine.rows[slots])))
+        entries = encoded(x, head, slots, beyond(self.space, np.asarray(self.engine.rows[slots])))
         self._put(np.array([number], np.uint32), np.array([len(slots)], np.uint32), self._padded(entries))
 
     def _release(self, lists: U32) -> None:
@@ -196,6 +198,10 @@ class Workspace:
         """Entries of each list, those that wait among them."""
         count = self.tables.list_count.astype(np.int64)
         return count + self.engine.pending.waiting() if self.engine.pending is not None else count
+
+    def touched(self) -> npt.NDArray[np.bool_]:
+        """Which lists were written since the checkpoint, or will be."""
+        return self._fresh | (self.lengths() > self.tables.list_count)
 
     def members(self, number: int) -> Slots:
         """The live slots of a list."""
@@ -220,6 +226,32 @@ class Workspace:
         self.place[free] = 0  # taken, until the heads are in
         return free
 
+    def slots_in(self, lists: npt.NDArray[np.generic]) -> tuple[Slots, Numbers]:
+        """The live slots that are in any of some lists, and in how many."""
+        self._look()
+        size, codes_end = self.block, self.space.padded * codes.LANES // 2
+        found = [np.zeros(0, np.uint32)]
+        for number in lists.tolist():
+            at = int(self.tables.list_sector[number]) * SECTOR
+            data = self.engine.lists[at : at + int(self.tables.list_blocks[number]) * size].reshape(-1, size)
+            tail = np.ascontiguousarray(data[:, codes_end:]).view(np.uint32).reshape(len(data), 3, codes.LANES)
+            found.append(tail[:, 2][np.isfinite(tail[:, 0].view(np.float32))])
+        if (p := self.engine.pending) is not None:
+            known = np.zeros(len(self.tables.list_count) + 1, bool)
+            known[lists] = True
+            found.append(p.slots[: p.used][known[np.minimum(p.lists[: p.used], len(known) - 1)]])
+        slots, count = np.unique(np.concatenate(found), return_counts=True)
+        alive = self.alive(slots)
+        return slots[alive], count[alive]
+
+    def change(self, changed: dict[int, Lanes]) -> None:
+        """Puts other heads into cells, as `heads.change` does."""
+        kept = change(self.tables, changed)
+        if self.cover is not None:
+            more = np.full((len(kept) - len(self.cover), 3), np.nan, np.float32)
+            self.cover = np.concatenate([self.cover, more])[kept]
+        self.place = places(self.tables)
+
     # Rows ------------------------------------------------------------------------------------------------------------
 
     def vectors(self, slots: npt.NDArray[np.generic]) -> Floats:
@@ -237,21 +269,21 @@ class Workspace:
             self.engine, self.place, x, cells=c.neighbours, candidates=c.candidates, copies=c.copies, slack=c.closure**2
         )  # fmt: skip
 
-    def near(self, x: Floats) -> U32:
-        """The nearest lists [n, candidates] of vectors."""
-        c = self.config
-        return choose_lists(
-            self.engine, self.place, x, cells=c.neighbours, candidates=c.candidates, copies=c.candidates, slack=None
-        )  # fmt: skip
+    def near(self, x: Floats, count: int) -> U32:
+        """The nearest lists [n, count] of vectors."""
+        c = self.config.neighbours
+        return choose_lists(self.engine, self.place, x, cells=c, candidates=count, copies=count, slack=None)
 
-    def append(self, slots: Slots, lists: U32, x: Floats) -> None:
-        """Lets entries of slots wait for their lists."""
+    def append(self, slots: Slots, lists: U32, x: Floats, rows: npt.NDArray[np.generic]) -> None:
+        """Lets entries of slots [n] wait for their lists; their vectors are `x[rows]`."""
         if not len(slots):
             return
         if self.engine.pending is None:
             self.engine.pending = Pending.empty(len(self.tables.list_count), self.space.padded, 4096)
-        excess = beyond(self.space, np.asarray(self.engine.rows[slots]))
-        self.engine.pending.append(encode_entries(x, self.heads(lists), slots, excess), lists)
+        excess = np.zeros(len(x), np.float32)
+        if self.space.metric == "ip":
+            excess[rows] = beyond(self.space, np.asarray(self.engine.rows[slots]))
+        self.engine.pending.append(encode_entries(self.engine, self.place, x, rows, lists, slots, excess), lists)
 
     def put_again(self, slots: Slots) -> None:
         """Chooses the lists of rows anew, and their primary list."""
@@ -261,7 +293,7 @@ class Workspace:
             lists = self.lists_of(x)
             self.primary[part] = lists[:, 0]
             row, column = np.nonzero(lists != NOWHERE)
-            self.append(part[row], lists[row, column], x[row])
+            self.append(part[row], lists[row, column], x, row)
             self.rewrite_if_many()
 
 

@@ -10,27 +10,42 @@ using namespace spann;
 
 namespace {
 
+// The head of a list as coded, [padded].
+struct Heads {
+    const Index& x;
+    const uint32_t* place;  // [lists], block * 16 + lane of each head
+    std::vector<uint8_t> code;
+
+    Heads(const Index& index, const uint32_t* where) : x(index), place(where), code(index.padded) {}
+
+    void decode(uint32_t list, float* out) {
+        uint32_t at = place[list];
+        const uint8_t* from = x.head_codes + int64_t(at / LANES) * x.padded * LANES + 4 * (at % LANES);
+        for (int64_t g = 0; g < x.padded / 4; g++) memcpy(code.data() + 4 * g, from + 4 * LANES * g, 4);
+        float scale = x.head_scale[at];
+        for (int64_t i = 0; i < x.padded; i++) out[i] = (float(code[i]) - 64.0f) * scale;
+    }
+};
+
 struct Placer : Ranker {
-    using Ranker::Ranker;
+    Heads decoder;
     std::vector<float> candidates, norms;
     std::vector<Ranked> order;
 
-    // The lists of a vector by the closure rule, the nearest first, UINT32_MAX behind. `place` [lists]: block * 16 + lane
-    // of each head. A negative slack asks for the nearest lists without the rule.
-    void lists(const float* v, const uint32_t* place, int64_t copies, float slack, uint32_t* chosen) {
-        quantize(v);
-        rank_cells();
+    Placer(const Index& index, const Params& params, const uint32_t* place)
+        : Ranker(index, params), decoder(index, place) {}
+
+    // The lists of a vector by the closure rule, the nearest first, UINT32_MAX behind; its nearest cells are in `cells`.
+    // A negative slack asks for the nearest lists without the rule.
+    void lists(const float* v, int64_t copies, float slack, uint32_t* chosen) {
         rank_heads();
         size_t m = heads.used;
         candidates.resize(m * x.padded);
         norms.resize(m);
         order.resize(m);
         for (size_t c = 0; c < m; c++) {
-            uint32_t at = place[heads.items[c].i], lane = at % LANES;
-            const uint8_t* code = x.head_codes + int64_t(at / LANES) * x.padded * LANES + 4 * lane;
-            float scale = x.head_scale[at], *h = candidates.data() + c * x.padded, dot, norm;
-            for (int64_t g = 0; g < x.padded / 4; g++)
-                for (int i = 0; i < 4; i++) h[4 * g + i] = (float(code[4 * LANES * g + i]) - 64.0f) * scale;
+            float *h = candidates.data() + c * x.padded, dot, norm;
+            decoder.decode(heads.items[c].i, h);
             f.exact[0](h, v, x.padded, &dot, &norm);
             norms[c] = norm;
             order[c] = {square + norm - 2 * dot, uint32_t(c)};
@@ -54,6 +69,82 @@ struct Placer : Ranker {
             chosen[taken++] = heads.items[order[c].i].i;
         }
         while (taken < copies) chosen[taken++] = UINT32_MAX;
+    }
+
+    // Vectors `from` to `to` of n. Those of one cell one after the other: their heads are then in the processor's cache.
+    void place_all(const float* vectors, int64_t from, int64_t to, int64_t copies, float slack, uint32_t* chosen) {
+        int64_t near = std::min(p.cells, x.cells);
+        std::vector<uint32_t> cell(size_t((to - from) * near));
+        std::vector<int64_t> turn(to - from);
+        for (int64_t i = from; i < to; i++) {
+            quantize(vectors + i * x.padded);
+            rank_cells();
+            for (int64_t c = 0; c < near; c++) cell[(i - from) * near + c] = cells.items[c].i;
+            turn[i - from] = i;
+        }
+        std::sort(turn.begin(), turn.end(), [&](int64_t a, int64_t b) {
+            uint32_t u = cell[(a - from) * near], w = cell[(b - from) * near];
+            return u < w || (u == w && a < b);
+        });
+        for (int64_t i : turn) {
+            quantize(vectors + i * x.padded);
+            for (int64_t c = 0; c < near; c++) cells.items[c].i = cell[(i - from) * near + c];
+            cells.used = size_t(near);
+            lists(vectors + i * x.padded, copies, slack, chosen + i * copies);
+        }
+    }
+};
+
+// Runs work(from, to) over parts of n in several threads.
+template <typename Work>
+void in_threads(int64_t n, int64_t threads, Work work) {
+    constexpr int64_t LEAST = 64;
+    threads = std::max<int64_t>(1, std::min(threads, n / LEAST));
+    std::vector<std::thread> others;
+    for (int64_t t = 1; t < threads; t++) others.emplace_back(work, n * t / threads, n * (t + 1) / threads);
+    work(0, n / threads);
+    for (auto& other : others) other.join();
+}
+
+// Entries of 4 bits: codes.encode4 and what an entry holds besides.
+struct Encoder {
+    const Index& x;
+    Kernels f;
+    Heads decoder;
+    std::vector<float> head, residual, level;
+    std::vector<uint8_t> code;
+
+    Encoder(const Index& index, const uint32_t* place)
+        : x(index), f(choose(int(index.level))), decoder(index, place), head(index.padded), residual(index.padded),
+          level(index.padded), code(index.padded) {}
+
+    double length(const float* v) const {
+        double sum[4] = {0, 0, 0, 0};
+        for (int64_t i = 0; i < x.padded; i += 4)
+            for (int j = 0; j < 4; j++) sum[j] += double(v[i + j]) * double(v[i + j]);
+        return (sum[0] + sum[1]) + (sum[2] + sum[3]);
+    }
+
+    void encode(const float* v, uint32_t list, float excess, uint8_t* packed, float* add, float* scale) {
+        int64_t d = x.padded;
+        decoder.decode(list, head.data());
+        for (int64_t i = 0; i < d; i++) residual[i] = v[i] - head[i];
+        float total, dot, norm;
+        f.exact[0](residual.data(), residual.data(), d, &total, &norm);
+        float spread = std::sqrt(total / float(d)), step = spread > 0 ? spread * 0.335f : 1.0f;
+        for (int64_t i = 0; i < d; i++) {
+            float at = residual[i] / step + 8.0f;
+            at = at > 0.0f ? at : 0.0f;
+            at = at < 15.0f ? at : 15.0f;
+            int32_t whole = int32_t(at);
+            code[i] = uint8_t(whole);
+            level[i] = float(whole) - 7.5f;
+        }
+        f.exact[0](level.data(), residual.data(), d, &dot, &norm);
+        *scale = dot / norm;
+        *add = float(length(v) - length(head.data()) - double(excess));
+        for (int64_t g = 0; g < d / 8; g++)
+            for (int i = 0; i < 4; i++) packed[4 * g + i] = uint8_t(code[8 * g + i] | code[8 * g + 4 + i] << 4);
     }
 };
 
@@ -90,10 +181,23 @@ extern "C" {
 
 // The lists [n, copies] of vectors [n, padded]; params: cells and lists are how many cells and heads are looked at.
 EXPORT void spann_place(const Index* index, const Params* params, const uint32_t* place, const float* vectors, int64_t n,
-                        int64_t copies, float slack, uint32_t* chosen) {
-    Placer p(*index, *params);
+                        int64_t copies, float slack, int64_t threads, uint32_t* chosen) {
     copies = std::min<int64_t>(copies, 64);
-    for (int64_t i = 0; i < n; i++) p.lists(vectors + i * index->padded, place, copies, slack, chosen + i * copies);
+    in_threads(n, threads, [=](int64_t from, int64_t to) {
+        Placer(*index, *params, place).place_all(vectors, from, to, copies, slack, chosen);
+    });
+}
+
+// Entries [n] of vectors rows[n] of [*, padded], relative to the heads of lists [n]; excess [n] is taken off their lengths.
+EXPORT void spann_encode(const Index* index, const uint32_t* place, const float* vectors, const uint32_t* rows,
+                         const uint32_t* lists, const float* excess, int64_t n, int64_t threads, uint8_t* packed,
+                         float* add, float* scale) {
+    int64_t d = index->padded;
+    in_threads(n, threads, [=](int64_t from, int64_t to) {
+        Encoder e(*index, place);
+        for (int64_t i = from; i < to; i++)
+            e.encode(vectors + rows[i] * d, lists[i], excess[i], packed + i * d / 2, add + i, scale + i);
+    });
 }
 
 // Lists rewritten: their entries and those pending, without dead slots, and each slot once (the newest entry stays).
