@@ -27,10 +27,12 @@ from .engine import NONE, Effort, Engine, bitmap_of
 from .layout import FORMAT, Files, Tables, empty_tables, write_checkpoint, write_json
 from .maintain import Maintenance
 from .place import spread
+from .scrub import dead_slots, take_out, zero_unused
 from .source import as_filter, as_queries, read_source
 from .space import METRICS, Floats, Space
 from .tenants import Name, as_name, code_of, codes_of
 from .updates import MARGIN, load, write_durably, write_order
+from .workspace import Workspace
 
 CALIBRATED = (10, 100)  # neighbours asked for, for which recall is measured
 FEW = 4096  # allowed rows up to which a filtered search is exact
@@ -193,6 +195,44 @@ class VectorIndex(Maintenance):
 
     def __len__(self) -> int:
         return len(self._engine.live())
+
+    @property
+    def ids(self) -> npt.NDArray[np.int64]:
+        """[n] the ids of all rows, ascending."""
+        return np.sort(np.asarray(self._engine.ids[self._engine.live()]))
+
+    @staticmethod
+    def compiled() -> bool:
+        """Whether compiled kernels answer; numpy is slower by far."""
+        return native.library() is not None
+
+    def scrub(self) -> int:
+        """Takes every byte of deleted rows off the files, in place: far quicker than `compact` where few are deleted.
+
+        Rows are zeroed, lists and heads that hold something of them written anew. When it returns this is on disk;
+        where it is cut short the rows stay deleted, and calling it again ends it.
+
+        Returns:
+            how many lists were written anew.
+
+        Raises:
+            StoreBusyError: another process writes to the index.
+        """
+        with self._guard:
+            self._begin_write()
+            self.flush()
+            e, written = self._engine, 0
+            dead = dead_slots(e)
+            if len(e.tables.list_count) and len(dead):
+                work = Workspace(e, SpannConfig(**self._meta["config"]))
+                try:
+                    written = take_out(work, dead)
+                    os.fsync(work.fd)
+                finally:
+                    work.close()
+                self._commit(self._files, e.space, work.tables, work.primary)
+            zero_unused(self._engine, dead)
+            return written
 
     # Searching -------------------------------------------------------------------------------------------------------
 
