@@ -343,6 +343,25 @@ def test_a_lost_index_is_made_again_by_the_next_maintenance(tmp_path: Path):
         same_as_exact(memory, path)
 
 
+def test_maintenance_takes_in_the_last_few_and_a_quarter_makes_it_anew(tmp_path: Path):
+    path = tmp_path / "a.db"
+    with opened(path) as memory:
+        memory.add(turns(1500))
+        memory.embed_pending()
+        (folder,) = folders(path)
+        memory.add(turns(60, 2000))
+        memory.embed_pending()
+        assert (memory.stats()["index"]["rows"], memory.stats()["index"]["after"]) == (1500, 60)
+        memory.maintain()
+        assert (memory.stats()["index"]["rows"], memory.stats()["index"]["after"]) == (1560, 0)
+        assert folders(path) == [folder] and memory.check() == []
+        same_as_exact(memory, path)
+        memory.add(turns(400, 3000))
+        memory.embed_pending()
+        assert folder not in folders(path) and memory.stats()["index"]["rows"] == 1960
+        same_as_exact(memory, path)
+
+
 def test_one_reads_while_another_builds_extends_and_forgets(tmp_path: Path):
     path = tmp_path / "a.db"
     with opened(path) as writer, opened(path) as reader:
@@ -428,6 +447,23 @@ def test_ram_of_a_recall_stays_within_the_budget(tmp_path: Path, monkeypatch: py
             tracemalloc.stop()
         with memory.store.read(0, "default") as tx:
             assert memory._index(tx, episodes=True).near is not None
+
+
+def test_no_index_is_made_where_the_budget_has_no_room_for_that(tmp_path: Path):
+    path = tmp_path / "a.db"
+    with opened(path, "exact", embedder=Clustered()) as memory:
+        memory.add([Episode(f"text {number}") for number in range(3000)])
+        memory.embed_pending()
+        memory.recall("ask 20001")
+        held = memory.footprint().by_place["ram"]
+    with opened(path, "spann", embedder=Clustered(), budget=held + 100_000) as memory:
+        memory.maintain()
+        assert not folders(path) and len(memory.recall("ask 20001", 10)) == 10
+    with opened(path, "spann", embedder=Clustered()) as memory:
+        memory.maintain()
+    with opened(path, "spann", embedder=Clustered(), budget=held + 100_000) as memory:
+        memory.recall("ask 20001")
+        assert memory.stats()["index"]["system"] == "spann", "one that is there is used"
 
 
 def test_a_choice_that_cannot_be_is_refused(tmp_path: Path):

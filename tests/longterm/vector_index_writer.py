@@ -29,6 +29,8 @@ if __name__ == "__main__":
             )
             memory.embed_pending()
             print("added", number, flush=True)
+            if number % 3 == 2:
+                memory.maintain()  # adds to the index what came since
             if number % 4 == 3:
                 memory.forget(session=f"secret{number - 2}")
                 print("forgot", number - 2, flush=True)

@@ -15,7 +15,7 @@ In RAM, what counts is what an index holds between two recalls and the arrays th
 too: an index is taken over from its files in pieces. Of sessions' names as many are reckoned as there are at ten
 passages a session. Not counted are Python and its libraries, what an embedder works with, what one recall takes at any
 size (up to 4 MB), pages of mapped files, which the system takes back when it needs them, and, while parts are written,
-up to 40 MB, or while a vector index is made, 50 MB.
+up to 40 MB. A vector index is made only where there is room for that: 48 MB, and 65,536 of its vectors in float32.
 """
 
 from __future__ import annotations

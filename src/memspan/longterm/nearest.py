@@ -93,7 +93,7 @@ class HeldIndex:
     """
 
     def __init__(self, index: VectorIndex, folder: str, recall: float) -> None:
-        self.index, self.folder, self._recall = index, folder, recall
+        self.index, self.folder, self.recall = index, folder, recall
         self.upto = self.size = 0
 
     def likely(
@@ -137,7 +137,7 @@ class HeldIndex:
 
     def _places(self, rows: PassageIndex, vector: F32, count: int, ids: I64 | None = None) -> NDArray[np.intp]:
         count = max(1, min(count, self.size))
-        found = self.index.search(vector, count, recall=self._recall, filter=ids, threads=1).ids[0]
+        found = self.index.search(vector, count, recall=self.recall, filter=ids, threads=1).ids[0]
         known = rows.passage_ids[: int(np.searchsorted(rows.passage_ids, self.upto, "right"))]
         places = np.minimum(np.searchsorted(known, found), len(known) - 1)
         return np.sort(places[known[places] == found])

@@ -36,10 +36,11 @@ from memspan.longterm.vectors import I64, quantized
 if TYPE_CHECKING:
     from memspan.longterm.store import Row, Store, Transaction
 
-_TAIL, _TAIL_SHARE = 8192, 0.1  # passages, and share of the index, that may come after it before it is extended
-_REBUILT = 0.5  # as many passages after it, or
-_DEAD = 0.2  # so many in it that are no more, and it is made anew
-_RAM = 16_000_000  # bytes of private RAM that an index may take
+_TAIL, _TAIL_SHARE = 8192, 0.25  # passages, and share of the index, that may come after it before they are taken in
+_REBUILT = 0.05  # share of the index that comes after it from which on making it anew costs less than adding to it
+_DEAD = 0.2  # share of it that is no more from which on it is made anew
+_RAM = 16_000_000  # bytes of private RAM that an index may take; up to three times as many while it is made, and
+_SAMPLE = 65_536  # so many rows in float32
 _CHUNK = 8192  # vectors read at a time
 _COPIES = 8  # lists that hold a vector, at most
 _SUFFIX = ".vectors"
@@ -161,10 +162,10 @@ class VectorIndexes:
         size, gone = row["size"], len(_gone(tx))
         if size - gone + new <= self._choice.above // 2:
             return "drop"
-        lost = row["folder"] in self._unusable or not self._belongs(row)
-        if lost or gone > _DEAD * size or new > _REBUILT * size:
-            return "build" if self._choice.usable() is not None else None
         wanted = 1 if all_of_it else int(max(_TAIL, _TAIL_SHARE * size))
+        lost = row["folder"] in self._unusable or not self._belongs(row)
+        if lost or gone > _DEAD * size or new > max(wanted - 1, _REBUILT * size):
+            return None if self._choice.usable() is None else "build"
         if new >= wanted:
             return "extend"
         self._again[tx.space_id] = newest + wanted - new
@@ -178,8 +179,12 @@ class VectorIndexes:
 
     def _build(self, now: int, space: str, space_id: int, progress: bool) -> bool:
         """Make an index of all rows; the one before serves until it is done."""
-        system = self._choice.usable()
-        if system is None:
+        system, room = self._choice.usable(), self._room()
+        ram = int(min(_RAM, room / 4)) if room < 4 * _RAM else _RAM
+        with self._store.read(now, space) as tx:
+            work = 4 * known_dim(tx) * min(_SAMPLE, _count(tx, 0)) + 3 * ram
+        if system is None or work > room:  # another process may have the room
+            self._again[space_id] = float("inf")
             return False
         slug = DEFAULT if self._choice.system == "auto" else self._choice.system
         name, mark = f"{space_id}-{secrets.token_hex(8)}{_SUFFIX}", secrets.token_hex(8)
@@ -191,8 +196,6 @@ class VectorIndexes:
                 " VALUES (?, ?, ?, 0, ?, 0, ?, ?, 0, 0)",
                 (space_id, slug, name, last, mark, mark),
             ).lastrowid
-        room = self._room()
-        ram = int(min(_RAM, room / 4)) if room < 4 * _RAM else _RAM
         done = False
         try:
             self.folder.mkdir(exist_ok=True)

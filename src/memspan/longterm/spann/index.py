@@ -27,7 +27,7 @@ from .engine import NONE, Effort, Engine, bitmap_of
 from .layout import FORMAT, Files, Tables, empty_tables, write_checkpoint, write_json
 from .maintain import Maintenance
 from .place import spread
-from .scrub import dead_slots, take_out, zero_unused
+from .scrub import dead_slots, has_dead_rows, next_version, take_out, zero_unused
 from .source import as_filter, as_queries, read_source
 from .space import METRICS, Floats, Space
 from .tenants import Name, as_name, code_of, codes_of
@@ -207,7 +207,7 @@ class VectorIndex(Maintenance):
         return native.library() is not None
 
     def scrub(self) -> int:
-        """Takes every byte of deleted rows off the files, in place: far quicker than `compact` where few are deleted.
+        """Takes every byte of deleted rows off the files: far quicker than `compact` where few are deleted.
 
         Rows are zeroed, lists and heads that hold something of them written anew. When it returns this is on disk;
         where it is cut short the rows stay deleted, and calling it again ends it.
@@ -221,17 +221,28 @@ class VectorIndex(Maintenance):
         with self._guard:
             self._begin_write()
             self.flush()
-            e, written = self._engine, 0
+            e, old, written = self._engine, self._files, 0
             dead = dead_slots(e)
-            if len(e.tables.list_count) and len(dead):
-                work = Workspace(e, SpannConfig(**self._meta["config"]))
+            if has_dead_rows(e, dead):
+                tables, primary = e.tables, np.zeros(e.slots, np.uint32)
+                new = Files(old.path, old.generation, old.version + 1)
                 try:
-                    written = take_out(work, dead)
-                    os.fsync(work.fd)
-                finally:
-                    work.close()
-                self._commit(self._files, e.space, work.tables, work.primary)
-            zero_unused(self._engine, dead)
+                    if len(e.tables.list_count):
+                        work = Workspace(e, SpannConfig(**self._meta["config"]))
+                        try:
+                            written = take_out(work, dead)
+                            os.fsync(work.fd)
+                        finally:
+                            work.close()
+                        tables, primary = work.tables, work.primary
+                    next_version(e, dead, new)
+                    self._commit(new, e.space, tables, primary)
+                except BaseException:
+                    if self._files.version == old.version:
+                        self._reload()
+                        self._remove_leftovers()
+                    raise
+            zero_unused(self._engine)
             return written
 
     # Searching -------------------------------------------------------------------------------------------------------

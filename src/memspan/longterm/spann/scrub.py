@@ -1,12 +1,14 @@
-"""Taking what was deleted off the files in place: lists without it, other heads, zeros in space that nothing uses.
+"""Taking what was deleted off the files: rows zeroed in a copy, lists without it, other heads, zeros between lists.
 
-`compact` does the same by writing everything anew, but for the codes of heads. A reader that still holds the checkpoint
-before may see zeros where an old list was; it finds the new checkpoint after its search and searches again.
+`compact` writes everything anew and leaves the codes of heads. Here only the rows are copied and the lists concerned
+written; the file of the lists stays, and what nothing names in it is zeroed at the end. A reader that still holds the
+checkpoint before may see zeros where an old list was; it finds the new one after its search and searches again.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +18,7 @@ import numpy.typing as npt
 from . import codes
 from .engine import Engine, test_bits
 from .heads import NOWHERE, Lanes, cell_of, change, in_cell, places
-from .layout import SECTOR
+from .layout import SECTOR, Files
 from .space import Floats
 from .workspace import Workspace
 
@@ -51,12 +53,36 @@ def take_out(work: Workspace, dead: Numbers) -> int:
     return len(lists)
 
 
-def zero_unused(engine: Engine, dead: Numbers) -> None:
-    """Overwrites the rows of dead slots, rows behind the last slot, and the space between lists, durably."""
+def has_dead_rows(engine: Engine, dead: Numbers) -> bool:
+    """Whether the file of the rows holds anything of dead slots, or behind the last slot."""
     width = engine.space.dim * engine.dtype.itemsize
-    after = engine.files.rows.stat().st_size
-    gone = [(int(a) * width, int(b) * width) for a, b in _runs(dead)]
-    _zero(engine.files.rows, [*gone, (engine.slots * width, after)])
+    with engine.files.rows.open("rb") as file:
+        file.seek(engine.slots * width)
+        while piece := file.read(PIECE):
+            if piece.strip(b"\0"):
+                return True
+    return any(np.asarray(engine.rows[dead[at : at + ROWS]]).any() for at in range(0, len(dead), ROWS))
+
+
+def next_version(engine: Engine, dead: Numbers, files: Files) -> None:
+    """The files of the next version: the rows without dead ones, the others as they are, under their new names."""
+    width = engine.space.dim * engine.dtype.itemsize
+    files.rows.unlink(missing_ok=True)
+    shutil.copyfile(engine.files.rows, files.rows)
+    after = (engine.slots * width, files.rows.stat().st_size)
+    _zero(files.rows, [*((a * width, b * width) for a, b in _runs(dead)), after])
+    for name in ("ids", "tenants", "lists"):
+        old, new = getattr(engine.files, name), getattr(files, name)
+        new.unlink(missing_ok=True)
+        if old.exists():
+            try:
+                os.link(old, new)
+            except OSError:  # not on every file system
+                shutil.copyfile(old, new)
+
+
+def zero_unused(engine: Engine) -> None:
+    """Overwrites the space between lists, durably."""
     t, size = engine.tables, engine.files.lists.stat().st_size
     length = -(-t.list_blocks.astype(np.int64) * codes.block_bytes(engine.space.padded) // SECTOR)
     # +1 where a list begins and -1 behind it: where the sum is 0, nothing is.
@@ -65,7 +91,7 @@ def zero_unused(engine: Engine, dead: Numbers) -> None:
     np.add.at(step, t.list_sector[full].astype(np.int64), 1)
     np.add.at(step, (t.list_sector[full].astype(np.int64) + length[full]), -1)
     free = np.flatnonzero(np.cumsum(step)[:-1] == 0)
-    _zero(engine.files.lists, [(int(a) * SECTOR, min(int(b) * SECTOR, size)) for a, b in _runs(free)])
+    _zero(engine.files.lists, [(a * SECTOR, min(b * SECTOR, size)) for a, b in _runs(free)])
 
 
 def _holding(work: Workspace) -> Numbers:
