@@ -103,7 +103,7 @@ class MappedVectors(VectorTable):
 
     def keep(self, mask: NDArray[np.bool_]) -> None:
         kept: list[VectorTable] = []
-        for run, begin in self._placed():
+        for run, begin in list(self._placed()):
             part = mask[begin : begin + len(run)]
             if isinstance(run, _Run):
                 run = run if part.all() else run.without(part)
