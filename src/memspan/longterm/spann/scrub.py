@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import codes
-from .engine import Engine, test_bits
+from .engine import Engine
 from .heads import NOWHERE, Lanes, cell_of, change, in_cell, places
 from .layout import SECTOR, Files
 from .space import Floats
@@ -30,7 +30,7 @@ ROWS = 1024  # dead rows compared with heads at a time
 
 def dead_slots(engine: Engine) -> Numbers:
     """The slots that are deleted."""
-    return np.flatnonzero(test_bits(engine.tables.dead, np.arange(engine.slots)))
+    return np.setdiff1d(np.arange(engine.slots), engine.live(), assume_unique=True)
 
 
 def take_out(work: Workspace, dead: Numbers) -> int:
