@@ -1,6 +1,6 @@
 """One store from a hundred thousand to a million episodes: does every verb finish, how fast, in how many bytes.
 
-    python benchmarks/scale.py [--sizes 100k,300k,1000k] [--vectors] [--budgets 450MB,150MB] [--json]
+    python benchmarks/scale.py [--sizes 100k,300k,1000k] [--vectors [--index]] [--budgets 450MB,150MB] [--json]
 
 Texts are made by synthetic.py. A hundredth of them goes into a space of its own, so that a whole space can be
 forgotten. With `--vectors` every passage gets a vector of 384 dimensions, which is no model's: a sum of fixed random
@@ -20,7 +20,7 @@ import tempfile
 import threading
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,8 @@ from numpy.typing import NDArray
 from synthetic import DIM, episodes, questions
 
 from memspan import Episode, Footprint, Memory
+from memspan.longterm.recall import NEAREST, best
+from memspan.longterm.vectors import VectorTable
 
 BATCH = 1000
 PART = 50_000  # texts made at a time
@@ -156,6 +158,7 @@ def opened(options: argparse.Namespace) -> Memory:
     more: dict[str, Any] = {"budget": options.budget} if options.budget else {}
     if options.disk_budget:
         more["disk_budget"] = options.disk_budget
+    more["index"] = "spann" if options.indexed else "exact"
     embedder = WordVectors() if options.vectors else None
     return Memory.open(Path(options.folder, "memory.db"), organizer="plain", embedder=embedder, **more)
 
@@ -183,6 +186,58 @@ def stage_add(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def stage_index(options: argparse.Namespace) -> dict[str, Any]:
+    """The vector index of all that was added."""
+    most = PrivatePeak()
+    with opened(options) as memory, most, Clock() as clock:
+        memory.maintain()
+    with opened(options) as memory:
+        return {"wall": clock.wall, "cpu": clock.cpu, "private": most.most, **memory.stats()["index"]}
+
+
+def nearest_found(memory: Memory, asked: Sequence[str], count: int) -> float:
+    """Share of the nearest passages that are among those which recall compares."""
+    shares = []
+    with memory.store.read(0, "default") as tx:
+        index = memory._index(tx, episodes=True)
+        assert index.vectors is not None
+        for question in WordVectors().embed(asked):
+            cosines = index.vectors.cosines(question)
+            likely = index.likely(question, NEAREST)
+            likely = likely[best(cosines[likely], NEAREST)]
+            shares.append(len(np.intersect1d(best(cosines, count), likely)) / count)
+    return float(np.mean(shares))
+
+
+def stage_nearest(options: argparse.Namespace) -> dict[str, Any]:
+    """The candidates of a question alone: signs and values in RAM, or the vector index at several efforts."""
+    asked = WordVectors().embed(questions(episodes(PART, seed=0), 100))
+    rows = {}
+    with opened(options) as memory, memory.store.read(0, "default") as tx:
+        index = memory._index(tx, episodes=True)
+        assert index.vectors is not None and index.near is not None
+        table = VectorTable(DIM)
+        values, scale, signs = index.vectors.packed()
+        table.extend(values, scale, np.stack(signs))
+        wanted = [best(table.cosines(question), NEAREST // 2) for question in asked]
+
+        def measured(likely: Callable[[NDArray[np.float32]], NDArray[np.intp]]) -> dict[str, float]:
+            shares, times = [], []
+            for question, true in zip(asked, wanted, strict=True):
+                with Clock() as clock:
+                    found = likely(question)
+                    found = found[best(index.vectors.cosines(question, found), NEAREST)]
+                times.append(1000 * clock.cpu)
+                shares.append(len(np.intersect1d(found, true)) / len(true))
+            return {"ms": float(np.median(times)), "found": float(np.mean(shares))}
+
+        rows["in RAM"] = measured(lambda question: table.likely(question, NEAREST))
+        for recall in (0.6, 0.8, 0.9, 0.95, 0.98):
+            index.near.recall = recall
+            rows[f"index, {recall}"] = measured(lambda question: index.likely(question, NEAREST))
+    return rows
+
+
 def stage_recall(options: argparse.Namespace) -> dict[str, Any]:
     """Open, the first recall, then all questions."""
     asked = questions(episodes(PART, seed=0), QUESTIONS + 1)
@@ -193,12 +248,15 @@ def stage_recall(options: argparse.Namespace) -> dict[str, Any]:
         with Clock() as first:
             memory.recall(asked[0])
     with memory:
-        waits, found = [], 0
+        waits, busy, found, answers = [], [], 0, []
         with later_peak:
             for question in asked[1:]:
                 with Clock() as clock:
-                    found += len(memory.recall(question)) == 10
+                    hits = memory.recall(question)
+                found += len(hits) == 10
+                answers.append([hit.id for hit in hits])
                 waits.append(1000 * clock.wall)
+                busy.append(1000 * clock.cpu)
         report = {
             "open_ms": 1000 * opening.wall,
             "first_recall": first.wall,
@@ -206,12 +264,17 @@ def stage_recall(options: argparse.Namespace) -> dict[str, Any]:
             "private_first": first_peak.most,
             "private_later": later_peak.most,
             "recall_ms": {f"p{q}": float(np.percentile(waits, q)) for q in (50, 95, 99)},
+            "recall_cpu_ms": {f"p{q}": float(np.percentile(busy, q)) for q in (50, 95)},
             "answered": found,
             "rss": rss() - before,
             "peak": peak() - before,
             "counted": memory.footprint().by_place,
+            "answers": answers,
         }
-        place = zlib.crc32(str(options.budget).encode()) % (PART // 2)  # of another episode for every budget
+        if options.vectors:
+            report["nearest"] = {n: nearest_found(memory, asked[:60], n) for n in (10, 100, 300)}
+        kind = f"{options.budget} {options.indexed}"
+        place = zlib.crc32(kind.encode()) % (min(PART, options.count) // 2)  # of another episode for every run
         with Clock() as clock:
             memory.forget(f"0-t{place}")
         report["forget_one"] = clock.wall
@@ -250,28 +313,41 @@ def stage_export(options: argparse.Namespace) -> dict[str, Any]:
 
 
 STAGES = {"add": stage_add, "recall": stage_recall, "forget": stage_forget, "export": stage_export}
+HIDDEN = {"index": stage_index, "nearest": stage_nearest}
 
 
 def measure(options: argparse.Namespace, count: int) -> dict[str, Any]:
     """All stages at one size."""
     row: dict[str, Any] = {"episodes": count}
+    exact: list[list[str]] = []
     budgets = options.budgets.split(",") if options.budgets else []
     stages = [("add", "add", ""), ("recall", "recall", "")]
     stages += [(f"recall within {budget}", "recall", budget) for budget in budgets]
-    stages += [("forget", "forget", ""), ("export", "export", "")]
+    if options.index:
+        stages += [("index", "index", ""), ("nearest by index", "nearest", ""), ("indexed recall", "recall", "")]
+        stages += [(f"indexed recall within {budget}", "recall", budget) for budget in budgets]
+    if not options.recall_alone:
+        stages += [("forget", "forget", ""), ("export", "export", "")]
     with tempfile.TemporaryDirectory(prefix="memspan-scale-", dir=options.dir) as folder:
         for name, stage, budget in stages:
             say(f"{count:,} episodes: {name}")
             command = [sys.executable, __file__, "--stage", stage, "--count", str(count), "--folder", folder]
             command += ["--vectors"] if options.vectors else []
             command += ["--budget", budget] if budget else []
+            command += ["--indexed"] if "index" in name else []
             command += ["--disk-budget", options.disk_budget] if options.disk_budget else []
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
             if done.returncode:
                 row[name] = {"error": f"ended with status {done.returncode}"}
                 continue
             row[name] = json.loads(done.stdout)
-            say(f"  {done.stdout.strip()}")
+            answers = row[name].pop("answers", None)
+            if name == "recall":
+                exact = answers
+            elif answers:
+                same = [len(set(one) & set(other)) / len(one) for one, other in zip(answers, exact, strict=True)]
+                row[name]["same"] = float(np.mean(same))
+            say(f"  {json.dumps(row[name])}")
     return row
 
 
@@ -304,6 +380,45 @@ def show(rows: list[dict[str, Any]]) -> str:
         )
     header = ["episodes", "add/s", "disk", "open", "first recall", "recall ms p50/95/99", "RSS", "counted RAM"]
     header += ["forget 1", "recall after", "a session", "a space", "export", "file"]
+    return table(header, lines)
+
+
+def show_index(rows: list[dict[str, Any]], budgets: list[str]) -> str:
+    """Recall that compares all vectors against recall through a vector index."""
+    lines = []
+    for row in rows:
+        for budget in ("", *budgets):
+            for name, told in (("recall", "all compared"), ("indexed recall", "vector index")):
+                found = row[f"{name} within {budget}" if budget else name]
+                if "error" in found:
+                    lines.append([f"{row['episodes']:,}", budget, told, "refused", *[""] * 7])
+                    continue
+                waits, busy, near = found["recall_ms"], found["recall_cpu_ms"], found["nearest"]
+                lines.append(
+                    [
+                        f"{row['episodes']:,}",
+                        budget or "no limit",
+                        told,
+                        f"{waits['p50']:.0f} / {waits['p95']:.0f}",
+                        f"{busy['p50']:.0f} / {busy['p95']:.0f}",
+                        size(found["private_first"]),
+                        size(found["private_later"]),
+                        " / ".join(f"{100 * near[n]:.1f}" for n in ("10", "100", "300")),
+                        f"{100 * found.get('same', 1):.1f}",
+                        f"{found['forget_one']:.1f} s",
+                        size(found["counted"].get("disk", 0)),
+                    ]
+                )
+        for how, found in row["nearest by index"].items():
+            if how != "error":
+                line = [f"{row['episodes']:,}", "", f"candidates: {how}", "", f"{found['ms']:.1f}"]
+                lines.append([*line, "", "", f"{100 * found['found']:.1f} of 300", "", "", ""])
+        if "error" not in row["index"]:
+            made = row["index"]
+            lines.append([f"{row['episodes']:,}", "", f"made in {made['cpu']:.0f} CPU s", *[""] * 2])
+            lines[-1] += [size(made["private"]), "", "", "", "", size(made["disk"])]
+    header = ["episodes", "RAM budget", "nearest by", "recall ms p50/95", "CPU ms", "private, first", "later"]
+    header += ["% of nearest 10/100/300", "% same answers", "forget 1", "disk"]
     return table(header, lines)
 
 
@@ -344,18 +459,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--disk-budget", help="disk that the default space may take, such as 500MB")
     parser.add_argument("--dir", help="where the stores are made (default: the system's temporary folder)")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--index", action="store_true", help="with --vectors: recall through a vector index too")
+    parser.add_argument("--recall-alone", action="store_true", help="neither forget much nor export")
     parser.add_argument("--budget", help=argparse.SUPPRESS)
-    parser.add_argument("--stage", choices=STAGES, help=argparse.SUPPRESS)
+    parser.add_argument("--indexed", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--stage", choices=(*STAGES, *HIDDEN), help=argparse.SUPPRESS)
     parser.add_argument("--count", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.stage:
-        print(json.dumps(STAGES[options.stage](options)))
+        print(json.dumps((STAGES | HIDDEN)[options.stage](options)))
         return 0
     try:
         sizes = [positive(part) for part in options.sizes.split(",")]
     except ValueError:
         parser.error(f"--sizes {options.sizes}: numbers such as 100k")
+    if options.index and not options.vectors:
+        parser.error("--index needs --vectors")
     facts = machine()
     rows = [measure(options, count) for count in sizes]
     failed = any("error" in part for row in rows for part in row.values() if isinstance(part, dict))
@@ -363,9 +483,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(json.dumps({"machine": facts, "vectors": options.vectors, "rows": rows}, indent=1))
         return int(failed)
     print("Vectors are sums of random vectors of words, no model's." if options.vectors else "Full text alone.")
-    print(show(rows))
-    if options.budgets:
-        print("\n" + show_budgets(rows, options.budgets.split(",")))
+    if not options.recall_alone:
+        print(show(rows))
+    budgets = options.budgets.split(",") if options.budgets else []
+    if budgets and not options.index:
+        print("\n" + show_budgets(rows, budgets))
+    if options.index:
+        print("\n" + show_index(rows, budgets))
     for row in rows:
         if "error" not in row["recall"] and row["episodes"] >= 1_000_000:
             p95 = row["recall"]["recall_ms"]["p95"]

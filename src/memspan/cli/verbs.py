@@ -87,6 +87,8 @@ def _memory(options: argparse.Namespace, *, create: bool = False, budget: Budget
         embedder=None if embedder == "none" else embedder,
         space=options.space,
         budget=budget,
+        index=getattr(options, "index", "auto"),
+        index_above=getattr(options, "index_above", None),
         create=create or not options.store,
     ) as memory:
         yield memory
@@ -460,6 +462,9 @@ def stats(options: argparse.Namespace) -> int:
         rows.append(["space on disk", f"{format_bytes(disk['used'])} of {allowed}"])
         if report["ram"]["allowed"] is not None:
             rows.append(["index in RAM", f"at most {format_bytes(report['ram']['allowed'])}"])
+        index = report["index"]
+        if index["system"] != "exact":
+            rows.append(["vector index", f"{index['system']}, {index['rows']:,} vectors, {index['after']:,} after it"])
         if evicted["times"]:
             rows.append(["evicted", f"{_counts({'episode': evicted['episodes']})}, {format_bytes(evicted['bytes'])}"])
         rows += [[f"{e['tier']} {e['place']}", format_bytes(e["bytes"])] for e in report["bytes"]["entries"]]

@@ -12,14 +12,16 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
 from memspan.core.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
+    from memspan.core.footprint import Footprint
     from memspan.longterm.index import PassageIndex
     from memspan.longterm.recall import Search
     from memspan.longterm.store import Transaction
@@ -174,6 +176,69 @@ class KeptAnswer:
     question: str
     payload: Mapping[str, Any]
     at: int
+
+
+# --- what an index of vectors does -----------------------------------------------------------------------------------
+
+
+class Neighbours(Protocol):
+    """What a search found: [n, k] ids, the nearest first, -1 where there are fewer."""
+
+    @property
+    def ids(self) -> NDArray[np.int64]: ...
+
+
+class VectorIndex(Protocol):
+    """Nearest vectors from files, within a budget of RAM: what a `Memory` needs of a system with this interface.
+
+    One process writes, others may have it open for reading; a change is on the disk when its call returns.
+    """
+
+    @classmethod
+    def build(
+        cls, vectors: Any, path: str | Path, *, metric: str, ram_budget: int | None, overwrite: bool, progress: bool
+    ) -> Self:
+        """An index of an iterator of (ids [m], vectors [m, D] of int8) in a directory."""
+
+    @classmethod
+    def open(cls, path: str | Path) -> Self:
+        """The index in a directory."""
+
+    @staticmethod
+    def compiled() -> bool:
+        """Whether it is quick here."""
+
+    def search(
+        self, queries: ArrayLike, k: int, *, recall: float, filter: ArrayLike | None = None, threads: int | None = None
+    ) -> Neighbours:
+        """The k nearest rows, of which the share `recall` is to be right; only rows with an id in `filter`."""
+
+    def add(self, ids: ArrayLike, vectors: ArrayLike, *, upsert: bool = False) -> None:
+        """Add rows, or with `upsert` replace those of the same ids."""
+
+    def delete(self, ids: ArrayLike) -> int:
+        """Leave rows out; ids that are not there are passed over."""
+
+    def flush(self) -> None:
+        """Let other processes see what was changed."""
+
+    def scrub(self) -> int:
+        """Take every byte of deleted rows off the disk."""
+
+    def verify(self, repair: bool = False) -> list[str]:
+        """Problems found."""
+
+    @property
+    def ids(self) -> NDArray[np.int64]:
+        """[n] ids of all rows, ascending."""
+
+    def __len__(self) -> int: ...
+
+    def footprint(self) -> Footprint:
+        """Private RAM, and the files."""
+
+    def close(self) -> None:
+        """Let go of files and locks."""
 
 
 # --- what an organizer does ------------------------------------------------------------------------------------------

@@ -174,7 +174,8 @@ class EmbedderSlot:
         with self._store.write(self._now()) as tx:
             count: int = tx.execute("SELECT count(*) FROM vector").fetchone()[0]
             tx.execute("DELETE FROM vector")
-            tx.execute("DELETE FROM part")  # the files that held them too
+            for table in ("part", "vector_index", "vector_gone"):  # the files that held them too
+                tx.execute(f"DELETE FROM {table}")
             tx.execute("DELETE FROM meta WHERE key = 'embedder'")
             tx.bump()
         self._checked = False

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memspan.core.errors import BudgetError
-from memspan.longterm import clock, schema
+from memspan.longterm import clock, schema, vector_index
 from memspan.longterm.base import Organizer
 from memspan.longterm.cues import STANDING_TERMS, is_standing
 from memspan.longterm.forget import remove_episodes
@@ -112,6 +112,9 @@ class Evictor:
             BudgetError: the space is told to raise, or what may go is not enough. The transaction must be undone.
         """
         limits = read_limits(tx)
+        if limits.index and limits.disk is not None and limits.used > limits.disk:
+            vector_index.drop(tx)  # it can be made again, an episode cannot
+            limits = read_limits(tx)
         if limits.disk is None or limits.used <= limits.disk:
             return None
         if limits.when_full == "raise":

@@ -6,7 +6,7 @@ Legend: P passages, R records, D dimensions.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,13 +16,34 @@ from memspan.longterm.indexed import COLUMNS, POSTINGS, IndexedRows
 from memspan.longterm.passages import ROLES, term_hashes
 from memspan.longterm.vectors import F32, I64
 
+if TYPE_CHECKING:
+    from memspan.longterm.nearest import HeldIndex
+
 K1, B = 1.2, 0.6
 """BM25's constants (Robertson and Zaragoza 2009); b is below the usual 0.75, since neighbours even out the lengths."""
 NAME_BYTES = 250  # a session's name and its entries in two dictionaries
 
 
 class PassageIndex(IndexedRows):
-    """The indexed passages of one family of records in one space, searched. See `IndexedRows` for what it holds."""
+    """The indexed passages of one family of records in one space, searched. See `IndexedRows` for what it holds.
+
+    Attributes:
+        near: finds the nearest vectors; None compares all.
+    """
+
+    near: HeldIndex | None = None
+
+    def likely(self, vector: F32, count: int, among: NDArray[np.bool_] | None = None) -> NDArray[np.intp]:
+        """Places among which the `count` nearest passages are to be looked for, ascending.
+
+        Args:
+            vector: [D] unit vector.
+            count: how many nearest passages are wanted.
+            among: [P] passages that may be given back; None is all.
+        """
+        assert self.vectors is not None
+        found = None if self.near is None else self.near.likely(self, vector, count, among)
+        return self.vectors.likely(vector, count, among) if found is None else found
 
     def bm25(self, terms: NDArray[np.uint32], window: tuple[float, ...] = ()) -> F32:
         """BM25 of every passage, its neighbours in the session counted with decayed weight.

@@ -17,10 +17,11 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from memspan.longterm.cues import STANDING_TERMS, is_standing
+from memspan.longterm.mapped import MappedVectors
 from memspan.longterm.postings import Segment
 from memspan.longterm.spill import Spill
 from memspan.longterm.store import Transaction
-from memspan.longterm.vectors import F32, I64, Column, VectorTable, Zeros
+from memspan.longterm.vectors import F32, I64, Column, VectorTable, Zeros, recoded
 from memspan.longterm.versions import PREFIX, DocumentVersions
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class IndexedRows:
         spill: where arrays go that are not kept in RAM.
         level: how much is spilled.
         load: fills the empty index from what is kept beside the rows; None reads the rows alone.
+        mapped: vectors of parts stay in their files: a vector index finds the nearest.
 
     Attributes:
         record_ids: [R] ids of the records, in the order in which they were indexed: ascending for episodes; a derived
@@ -85,12 +87,14 @@ class IndexedRows:
         spill: Spill | None = None,
         level: int = IN_RAM,
         load: Callable[[Transaction, IndexedRows], None] | None = None,
+        mapped: bool = False,
     ) -> None:
         self.space = space
         self.episodes = episodes
         self.level = IN_RAM if spill is None else level
         self._spill = spill
         self._load = load
+        self.mapped = mapped
         self._reset(None)
 
     def _reset(self, generation: str | None) -> None:
@@ -386,6 +390,8 @@ class IndexedRows:
         return self._has_vector.array
 
     def _vector_table(self, dim: int, rows: int) -> VectorTable:
+        if self.mapped:
+            return MappedVectors(dim, rows)
         return VectorTable(dim, rows, values=self._zeros(VALUES), signs=self._zeros(COLUMNS))
 
     # --- following ---
@@ -410,8 +416,8 @@ class IndexedRows:
             self._columns[name] = column.kept(there if name in _OF_PASSAGES else keep)
         self.owner[:] = owner
         self.first[:] = np.flatnonzero(np.r_[True, owner[1:] != owner[:-1]][: len(owner)])
-        self.sessions = _recoded(self.session, self.sessions)
-        self.speakers = _recoded(self.speaker, self.speakers)
+        self.sessions = recoded(self.session, self.sessions)
+        self.speakers = recoded(self.speaker, self.speakers)
         self._speaker_words = []
         self._count_documents()
         self._join_neighbours()
@@ -488,12 +494,3 @@ class IndexedRows:
     def vectors_missing(self) -> int:
         """How many passages have no vector yet."""
         return len(self.owner) - int(np.count_nonzero(self._has_vector.array))
-
-
-def _recoded(column: NDArray[np.int32], names: dict[str, int]) -> dict[str, int]:
-    """Number the names that a column still holds from 0 on, in it and in the dictionary that is given back."""
-    codes, places = np.unique(column, return_inverse=True)
-    known = list(names)
-    staying = [known[code] for code in codes.tolist() if code >= 0]
-    column[:] = places - (len(codes) - len(staying))
-    return {name: code for code, name in enumerate(staying)}

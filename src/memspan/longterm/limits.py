@@ -6,14 +6,16 @@ store (about 120 kB), by the log of what was erased (at most 0.6 MB), by its wri
 for a while what one transaction writes), and by pages that are free or half empty: it is rewritten when an eviction has
 made them 30 % of it.
 
-Not counted on disk are the files of the index beside the store (`parts`): about 140 bytes a passage, and of vectors
-D + D/8 + 5 bytes each, which can be deleted at any time and are made again; `Memory.footprint` tells of them.
+A vector index beside the store (`vector_index`) counts too, less the share of what it has still to lose. It goes before
+any episode does, and is made only where there is room for it. Not counted are the files of the other index beside the
+store (`parts`): about 140 bytes a passage, and of vectors D + D/8 + 5 bytes each, which can be deleted at any time and
+are made again; `Memory.footprint` tells of them.
 
 In RAM, what counts is what an index holds between two recalls and the arrays that one recall works with, the first one
 too: an index is taken over from its files in pieces. Of sessions' names as many are reckoned as there are at ten
 passages a session. Not counted are Python and its libraries, what an embedder works with, what one recall takes at any
 size (up to 4 MB), pages of mapped files, which the system takes back when it needs them, and, while parts are written,
-up to 40 MB.
+up to 40 MB. A vector index is made only where there is room for that: 48 MB, and 65,536 of its vectors in float32.
 """
 
 from __future__ import annotations
@@ -42,12 +44,14 @@ class Limits:
         ram: allowed to its index in RAM, in every process; None is no limit.
         when_full: what an add does that would exceed `disk`: "evict" what is worth least, or "raise" a BudgetError.
         used: on disk now, vectors that are still to be made included.
+        index: of that, the vector index.
     """
 
     disk: int | None = None
     ram: int | None = None
     when_full: WhenFull = "evict"
     used: int = 0
+    index: int = 0
 
 
 def read_limits(tx: Transaction) -> Limits:
@@ -60,8 +64,13 @@ def read_limits(tx: Transaction) -> Limits:
     if row is None:
         return Limits()
     used, waiting, disk, ram, when_full = row
-    used += waiting * _vector_bytes(known_dim(tx))
-    return Limits(disk=disk, ram=ram, when_full=when_full or "evict", used=used)
+    index = tx.execute(
+        "SELECT coalesce(sum(disk * max(0, 1 - 1.0 * (SELECT count(*) FROM vector_gone WHERE space = ?) / size)), 0)"
+        " FROM vector_index WHERE space = ? AND ready",
+        (tx.space_id, tx.space_id),
+    ).fetchone()[0]
+    used += waiting * _vector_bytes(known_dim(tx)) + int(index)
+    return Limits(disk=disk, ram=ram, when_full=when_full or "evict", used=used, index=int(index))
 
 
 def set_limits(
@@ -110,17 +119,27 @@ _NAMES = 25  # of the names of sessions, at ten passages a session
 _WORK = 48  # of the arrays of one recall
 
 
-def expected_bytes(tx: Transaction, dim: int = 0, level: int = IN_RAM) -> int:
+def expected_bytes(tx: Transaction, dim: int = 0, level: int = IN_RAM, *, mapped: bool = False) -> int:
     """RAM that the indexes of a space will take.
 
     Args:
         tx: of the space.
         dim: length of the vectors that passages still wait for; 0 counts only those that are there.
         level: how much is spilled.
+        mapped: a vector index is used, and vectors of parts stay in their files.
     """
     row = tx.execute("SELECT words, passages, vectors FROM usage WHERE space = ?", (tx.space_id,)).fetchone()
     words, passages, vectors = row or (0, 0, 0)
-    return _bytes_of(words, passages, max(dim, known_dim(tx) if vectors else 0), level)
+    dim = max(dim, known_dim(tx) if vectors else 0)
+    if not mapped:
+        return _bytes_of(words, passages, dim, level)
+    kept, ram = tx.execute(
+        "SELECT (SELECT coalesce(sum(passages - missing), 0) FROM part WHERE space = ?),"
+        " (SELECT coalesce(max(ram), 0) FROM vector_index WHERE space = ?)",
+        (tx.space_id, tx.space_id),
+    ).fetchone()
+    late = max(0, passages - kept)
+    return int(_bytes_of(words, passages, 0, level) + late * (dim + dim // 8 + 4) * 5 // 4 + ram)
 
 
 def expected_of_texts(lengths: Iterable[int], dim: int, level: int = IN_RAM) -> int:

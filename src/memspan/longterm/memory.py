@@ -23,23 +23,15 @@ from memspan.longterm.embedding import EmbedderSlot
 from memspan.longterm.evict import Added, Eviction, Evictor
 from memspan.longterm.forget import Forgotten, forget_episodes
 from memspan.longterm.index import PassageIndex
-from memspan.longterm.indexed import COLUMNS, IN_RAM
 from memspan.longterm.indexes import Indexes
 from memspan.longterm.kept import keep_answer, kept_answer
-from memspan.longterm.limits import (
-    Bytes,
-    Limits,
-    WhenFull,
-    expected_bytes,
-    expected_of_texts,
-    known_dim,
-    read_limits,
-)
+from memspan.longterm.limits import Bytes, Limits, WhenFull, known_dim, read_limits
+from memspan.longterm.nearest import IndexChoice
 from memspan.longterm.organizers import load_organizer
 from memspan.longterm.recall import Deadline, RankingConfig, Recollections, Search, recall_episodes
 from memspan.longterm.rows import checked_count, checked_episode, checked_question, index_derived, names
 from memspan.longterm.store import Store, Transaction
-from memspan.longterm.upkeep import change_limits, check_parts, compose, maintain, make_room, stats, use
+from memspan.longterm.upkeep import change_limits, check_files, compose, expected_ram, maintain, make_room, stats, use
 
 if TYPE_CHECKING:
     from memspan.core.budget import Budget
@@ -69,6 +61,7 @@ class Memory:
         budget: Budget | None = None,
         now: Callable[[], datetime] = clock.now,
         ranking: RankingConfig | None = None,
+        index: IndexChoice | None = None,
     ) -> None:
         self.store = store
         self.organizer = organizer
@@ -76,7 +69,7 @@ class Memory:
         self.ranking = ranking or RankingConfig()
         self._clock = now
         self._embedding = EmbedderSlot(store, embedder, self._now)
-        self._indexes = Indexes(store, budget, lambda: store.footprint() + self._embedding.footprint())
+        self._indexes = Indexes(store, budget, self._embedding.footprint, index or IndexChoice())
         self._evictor = Evictor(organizer)
         self._evicted: Eviction | None = None
         store.before_commit = self._make_room
@@ -92,6 +85,8 @@ class Memory:
         space: str = "default",
         budget: str | int | Budget | None = None,
         disk_budget: Bytes | None = None,
+        index: str | IndexChoice = "auto",
+        index_above: int | None = None,
         timeout: float = 30.0,
         create: bool = True,
         now: Callable[[], datetime] = clock.now,
@@ -109,6 +104,8 @@ class Memory:
             budget: bytes the store may hold in RAM. An index that does not fit is kept on disk as far as it must be,
                 which is slower; a `BudgetError` comes before one is loaded that does not fit even so.
             disk_budget: bytes the space may take on disk, from now on and for every later opener; see `limits`.
+            index: what finds the nearest vectors: "auto" (an index in files beside the store, in spaces of more vectors
+                than `index_above`), "exact" (all are compared), or an index's name (`index_above` is 0 then).
             timeout: seconds to wait for another writer.
             create: make the file when it is missing.
             now: the store's clock, for tests and for replaying history.
@@ -117,16 +114,13 @@ class Memory:
             InputError: an unknown organizer or an unusable path.
             StoreError: not a memspan store, damaged, or too new.
         """
-        chosen = load_organizer(organizer, scribe)
-        limit: Budget | None
+        chosen, choice = load_organizer(organizer, scribe), IndexChoice.of(index, index_above)
         if isinstance(budget, str | int):
             from memspan.core.budget import Budget
 
-            limit = Budget.parse(budget)
-        else:
-            limit = budget
+            budget = Budget.parse(budget)
         store = Store(target, timeout=timeout, create=create)
-        memory = cls(store, chosen, embedder=embedder, space=space, budget=limit, now=now)
+        memory = cls(store, chosen, embedder=embedder, space=space, budget=budget, now=now, index=choice)
         if disk_budget is not None:
             try:
                 memory.limits(disk=disk_budget)
@@ -239,7 +233,9 @@ class Memory:
 
     def embed_pending(self, *, progress: bool = False) -> int:
         """Embed everything that still waits for its vector; returns how many passages that was."""
-        return self._embedding.embed_all(progress=progress)
+        done = self._embedding.embed_all(progress=progress)
+        self._indexes.keep_up(self._now(), self.space, progress=progress)
+        return done
 
     # --- recall ---
 
@@ -346,11 +342,7 @@ class Memory:
         What is in the file is counted; for new episodes it is an estimate, with as much again for what an organizer
         derives from them. With `least`, as much of the index is on disk as can be.
         """
-        level = COLUMNS if least else IN_RAM
-        with self.store.read(self._now(), self.space) as tx:
-            kept = expected_bytes(tx, dim, level)
-        new = expected_of_texts((len(episode.text) for episode in episodes), dim, level)
-        return self.store.footprint().by_place.get("ram", 0) + kept + new * (2 if self.organizer.kinds else 1)
+        return expected_ram(self, episodes, dim, least)
 
     def ask(self, question: str, **options: Any) -> Answer:
         """Answer from memory with citations, or decline; see `knowledge_survey.GroundedAnswerer` for the options.
@@ -455,8 +447,8 @@ class Memory:
             index_derived(tx)
             self._indexes.erased(tx)
         self._embedding.forget(tx.erased)
-        self._indexes.sweep(self._now(), self.space if space is None else space)
-        return report.with_purge(self.store.purge())
+        swept = self._indexes.sweep(self._now(), self.space if space is None else space)
+        return report.with_purge(self.store.purge() and swept)
 
     def export(self, path: str | Path) -> int:
         """Write everything to a JSONL file; returns the number of rows. The file appears whole or not at all."""
@@ -482,9 +474,14 @@ class Memory:
         """
         return maintain(self, prune=prune, reembed=reembed)
 
-    def check(self) -> list[str]:
-        """Problems found in the file and between its rows and indexes; empty when sound."""
-        return self.store.check() + check_parts(self)
+    def check(self, *, repair: bool = False, progress: bool = False) -> list[str]:
+        """Problems found in the file and between its rows and indexes; empty when sound.
+
+        Args:
+            repair: make indexes anew that are not what the rows say.
+            progress: show bars on a terminal.
+        """
+        return self.store.check() + check_files(self, repair=repair, progress=progress)
 
     def stats(self, *, space: str | None = None) -> dict[str, Any]:
         """Counts by kind, vectors, sessions, speakers, the span of time, bytes, limits, and what was evicted."""
@@ -497,6 +494,7 @@ class Memory:
     def close(self) -> None:
         """Embed what waits if the embedder is loaded, and close the file."""
         self._embedding.close()
+        self._indexes.close()
         self.store.close()
 
     def __enter__(self) -> Self:

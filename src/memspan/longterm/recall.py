@@ -156,7 +156,7 @@ class Search:
         if vector is None or index.vectors is None or not len(index):
             return None
         among = None if mask is None else mask[index.owner]
-        likely = index.vectors.likely(vector, NEAREST, among)
+        likely = index.likely(vector, NEAREST, among)
         if len(likely) < len(index.owner):
             likely = likely[best(index.vectors.cosines(vector, likely), NEAREST)]
         chosen = np.unique(index.owner[likely])

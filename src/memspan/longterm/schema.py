@@ -316,6 +316,28 @@ MIGRATIONS: tuple[str, ...] = (
     );
     CREATE INDEX part_space ON part (space, first);
     """,
+    # The vector indexes beside the store, see `vector_index`: of which system, where, complete or being built, up to
+    # which passage, and the mark of its last change. `vector_gone` holds the passages that an index has still to lose.
+    """
+    CREATE TABLE vector_index (
+        id INTEGER PRIMARY KEY,
+        space INTEGER NOT NULL REFERENCES space ON DELETE CASCADE,
+        system TEXT NOT NULL,
+        folder TEXT NOT NULL,
+        ready INTEGER NOT NULL,
+        upto INTEGER NOT NULL,
+        size INTEGER NOT NULL,
+        mark TEXT NOT NULL,
+        next TEXT NOT NULL,
+        disk INTEGER NOT NULL,
+        ram INTEGER NOT NULL
+    );
+    CREATE TABLE vector_gone (space INTEGER, passage INTEGER, PRIMARY KEY (space, passage)) WITHOUT ROWID;
+    CREATE TRIGGER vector_gone_record BEFORE DELETE ON record WHEN old.kind = 'episode' BEGIN
+        INSERT OR IGNORE INTO vector_gone (space, passage) SELECT p.space, p.id FROM passage p WHERE p.record = old.id
+        AND p.id <= (SELECT max(upto) FROM vector_index WHERE space = p.space);
+    END;
+    """,
 )
 """One script per schema version; the store's version is the number of scripts that have run."""
 

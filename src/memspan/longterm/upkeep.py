@@ -7,9 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 from memspan.core.errors import InputError
 from memspan.longterm import clock
-from memspan.longterm.base import Organizer
+from memspan.longterm.base import Episode, Organizer
 from memspan.longterm.evict import Eviction
-from memspan.longterm.limits import Bytes, Limits, WhenFull, known_dim, read_limits, set_limits
+from memspan.longterm.indexed import COLUMNS, IN_RAM
+from memspan.longterm.limits import (
+    Bytes,
+    Limits,
+    WhenFull,
+    expected_of_texts,
+    known_dim,
+    read_limits,
+    set_limits,
+)
 from memspan.longterm.rows import index_derived
 from memspan.longterm.store import Transaction
 
@@ -54,13 +63,25 @@ def change_limits(
         return read_limits(tx)
 
 
-def check_parts(memory: Memory) -> list[str]:
-    """Problems found in the files of the index, over all spaces."""
+def check_files(memory: Memory, *, repair: bool, progress: bool) -> list[str]:
+    """Problems found in the files of the indexes, over all spaces; put right with `repair`."""
     problems = []
     for (name,) in memory.store.connection.execute("SELECT name FROM space ORDER BY id").fetchall():
+        if repair:
+            problems += memory._indexes.repair(memory._now(), name, progress=progress)
+            continue
         with memory.store.read(memory._now(), name) as tx:
             problems += memory._indexes.check(tx)
     return problems
+
+
+def expected_ram(memory: Memory, episodes: Sequence[Episode], dim: int, least: bool) -> int:
+    """See `Memory.expected_ram`."""
+    level = COLUMNS if least else IN_RAM
+    with memory.store.read(memory._now(), memory.space) as tx:
+        kept = memory._indexes.expected(tx, dim, level)
+    new = expected_of_texts((len(episode.text) for episode in episodes), dim, level)
+    return memory.store.footprint().by_place.get("ram", 0) + kept + new * (2 if memory.organizer.kinds else 1)
 
 
 def use(tx: Transaction, organizer: Organizer, ids: Sequence[str]) -> int:
@@ -105,9 +126,12 @@ def maintain(memory: Memory, *, prune: bool, reembed: bool) -> dict[str, int]:
                 memory._indexes.erased(tx)
         if tx.erased:
             embedding.forget(tx.erased)
-        memory._indexes.sweep(memory._now(), name)
+        memory._indexes.sweep(memory._now(), name, every=prune)
         compose(memory, name)  # last, so that nothing is written that is about to go
     done["embedded"] += embedding.embed_all()
+    for (name,) in store.connection.execute("SELECT name FROM space").fetchall():
+        if memory._indexes.keep_up(memory._now(), name, all_of_it=True):
+            done["indexes"] = done.get("indexes", 0) + 1
     with store.lock:
         store.connection.execute("PRAGMA optimize")
         if prune:
@@ -136,7 +160,8 @@ def stats(memory: Memory, space: str) -> dict[str, Any]:
             " min(oldest), max(newest) FROM eviction WHERE space = ?",
             (tx.space_id,),
         ).fetchone()
-        more = memory.organizer.stats(tx)
+        more, vectors_of = memory.organizer.stats(tx), memory._indexes.vectors
+        index = {"system": "exact"} if vectors_of is None else vectors_of.stats(tx)
     passages, vectors = counted or (0, 0)
     return {
         "space": space,
@@ -153,6 +178,7 @@ def stats(memory: Memory, space: str) -> dict[str, Any]:
         "dim": dim,
         "disk": {"used": limits.used, "allowed": limits.disk, "when_full": limits.when_full},
         "ram": {"allowed": limits.ram},
+        "index": index,
         "evicted": {
             "times": times,
             "episodes": episodes,

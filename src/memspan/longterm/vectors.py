@@ -9,7 +9,7 @@ Legend: N rows, D dimensions.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ SIFTED = 4096
 _OVERSAMPLING = 10
 _KEPT = 65_536  # rows copied at a time
 _MOVED = 2**24  # bytes from which on an array is not copied to grow, if it can be helped
-_BLOCK = 2048  # rows widened at a time: 3 MB at D = 384, which stays in the processor's cache
+BLOCK = 2048  # rows widened at a time: 3 MB at D = 384, which stays in the processor's cache
 
 
 def _table_count(words: NDArray[np.uint64]) -> NDArray[np.uint8]:
@@ -38,6 +38,22 @@ def _table_count(words: NDArray[np.uint64]) -> NDArray[np.uint8]:
 
 _BITS_SET = np.unpackbits(np.arange(65536, dtype=np.uint16).view(np.uint8).reshape(-1, 2), axis=1).sum(1, np.uint8)
 _count: Callable[[NDArray[np.uint64]], NDArray[np.uint8]] = getattr(np, "bitwise_count", _table_count)
+
+
+def differing(signs: Sequence[NDArray[np.uint64]], words: NDArray[np.uint64]) -> NDArray[np.uint16]:
+    """[N] in how many bits rows differ from a question, of which each has `words`; `signs` has [N] of each word."""
+    differ = np.zeros(len(signs[0]), np.uint16)
+    for column, word in zip(signs, words, strict=True):
+        differ += _count(column ^ word)
+    return differ
+
+
+def quantized(vectors: F32) -> tuple[NDArray[np.int8], F32]:
+    """Rows [n, D], which are overwritten, in 8 bits a dimension, and the scale [n] of each."""
+    scale: F32 = np.maximum(vectors.max(axis=1), -vectors.min(axis=1)) / 127
+    scale[scale == 0] = 1
+    vectors /= scale[:, None]
+    return np.rint(vectors, out=vectors).astype(np.int8), scale
 
 
 class Column:
@@ -111,6 +127,15 @@ class Column:
         return 0 if self._zeros is not None else self._data.nbytes
 
 
+def recoded(column: NDArray[np.int32], names: dict[str, int]) -> dict[str, int]:
+    """Number the names that a column still holds from 0 on, in it and in the dictionary that is given back."""
+    codes, places = np.unique(column, return_inverse=True)
+    known = list(names)
+    staying = [known[code] for code in codes.tolist() if code >= 0]
+    column[:] = places - (len(codes) - len(staying))
+    return {name: code for code, name in enumerate(staying)}
+
+
 class VectorTable:
     """Rows that are unit vectors, or zero where there is none yet.
 
@@ -161,16 +186,12 @@ class VectorTable:
 
     def put(self, rows: I64, vectors: NDArray[np.floating[Any]]) -> None:
         """Set rows to vectors, [len(rows), D]."""
-        for begin in range(0, len(rows), _BLOCK):
-            places = rows[begin : begin + _BLOCK]
-            values = vectors[begin : begin + _BLOCK].astype(np.float32)
+        for begin in range(0, len(rows), BLOCK):
+            places = rows[begin : begin + BLOCK]
+            values = vectors[begin : begin + BLOCK].astype(np.float32)
             for column, word in zip(self._signs, self._sign_words(values).T, strict=True):
                 column.array[places] = word
-            scale = np.maximum(values.max(axis=1), -values.min(axis=1)) / 127
-            scale[scale == 0] = 1
-            values /= scale[:, None]
-            self._values.array[places] = np.rint(values, out=values)
-            self._scale.array[places] = scale
+            self._values.array[places], self._scale.array[places] = quantized(values)
 
     def _sign_words(self, vectors: F32) -> NDArray[np.uint64]:
         bits = np.zeros((len(vectors), 64 * self._words), np.bool_)
@@ -187,9 +208,9 @@ class VectorTable:
         """Cosines with a unit vector: [N], or [n] of the rows at `places`."""
         count = len(self) if places is None else len(places)
         found = np.empty(count, np.float32)
-        wide = np.empty((min(count, _BLOCK), self.dim), np.float32)
-        for begin in range(0, count, _BLOCK):
-            span = slice(begin, min(begin + _BLOCK, count))
+        wide = np.empty((min(count, BLOCK), self.dim), np.float32)
+        for begin in range(0, count, BLOCK):
+            span = slice(begin, min(begin + BLOCK, count))
             block = wide[: span.stop - begin]
             np.copyto(block, self._values.array[span if places is None else places[span]])
             np.matmul(block, vector, out=found[span])
@@ -208,13 +229,15 @@ class VectorTable:
         allowed = len(self) if among is None else int(np.count_nonzero(among))
         if allowed <= max(SCAN_ALL, wanted):
             return np.arange(len(self)) if among is None else np.flatnonzero(among)
-        differ = np.zeros(len(self), np.uint16)
-        for column, word in zip(self._signs, self._sign_words(vector[None])[0], strict=True):
-            differ += _count(column.array ^ word)
+        differ = self._differing(vector)
         if among is not None:
             differ[~among] = self.dim + 1
         below = np.cumsum(np.bincount(differ, minlength=self.dim + 1))
         return np.flatnonzero(differ <= np.searchsorted(below, wanted))
+
+    def _differing(self, vector: F32) -> NDArray[np.uint16]:
+        """[N] in how many signs the rows differ from a vector."""
+        return differing([column.array for column in self._signs], self._sign_words(vector[None])[0])
 
     @property
     def nbytes(self) -> int:

@@ -29,11 +29,13 @@ from .layout import FORMAT, Files, Tables, empty_tables, read_json, write_checkp
 from .lookup import write_order, write_owners
 from .maintain import Maintenance
 from .place import spread
+from .scrub import dead_slots, has_dead_rows, next_version, take_out, zero_unused
 from .seal import sealed
 from .source import as_filter, as_queries, read_source
 from .space import METRICS, Floats, Space
 from .tenants import Name, as_name, codes_of
 from .updates import MARGIN, load
+from .workspace import Workspace
 
 CALIBRATED = (10, 100)  # neighbours asked for, for which recall is measured
 KEPT = 8  # tenants whose bitmaps are kept for their next search
@@ -229,6 +231,55 @@ class VectorIndex(Maintenance):
 
     def __len__(self) -> int:
         return len(self._engine.live())
+
+    @property
+    def ids(self) -> npt.NDArray[np.int64]:
+        """[n] the ids of all rows, ascending."""
+        return np.sort(np.asarray(self._engine.ids[self._engine.live()]))
+
+    @staticmethod
+    def compiled() -> bool:
+        """Whether compiled kernels answer; numpy is slower by far."""
+        return native.library() is not None
+
+    def scrub(self) -> int:
+        """Takes every byte of deleted rows off the files: far quicker than `compact` where few are deleted.
+
+        Rows are zeroed, lists and heads that hold something of them written anew. When it returns this is on disk;
+        where it is cut short the rows stay deleted, and calling it again ends it.
+
+        Returns:
+            how many lists were written anew.
+
+        Raises:
+            StoreBusyError: another process writes to the index.
+        """
+        with self._guard:
+            self._begin_write()
+            self.flush()
+            e, old, written = self._engine, self._files, 0
+            dead = dead_slots(e)
+            if has_dead_rows(e, dead):
+                tables, primary = e.tables, np.zeros(e.slots, np.uint32)
+                new = Files(old.path, old.generation, old.version + 1)
+                try:
+                    if len(e.tables.list_count):
+                        work = Workspace(e, SpannConfig(**self._meta["config"]))
+                        try:
+                            written = take_out(work, dead)
+                            os.fsync(work.fd)
+                        finally:
+                            work.close()
+                        tables, primary = work.tables, work.primary
+                    next_version(e, dead, new)
+                    self._commit(new, e.space, tables, primary)
+                except BaseException:
+                    if self._files.version == old.version:
+                        self._reload()
+                        self._remove_leftovers()
+                    raise
+            zero_unused(self._engine)
+            return written
 
     # Searching -------------------------------------------------------------------------------------------------------
 
