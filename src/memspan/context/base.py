@@ -259,10 +259,10 @@ class ContextSystem:
         track, window = slots.track, call.window
         if window is not None and step.plain and int(track.following.amax()) <= window:
             window = None
-        if step.plain and step.tree is None and window is None:
+        if step.plain and window is None:
             if step.count == 1:
                 return None, False
-            if step.start == 0:
+            if step.start == 0 and step.tree is None:
                 return None, True
         key = (window, slots.index if self.per_head else 0)
         if key not in step.masks:

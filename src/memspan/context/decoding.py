@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import torch
 
 from memspan.context.cache import uninterrupted
+from memspan.context.family import Family
 from memspan.context.passes import attached
 from memspan.context.reader import Reader, open_reader
 from memspan.context.step import Step
@@ -174,10 +175,11 @@ def accept_rows(reader: Reader, rows: list[int]) -> None:
         for track, mark in reader._marks:
             track.back_to(mark)
         reader._step, reader._marks = None, []
-        for layer in cache.layers:
-            layer.gather_rows(step.start, index)
-        for track in cache.tracks:
-            track.gather_rows(step.start, index)
+        if rows != list(range(len(rows))):
+            for layer in cache.layers:
+                layer.gather_rows(step.start, index)
+            for track in cache.tracks:
+                track.gather_rows(step.start, index)
         for row in rows:
             for track in cache.tracks:
                 track.step_on(step.pos[:, row])
@@ -204,6 +206,7 @@ def decode(
     stopping_criteria: Any,
     generation_config: Any,
     on_tokens: Callable[[list[int]], None] | None = None,
+    family: Family | None = None,
     **model_kwargs: Any,
 ) -> torch.Tensor:
     """The loop of a decoder, with the arguments that `generate` gives a `custom_generate`.
@@ -213,6 +216,7 @@ def decode(
     Args:
         on_tokens: called with the new tokens of each pass, since `generate` keeps its `streamer` from a
             `custom_generate`.
+        family: what is known of the model's attention, where no reader is attached; asking it costs a few passes.
 
     Raises:
         InputError: several rows, beams, or outputs beside the tokens were asked for.
@@ -233,7 +237,9 @@ def decode(
         if reader is None:
             if given is not None and given.get_seq_length() > 0:
                 raise InputError("a cache that was filled elsewhere cannot be decoded on: attach a context system")
-            reader = stack.enter_context(open_reader("full", model))
+            reader = open_reader("full", model)
+            reader._known = family
+            stack.enter_context(reader)
         filled = given is not None and getattr(given, "layers", None) is reader.cache.layers
         prompt = input_ids[:, reader.cache.seen :] if filled else input_ids
         if prompt.shape[1] == 0:

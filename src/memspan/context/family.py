@@ -74,6 +74,11 @@ class Family:
         self.device, self.dtype = first.device, model.dtype
         self.layers = self._probe()
 
+    def still_of(self, model: Any) -> bool:
+        """Whether this was found of the very model, as it is now."""
+        first = next(model.parameters())
+        return model is self.model and first.device == self.device and model.dtype == self.dtype
+
     @property
     def trained_length(self) -> int:
         """Positions that the model was trained on."""

@@ -39,6 +39,7 @@ class Passes:
         if batch < 1:
             raise InputError(f"batch is {batch}: it must be at least 1")
         self.system, self.model = system, model
+        self._known: Family | None = None
         self._budget, self._batch = budget, batch
         self._stack: ExitStack | None = None
         self._step: Step | None = None
@@ -61,7 +62,8 @@ class Passes:
             if training:
                 self.model.eval()
                 stack.callback(self.model.train)
-            self.family = Family(self.model)
+            known = self._known
+            self.family = known if known is not None and known.still_of(self.model) else Family(self.model)
             if "surprisal" in self.system.needs:
                 self.family.check_logits()
             self.sizes = self.system.bind(self.family, self._budget, self._batch)

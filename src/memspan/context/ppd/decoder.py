@@ -16,6 +16,7 @@ import torch
 from memspan.context import decoding, learning
 from memspan.context.decoding import Accepted, DecodeState, TreeDraft
 from memspan.context.family import Family
+from memspan.context.passes import attached
 from memspan.context.ppd.prompts import PpdConfig, PromptTokens, accuracies, own_text
 from memspan.context.ppd.search import SIZES, Plan, Tree, best_plan, tuned
 from memspan.context.reader import local_model, open_reader
@@ -77,6 +78,7 @@ class ParallelPromptDecoder:
         self.latency: dict[int, float] | None = None
         self.plan: Plan = best_plan([[0.0]] * self.config.n, 1)
         self._tally = _Tally()
+        self._family: Family | None = None
 
     def copy(self) -> ParallelPromptDecoder:
         """A decoder with the same prompt tokens and measurements, and a plan and a report of its own."""
@@ -96,7 +98,9 @@ class ParallelPromptDecoder:
                 f"the prompt tokens have {self.prompts.embeddings.shape[1]} dimensions and the model {width}: "
                 "they were learned for another model"
             )
-        return decoding.decode(self, model, input_ids, on_tokens=on_tokens, **words)
+        if self._family is None or not self._family.still_of(model):
+            self._family = Family(model) if attached(model) is None else None
+        return decoding.decode(self, model, input_ids, on_tokens=on_tokens, family=self._family, **words)
 
     def draft(self, state: DecodeState) -> TreeDraft:
         """The tree of the state: the confirmed token, guesses, and prompt tokens behind some of them."""
