@@ -51,9 +51,7 @@ class LocretConfig(ContextConfig):
         InputError: a number is out of range; the message names the field.
     """
 
-    stabilizers: int | None = (
-        None  # n_s: latest slots that always stay; None: 5/12 of all (paper: 2,500 of 6,000)
-    )
+    stabilizers: int | None = None  # n_s: latest slots that always stay; None: 5/12 of all (paper: 2,500 of 6,000)
     tail: int = 100  # n_loc: last tokens of a prompt, read after room was made by score alone; at most a chunk
     hidden: int = 1024  # width of a retaining head
     answer: int = 64  # last tokens of a training window, whose queries give the labels of the others
