@@ -26,6 +26,7 @@ from memspan.core.claims import Evidence, Part, at_least, at_most
 from memspan.core.testing import tiny_llama
 
 TITLE = "Small trained heads foretell which keys later tokens will attend to, and evict better for it"
+EXPECTED = "partly"  # the heads learn; at 128 slots running text is read worse than by a window, planted words better
 SEEDS = (0,)
 
 # Thresholds, fixed before the first run, from the card of the system.
