@@ -8,8 +8,8 @@ kept. Keys are rotated to their place in the buffer: distances shrink to what is
 
 Heads are trained for one model (`fit`), on texts whose windows end in an "answer": the label of a token is the highest
 attention logit that any of the answer's queries, in any query head of the group, has for it. A head that was not
-trained gives chance scores. Scores of different heads are never compared. What the heads learn in minutes is not yet enough for
-very small caches: measured here, running text was read worse than over a window of the same bytes.
+trained gives chance scores. Scores of different heads are never compared. What heads learn in minutes is not enough for
+a very small cache: measured here with 128 slots, running text is read worse than over a window of the same bytes.
 
 Notable choices. As in the official code the label is the logit before the softmax, and the maximum, not the mean. The
 query-aware variant of the paper's second version is left out: how it works is not said where we could read it. Room is
