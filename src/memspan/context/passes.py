@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from typing import Any, Self
 
 import torch
+from transformers.cache_utils import Cache
 
 from memspan.context.base import ContextSystem
 from memspan.context.baselines import Aside
@@ -86,15 +87,28 @@ class Passes:
     def _hook_layers(self, stack: ExitStack) -> None:
         layers = self.family.decoder_layers()
 
+        def again(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            words = {name: None if isinstance(value, Cache) else value for name, value in kwargs.items()}
+            words.pop("hidden_states", None)
+
+            def run(module: torch.nn.Module, h: torch.Tensor) -> torch.Tensor:
+                output = module(h, *args[1:], **words)
+                out: torch.Tensor = output[0] if isinstance(output, tuple) else output
+                return out
+
+            return run
+
         def enter(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
             assert self._step is not None
+            self._step.again = again(args, kwargs)
             if args:
                 return (self.system.hidden(-1, args[0], self._step), *args[1:]), kwargs
             return (), {**kwargs, "hidden_states": self.system.hidden(-1, kwargs["hidden_states"], self._step)}
 
         def leaving(layer: int) -> Any:
-            def leave(module: Any, args: Any, output: Any) -> Any:
+            def leave(module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
                 assert self._step is not None
+                self._step.again = again(args, kwargs)
                 if isinstance(output, tuple):
                     return (self.system.hidden(layer, output[0], self._step), *output[1:])
                 return self.system.hidden(layer, output, self._step)
@@ -103,7 +117,7 @@ class Passes:
 
         stack.callback(layers[0].register_forward_pre_hook(enter, with_kwargs=True).remove)
         for i, module in enumerate(layers):
-            stack.callback(module.register_forward_hook(leaving(i)).remove)
+            stack.callback(module.register_forward_hook(leaving(i), with_kwargs=True).remove)
 
     def _new_cache(self, batch: int) -> SlotCache:
         return SlotCache(

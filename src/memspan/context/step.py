@@ -93,6 +93,8 @@ class Step:
         mask: `begin` may set it, or the caller passed it: bool [B, 1, T, N], which then decides alone what is seen.
         tree: bool [T, T]: which rows of this very pass each row sees, itself included.
         hidden: at `end`, the last hidden states [B, T, d].
+        again: in `hidden`, runs a module that is called as the decoder layer at hand is, a copy of it, say, on other
+            hidden states [B, T, d]; its attention comes to `attend` under the layer's number.
         scratch: what a system notes during the pass; gone after it.
         masks: what `visible` said, by window, for all layers.
     """
@@ -109,6 +111,7 @@ class Step:
     mask: torch.Tensor | None = None
     tree: torch.Tensor | None = None
     hidden: torch.Tensor | None = None
+    again: Callable[[torch.nn.Module, torch.Tensor], torch.Tensor] | None = None
     scratch: dict[str, Any] = field(default_factory=dict)
     masks: dict[Any, torch.Tensor | None] = field(default_factory=dict)
 
