@@ -12,7 +12,7 @@ from memspan.context.baselines import BASELINES
 from memspan.core.errors import BudgetError, InputError, UnsupportedModelError
 from memspan.core.testing import tiny_llama
 
-SYSTEMS = [*BASELINES, "lm-infinite", "sirllm"]
+SYSTEMS = [*BASELINES, "lm-infinite", "sirllm", "cca-attention"]
 BOUNDED = [slug for slug in SYSTEMS if slug != "full"]
 SMALL = {
     "window": {"slots": 24, "chunk": 8},
@@ -21,6 +21,7 @@ SMALL = {
     "h2o": {"slots": 24, "chunk": 8, "recent": 4},
     "lm-infinite": {"window": 20, "sinks": 4, "chunk": 8},
     "sirllm": {"slots": 24, "chunk": 8, "guard": 4},
+    "cca-attention": {"local": 16, "group": 4, "cores": 6, "chunk": 8},
 }
 GENERATE = {"max_new_tokens": 10, "do_sample": False, "pad_token_id": 0}
 
