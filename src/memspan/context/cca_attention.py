@@ -361,7 +361,8 @@ class CcaAttention(LearningSystem):
     def _ends(self, pos: Tensor) -> Tensor:
         """Which positions [B, T] are the last of a group."""
         within: Tensor = pos - self.config.sinks
-        return (within >= 0) & ((within + 1) % self.config.group == 0)
+        last: Tensor = (within + 1) % self.config.group == 0
+        return last & (within >= 0)
 
     def _turn_sinks(self, cache: SlotCache) -> None:
         """Let the first tokens stand right before the oldest core token that is left."""
