@@ -47,11 +47,11 @@ def made_up(seed: int, sentences: int) -> str:
     return " ".join(out)
 
 
-def text(count: int, seed: int) -> tuple[torch.Tensor, str]:
+def text(count: int, seed: int, named: str = "lcet10.txt") -> tuple[torch.Tensor, str]:
     """Token ids [count] of running text, and what it is: a book below MEMSPAN_DATA, or made up here."""
     tokenizer = language_model().tokenizer
     folder = os.environ.get("MEMSPAN_DATA")
-    book = Path(folder) / "books" / "lcet10.txt" if folder else None
+    book = Path(folder) / "books" / named if folder else None
     if book is not None and book.is_file():
         whole, name = book.read_text(encoding="utf-8", errors="replace"), book.name
         whole = whole[seed * 20_000 :]

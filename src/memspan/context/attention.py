@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 
-_PACKED = 16  # up to this many rows the heads of a group are packed into rows
+PACKED = 16
+"""Up to this many rows the heads of a group are packed into rows."""
 
 
 def visible(query_pos: torch.Tensor, slot_pos: torch.Tensor, window: int | None, sinks: int = 0) -> torch.Tensor:
@@ -41,7 +42,7 @@ def exact(
     group = heads // kv_heads
     if group == 1:
         return sdpa(q, k, v, attn_mask=mask, is_causal=causal, scale=scaling)
-    if rows <= _PACKED and not causal:
+    if rows <= PACKED and not causal:
         packed = q.reshape(batch, kv_heads, group * rows, width)
         wide = None if mask is None else mask.repeat(1, 1, group, 1)
         return sdpa(packed, k, v, attn_mask=wide, scale=scaling).reshape(batch, heads, rows, v.shape[3])

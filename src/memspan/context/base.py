@@ -9,6 +9,7 @@ itself. Tensor shapes as in `slots.py`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -129,6 +130,10 @@ class ContextSystem:
             raise InputError(f"slots is {slots}: {type(self).__name__} needs at least {self.reserved}")
         self.sizes = Sizes(slots, chunk, allowed)
         return self.sizes
+
+    def attached(self, model: Any) -> AbstractContextManager[Any]:
+        """Entered after `bind` and left with the reader's block: for adapters and hooks on the model."""
+        return nullcontext()
 
     def _require(self, needed: int, allowed: int | None) -> None:
         if allowed is not None and needed > allowed:

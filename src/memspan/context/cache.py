@@ -88,6 +88,14 @@ class Zone:
                 track.tail = min(track.tail, count - first)
                 track.n = count
 
+    def turn(self, at: torch.Tensor, by: torch.Tensor) -> None:
+        """Rotate the keys of the slots `at` [M] by positions [B, P, M] more, where all layers share one track."""
+        (track,) = self.tracks
+        with uninterrupted():
+            for layer in self.layers:
+                layer.turn(at, by)
+            track.rope[:, :, at] += by
+
     def clear(self) -> None:
         """Empty every slot; how much was read stays."""
         for track in self.tracks:

@@ -140,13 +140,17 @@ class Family:
         if not torch.allclose(said, ours, atol=_TOLERANCE.get(self.dtype, _ROUNDED) * float(said.abs().max()), rtol=0):
             raise self._unsupported("its logits are not its output embedding of the last hidden state")
 
+    def attention_modules(self) -> list[torch.nn.Module]:
+        """The attention modules, in the order of the layers."""
+        return [self._modules[i] for i in range(len(self.layers))]
+
     def decoder_layers(self) -> list[torch.nn.Module]:
         """The decoder layers in order: the modules of the one list whose members hold the attention modules.
 
         Raises:
             UnsupportedModelError: the base model has no such list.
         """
-        attention = [self._modules[i] for i in range(len(self.layers))]
+        attention = self.attention_modules()
         for module in self.base.modules():
             if isinstance(module, torch.nn.ModuleList) and len(module) == len(attention):
                 pairs = zip(module, attention, strict=True)

@@ -199,6 +199,14 @@ class Slots(CacheLayerMixin):  # type: ignore[misc]
             else:
                 buffer[:, :, :count] = kept
 
+    def turn(self, at: torch.Tensor, by: torch.Tensor) -> None:
+        """Rotate the keys of the slots `at` [M] by positions [B, P, M] more."""
+        turned = self._family.value.rotate(self.index, self.keys[:, :, at], by)
+        if torch.is_grad_enabled():
+            self.keys = self.keys.index_copy(2, at, turned)
+        else:
+            self.keys[:, :, at] = turned
+
     def at(self, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Copies of the slots `index` [B, P, M]: keys as before any rotation, and values, [B, H, M, D]."""
         wide = index.expand(index.shape[0], self.keys.shape[1], index.shape[2])[..., None]
