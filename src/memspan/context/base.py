@@ -9,6 +9,7 @@ itself. Tensor shapes as in `slots.py`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -138,6 +139,10 @@ class ContextSystem:
                 allowed=allowed,
                 advice=f"raise the budget to at least {needed:,} bytes",
             )
+
+    def attached(self, model: Any) -> AbstractContextManager[None]:
+        """Entered with the reader's block, after `bind`: adapters beside the model's layers belong here."""
+        return nullcontext()
 
     # --- one pass ----------------------------------------------------------------------------------------------------
 
