@@ -155,7 +155,7 @@ def recalled(segments: int, steps: int, rows: int, seed: int) -> list[Part]:
     return parts
 
 
-def running_text(seed: int, steps: int = 60, windows: int = 24) -> list[Part]:
+def running_text(seed: int, steps: int = 40, windows: int = 16) -> list[Part]:
     """Part B."""
     model, segments = language_model(), 3
     ids, name = text(60_000, seed)
@@ -276,5 +276,5 @@ def claim(size: str, seed: int) -> Evidence:
     if size == "smoke":
         parts = recalled(2, 150, 128, seed) + constant(seed)[:2]
     else:
-        parts = recalled(8, 500, 256, seed) + running_text(seed) + constant(seed)
+        parts = recalled(8, 300, 256, seed) + running_text(seed) + constant(seed)
     return Evidence(slug="hmt", size=size, parts=parts)
