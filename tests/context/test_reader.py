@@ -13,7 +13,7 @@ from memspan.context.reader import find_system
 from memspan.core.errors import BudgetError, InputError, UnsupportedModelError
 from memspan.core.testing import tiny_llama
 
-SYSTEMS = [*BASELINES, "cca-attention", "lm-infinite", "locret", "longmem", "sirllm"]
+SYSTEMS = [*BASELINES, "cca-attention", "lm-infinite", "locret", "longmem", "memory-reweaving", "sirllm"]
 EXACT = [slug for slug in SYSTEMS if find_system(slug).exact]
 BOUNDED = [slug for slug in SYSTEMS if slug != "full"]
 SMALL = {
@@ -26,6 +26,7 @@ SMALL = {
     "longmem": {"slots": 24, "chunk": 8, "capacity": 16, "top_k": 8},
     "sirllm": {"slots": 24, "chunk": 8, "guard": 4},
     "cca-attention": {"local": 16, "group": 4, "cores": 6, "chunk": 8},
+    "memory-reweaving": {"slots": 24, "chunk": 8, "period": 8, "capture": 3, "ring": 10},
 }
 GENERATE = {"max_new_tokens": 10, "do_sample": False, "pad_token_id": 0}
 

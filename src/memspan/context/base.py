@@ -114,7 +114,10 @@ class ContextSystem:
             self._require(fixed + slot, allowed)
             self.sizes = Sizes(None, config.chunk or DEFAULT_CHUNK, allowed)
             return self.sizes
-        least = self.reserved + (config.chunk or 1)
+        if config.slots is None:
+            least = self.reserved + (config.chunk or 1)
+        else:
+            least = config.slots + (config.chunk or max(1, min(DEFAULT_CHUNK, config.slots // 4)))
         self._require(fixed + slot * least, allowed)
         most = family.trained_length if allowed is None else (allowed - fixed) // slot
         if self.as_slots:
@@ -123,9 +126,7 @@ class ContextSystem:
             chunk = config.chunk or max(1, min(DEFAULT_CHUNK, most // 4, most - self.reserved))
             slots = most - chunk
         else:
-            slots = config.slots
-            chunk = config.chunk or max(1, min(DEFAULT_CHUNK, slots // 4))
-            self._require(fixed + slot * (slots + chunk), allowed)
+            slots, chunk = config.slots, least - config.slots
         if slots < self.reserved:
             raise InputError(f"slots is {slots}: {type(self).__name__} needs at least {self.reserved}")
         self.sizes = Sizes(slots, chunk, allowed)
@@ -143,6 +144,10 @@ class ContextSystem:
                 allowed=allowed,
                 advice=f"raise the budget to at least {needed:,} bytes",
             )
+
+    def attached(self, model: Any) -> AbstractContextManager[None]:
+        """Entered with the reader's block, after `bind`: adapters beside the model's layers belong here."""
+        return nullcontext()
 
     # --- one pass ----------------------------------------------------------------------------------------------------
 

@@ -38,9 +38,14 @@ _HELD_OUT_BATCHES = 8
 
 
 class Learner(Protocol):
-    """Anything with parameters that `fit` can train: an `nn.Module` with these besides."""
+    """Anything with parameters that `fit` can train: an `nn.Module` with these besides.
+
+    Attributes:
+        progress: share of the training that is done, set before each step; 1 where it is measured on held-out text.
+    """
 
     config: Any
+    progress: float
 
     def prepare(self, model: Any) -> None:
         """Make the parameters for this model, unless they are there."""
@@ -142,6 +147,7 @@ def fit(
         torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
         learner.learning(module) as loss,
     ):
+        learner.progress = 1.0
         before = _held_out_loss(loss, rest, batch, length, device)
         losses = load_checkpoint(path, learner, optimizer, settings) if path is not None and path.exists() else []
         start = len(losses)
@@ -153,6 +159,7 @@ def fit(
                     group["lr"] = lr * _rate(step, steps, warmup)
                 torch.manual_seed(seed * 1_000_003 + step)
                 chance = torch.Generator().manual_seed(seed * 1_000_003 + step)
+                learner.progress = step / steps
                 value = loss(_windows(train, batch, length, chance).to(device), chance)
                 if not bool(torch.isfinite(value)):
                     raise InputError(f"the loss is {value.item()} at step {step}: lower the learning rate ({lr})")
@@ -170,6 +177,7 @@ def fit(
                 if stop:
                     raise KeyboardInterrupt
         learner.eval()
+        learner.progress = 1.0
         after = _held_out_loss(loss, rest, batch, length, device)
     if out is not None:
         save_learned(learner, module, out, losses=losses)
@@ -325,6 +333,8 @@ class LearningSystem(nn.Module, ContextSystem):
     A subclass says which (`build`) and what they are to minimise (`loss`). Its parameters are counted in the tier
     "weights" of the reader's footprint.
     """
+
+    progress: float = 1.0
 
     def __init__(self, config: Any = None, **options: Any) -> None:
         nn.Module.__init__(self)

@@ -69,6 +69,7 @@ class Passes:
                 self.family.check_logits()
             self.sizes = self.system.bind(self.family, self._budget, self._batch)
             self.cache = self._new_cache(self._batch)
+            stack.enter_context(self.system.attached(self.model))
             stack.enter_context(attention_function(self.model, self._attention))
             base = self.model.base_model
             before = base.register_forward_pre_hook(_Hook(self, self._before), with_kwargs=True)
@@ -163,7 +164,7 @@ class Passes:
         kwargs["attention_mask"] = mask[:, -count:] if isinstance(mask, torch.Tensor) and mask.dim() == 2 else None
         goal = self.cache.seen + count
         early: list[torch.Tensor] = []
-        for segment in self.system.plan(ids, self._state(count, asking=True)):
+        for segment in self.system.plan(ids, self._state(count, kwargs["attention_mask"], asking=True)):
             if segment.ids is None and segment.end == count:
                 part = self._start(self._part(kwargs, segment), segment)
                 self._early, self._goal = early, goal
@@ -173,8 +174,8 @@ class Passes:
                 early.append(hidden)
         raise InputError(f"{type(self.system).__name__} planned no pass over the last token")
 
-    def _state(self, count: int, *, asking: bool) -> PlanState:
-        return PlanState(self.cache, count, asking, self.aside, self._frame_tokens)
+    def _state(self, count: int, mask: torch.Tensor | None, *, asking: bool) -> PlanState:
+        return PlanState(self.cache, count, asking, self.aside, self._frame_tokens, mask)
 
     def _run(self, module: Any, part: dict[str, Any], segment: Segment) -> torch.Tensor:
         self._planned = segment
@@ -352,7 +353,9 @@ class Passes:
                 scores = self.family.logits(rows)
                 nats = scores.logsumexp(-1) - scores.gather(2, ids)[..., 0]
                 out[:, first + at : first + at + rows.shape[1]] = nats
-        if not front:
+        if front:
+            out[step.pos[:, front - 1 : front - 1 + pos.shape[1]] < 0] = float("nan")
+        else:
             out[pos == 0] = float("nan")
         out[pos < 0] = float("nan")
         return out
@@ -365,7 +368,12 @@ class Passes:
                 track.back_to(mark)
         self._step, self._early, self._planned, self._goal = None, [], None, None
 
-    def aside(self, ids: torch.Tensor | None = None, inputs_embeds: torch.Tensor | None = None) -> torch.Tensor:
+    def aside(
+        self,
+        ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """The last hidden states [B, T, d] of a pass over nothing but what it is given; nothing of it is kept."""
         source = ids if ids is not None else inputs_embeds
         assert source is not None
@@ -376,7 +384,7 @@ class Passes:
             self.system, self._step, self._marks, self._nll = plain, None, [], None
             self.cache = self._new_cache(source.shape[0])
             words: dict[str, Any] = {"input_ids": ids} if ids is not None else {"inputs_embeds": inputs_embeds}
-            hidden: torch.Tensor = self.model.base_model(**words).last_hidden_state
+            hidden: torch.Tensor = self.model.base_model(**words, attention_mask=mask).last_hidden_state
             return hidden
         finally:
             for name, value in kept.items():

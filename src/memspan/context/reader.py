@@ -201,7 +201,7 @@ class Reader(Passes):
         goal = self.cache.seen + ids.shape[1]
         words = {"input_ids": ids, "attention_mask": mask, self.family.cache_word: self.cache, "use_cache": True}
         with torch.no_grad():
-            for segment in self.system.plan(ids, self._state(ids.shape[1], asking=False)):
+            for segment in self.system.plan(ids, self._state(ids.shape[1], mask, asking=False)):
                 self._run(self.model.base_model, self._part(words, segment), segment)
         if self.cache.seen != goal:
             self.cache.seen = goal

@@ -66,9 +66,11 @@ class PlanState:
         cache: what is kept; its `extra` and `notes` belong to the system.
         count: tokens that were given.
         asking: the caller waits for the output of the last token, as `generate` does; `feed` does not.
-        run: the last hidden states [B, T, d] of a pass aside, `run(ids)` or `run(inputs_embeds=…)`: over nothing but
-            what it is given, with the plain attention, and nothing of it is kept. Gradients flow where they are on.
+        run: the last hidden states [B, T, d] of a pass aside, `run(ids)` or `run(inputs_embeds=…)`, with `mask=` where
+            there is padding: over nothing but what it is given, with the plain attention, and nothing of it is kept.
+            Gradients flow where they are on.
         frame: how many of the tokens at the beginning and at the end are the chat template's.
+        mask: [B, T], 1 for tokens and 0 for padding; None without padding.
     """
 
     cache: SlotCache
@@ -76,6 +78,7 @@ class PlanState:
     asking: bool
     run: Callable[..., torch.Tensor]
     frame: tuple[int, int] = (0, 0)
+    mask: torch.Tensor | None = None
 
 
 @dataclass(slots=True)
