@@ -5,8 +5,8 @@ names a pass key of five digits; the question leads to it. What is read is cut i
 are the rank of the right piece and the mean surprisal (nats) of the key's tokens, against the same model with all of
 the text in its cache, and against LM-Infinite with a window of 2,048.
 
-Sizes are smaller than the card's for time: two texts of 16,384 tokens (one for the full cache, which takes minutes on
-it), none of 24,576. For the ranks the key replaces as many tokens of one text, so that the other pieces keep their
+Sizes are smaller than the card's for time: one text of 16,384 tokens, on which the full cache takes minutes, none of
+24,576. For the ranks the key replaces as many tokens of one text, so that the other pieces keep their
 scores and are weighed once.
 """
 
@@ -188,11 +188,10 @@ def claim(size: str, seed: int) -> Evidence:
     ]
     if full:
         places = ranks(20, 16_384, seed)
-        long = [planted(16_384, seed * 100 + 50 + i, at) for i, at in enumerate((0.3, 0.7))]
+        long = [planted(16_384, seed * 100 + 50, 0.3)]
         ours, spent = nats(system, long)
-        first, _ = nats(system, long[:1])
         lm_infinite, other = nats("lm-infinite", long, window=2_048)
-        everything, most = nats("full", long[:1])
+        everything, most = nats("full", long)
         fit, times, grown = linear([1_024 * n for n in (3, 5, 7, 9)])
         orders = first_of_two(6, seed)
         parts += [
@@ -205,7 +204,7 @@ def claim(size: str, seed: int) -> Evidence:
             ),
             Part(
                 name="against LM-Infinite",
-                metric="nats a token of the key, 2 texts of 16,384 tokens",
+                metric="nats a token of the key, 1 text of 16,384 tokens",
                 value=ours,
                 baseline_name="lm-infinite, window 2,048",
                 baseline=lm_infinite,
@@ -218,7 +217,7 @@ def claim(size: str, seed: int) -> Evidence:
             Part(
                 name="against the full cache",
                 metric="nats a token of the key, 1 text of 16,384 tokens, twice the trained length",
-                value=first,
+                value=ours,
                 baseline_name="full cache",
                 baseline=everything,
                 threshold=at_most(HALF, of="ratio"),
