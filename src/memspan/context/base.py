@@ -132,10 +132,6 @@ class ContextSystem:
         self.sizes = Sizes(slots, chunk, allowed)
         return self.sizes
 
-    def attached(self, model: Any) -> AbstractContextManager[Any]:
-        """Entered after `bind` and left with the reader's block: for adapters and hooks on the model."""
-        return nullcontext()
-
     def _require(self, needed: int, allowed: int | None) -> None:
         if allowed is not None and needed > allowed:
             raise BudgetError(

@@ -77,7 +77,6 @@ class Passes:
             stack.callback(base.register_forward_hook(_Hook(self, self._after), with_kwargs=True).remove)
             if "hidden" in self.system.needs:
                 self._hook_layers(stack)
-            stack.enter_context(self.system.attached(self.model))
             self._stack = stack.pop_all()
         return self
 
