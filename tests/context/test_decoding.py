@@ -148,11 +148,11 @@ def test_sampling_draws_from_the_models_own_distribution():
     counts = torch.zeros(2, 8)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        for i in range(300):
+        for i in range(100):
             counts[0, model.generate(tokens, **settings)[0, -1]] += 1
             guesser = Guesser([1, 2, 3, *range(1, 4)], seed=i, embeds=False, vocabulary=8)
             counts[1, model.generate(tokens, custom_generate=guesser, **settings)[0, -1]] += 1
-    assert float((counts[0] - counts[1]).abs().max()) < 50
+    assert float((counts[0] - counts[1]).abs().max()) < 30
 
 
 def test_typical_acceptance_takes_the_longest_path_of_likely_tokens():
