@@ -15,7 +15,8 @@ official code recalls by the first half alone, so that a question at the end of 
 answer is waited for, a segment that is not whole is recalled for by the latest tokens, and one that grows over several
 calls is read anew once its first half is there, so that memories do not depend on how a text was cut into calls. What
 is recalled for the first half of a segment was chosen by those very tokens: a perplexity over them is not clean, one
-over the second half is. Dynamic reading speed is left out; so is training of the whole model, which a loop of your own
+over the second half is. Choosing takes long to learn: in the few hundred steps of the claim memories were read and not
+chosen among. Dynamic reading speed is left out; so is training of the whole model, which a loop of your own
 over `segments_loss` does.
 """
 
