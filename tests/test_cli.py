@@ -109,13 +109,13 @@ def test_a_vector_index_is_made_checked_and_repaired(capsys, chat, tmp_path):
     assert hit["id"] == "b"
     assert main(["stats", "--store", store]) == 0
     assert "spann, 2 vectors, 0 after it" in capsys.readouterr().out
-    assert main(["check", "--store", store]) == 0 and capsys.readouterr().out == "sound\n"
+    assert main(["doctor", "--store", store]) == 0 and capsys.readouterr().out == "sound\n"
     (folder,) = Path(store + "-index").glob("*.vectors")
     (folder / "rows.bin").unlink()
-    assert main(["check", "--store", store]) == 4 and "rows.bin is missing" in capsys.readouterr().out
-    assert main(["check", "--store", store, "--repair", "--quiet"]) == 0
+    assert main(["doctor", "--store", store]) == 4 and "rows.bin is missing" in capsys.readouterr().out
+    assert main(["doctor", "--store", store, "--repair", "--quiet"]) == 0
     assert capsys.readouterr().out.startswith("repaired: ")
-    assert run_json(capsys, "check", "--store", store) == {"problems": [], "left": []}
+    assert run_json(capsys, "doctor", "--store", store) == {"problems": [], "left": []}
 
 
 def test_systems(capsys):

@@ -244,11 +244,11 @@ def parser() -> argparse.ArgumentParser:
     stats = verb("stats", "counts and bytes of a store, and whether it is sound", verbs.stats)
     store(stats)
 
-    check = verb(
-        "check", "check a store's file and its indexes against its rows; exit code 4 if unsound", measuring.check
+    doctor = verb(
+        "doctor", "check a store's file and its indexes against its rows; exit code 4 if unsound", measuring.doctor
     )
-    store(check)
-    check.add_argument("--repair", action="store_true", help="make indexes that are not sound anew from the rows")
+    store(doctor)
+    doctor.add_argument("--repair", action="store_true", help="make indexes that are not sound anew from the rows")
 
     systems = verb("systems", "list the published systems, or show one: systems show SLUG", verbs.systems)
     systems.add_argument("show", nargs="*", metavar="show SLUG")

@@ -69,8 +69,8 @@ def _percent(value: float | None) -> str:
     return "–" if value is None else f"{value:.1%}"
 
 
-def check(options: argparse.Namespace) -> int:
-    """`memspan check`."""
+def doctor(options: argparse.Namespace) -> int:
+    """`memspan doctor`."""
     from memspan.cli.verbs import _memory, _print_json
 
     options.embedder = "none"
