@@ -1,10 +1,11 @@
 """Context systems at equal bytes on one model: predicting a long text, planted facts, a book, speed.
 
-    python benchmarks/context.py --text BOOK [--budget 24MiB] [--systems all] [--model bundled] [--kvpress]
-        [--plot FILE] [--json]
+    python benchmarks/context.py --text BOOK [--budget 24MiB] [--systems all] [--weights SLUG=DIR]
+        [--model bundled] [--kvpress] [--plot FILE] [--json]
 
 Every system reads the same text inside the same bytes, in chunks, and is asked the same things; "full" keeps all and
-is the ceiling, transformers' own cache stands beside it. The text is a long public-domain book; there are questions
+is the ceiling, transformers' own cache stands beside it. A system that learns takes part when `--weights` names what it
+learned (`memspan train-context`). The text is a long public-domain book; there are questions
 about `lcet10.txt` (google/snappy, testdata), and other texts leave that column out. `--kvpress` makes an environment
 for NVIDIA's kvpress and gives it the planted facts: it reads a prompt whole and then drops to as many slots.
 
@@ -19,7 +20,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -31,25 +32,33 @@ from products import Product, ProductError, environment
 from transformers.utils.logging import disable_progress_bar
 
 import memspan
+from memspan.context.base import ContextSystem
 from memspan.context.baselines import BASELINES
+from memspan.context.learning import LearningSystem
 from memspan.context.reader import Reader
-from memspan.core.catalog import systems
+from memspan.core.catalog import load, systems
 from memspan.core.errors import InputError, MemspanError
 
 KVPRESS = Product("kvpress", "kvpress.py", (("torch==2.13.0",), ("kvpress==0.5.5", "transformers==5.2.0")))
 PRESSES = ("StreamingLLMPress", "SnapKVPress", "TOVAPress", "KnormPress", "KeyDiffPress", "ExpectedAttentionPress")
 BANDS = (1, 2, 4, 8, 16)
+UNTRAINED = ("cca-attention",)  # it can learn, and works without
 
 
-def known() -> list[str]:
-    """The baselines and every working system that can be attached without having been trained."""
-    slugs = [one.slug for one in systems("context", "working")]
+def known(weights: Mapping[str, str] | None = None) -> list[str]:
+    """The baselines, and every working system that needs no training or whose weights are given."""
+    slugs = []
+    for one in systems("context", "working"):
+        kind = load(one.slug)
+        learns = isinstance(kind, type) and issubclass(kind, LearningSystem) and one.slug not in UNTRAINED
+        if isinstance(kind, type) and issubclass(kind, ContextSystem) and (not learns or one.slug in (weights or {})):
+            slugs.append(one.slug)
     return [*BASELINES, *slugs]
 
 
-def opener(slug: str, model: Any, budget: str) -> AbstractContextManager[Reader]:
+def opener(slug: str, model: Any, budget: str, weights: Mapping[str, str]) -> AbstractContextManager[Reader]:
     """A reader; the full cache has no bound."""
-    return memspan.context(slug, model, budget=None if slug == "full" else budget)
+    return memspan.context(slug, model, budget=None if slug == "full" else budget, weights=weights.get(slug))
 
 
 def peer(python: Path, model: Any, slots: int, tasks: dict[str, list[Planted]]) -> dict[str, Any]:
@@ -80,9 +89,11 @@ def benchmark(given: argparse.Namespace) -> dict[str, Any]:
     """Everything, as one object."""
     from memspan.models import load_language_model
 
-    slugs = known() if given.systems == "all" else given.systems.split(",")
-    if unknown := [slug for slug in slugs if slug not in known()]:
-        raise InputError(f"{unknown[0]!r} is none of {', '.join(known())}")
+    weights = dict(said.split("=", 1) for said in given.weights)
+    there = known(weights)
+    slugs = there if given.systems == "all" else given.systems.split(",")
+    if unknown := [slug for slug in slugs if slug not in there]:
+        raise InputError(f"{unknown[0]!r} is none of {', '.join(there)}; what learns needs --weights SLUG=DIR")
     model = load_language_model(given.model, dtype="float32", threads=1)
     torch.set_num_threads(1)
     with memspan.context("window", model, budget=given.budget) as reader:
@@ -99,7 +110,7 @@ def benchmark(given: argparse.Namespace) -> dict[str, Any]:
         say(slug)
         try:
             made = examine(
-                lambda slug=slug: opener(slug, model, given.budget), text, window, length, planted["words"],
+                lambda slug=slug: opener(slug, model, given.budget, weights), text, window, length, planted["words"],
                 planted["numbers"],
             )  # fmt: skip
         except MemspanError as error:
@@ -194,7 +205,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--text", type=Path, required=True, help="a long text, best a public-domain book")
     parser.add_argument("--model", default="bundled")
     parser.add_argument("--budget", default="24MiB", help="bytes of context for every system but full")
-    parser.add_argument("--systems", default="all", help=f"comma-separated, or all: {', '.join(known())}")
+    parser.add_argument("--systems", default="all", help="comma-separated, or all")
+    parser.add_argument(
+        "--weights", action="append", default=[], metavar="SLUG=DIR", help="what memspan train-context learned"
+    )
     parser.add_argument("--facts", type=positive, default=10, help="planted words, and as many numbers")
     parser.add_argument("--kvpress", action="store_true", help="give the planted facts to kvpress too")
     parser.add_argument("--env-dir", type=Path, default=Path("~/.cache/memspan/peers"), help="kvpress's environment")
