@@ -167,3 +167,12 @@ def test_block_diagonal_refuses_what_does_not_divide():
     for sizes in ((10, 8, 4), (8, 10, 4), (8, 8, 0)):
         with pytest.raises(InputError, match="multiples"):
             BlockDiagonalLinear(*sizes)
+
+
+def test_another_thread_that_loads_a_model_does_not_move_it(monkeypatch):
+    """transformers lets `torch.linspace` default to the CPU meanwhile."""
+    plain = torch.linspace
+    monkeypatch.setattr(torch, "linspace", lambda *args, **named: plain(*args, **{"device": "cpu", **named}))
+    with torch.device("meta"):
+        made = LongConv(4, 16)
+    assert {p.device.type for p in made.parameters()} == {"meta"}

@@ -28,8 +28,11 @@ CACHE_BYTES = 64 << 20
 
 def position_features(length: int, bands: int) -> Tensor:
     """z(t), [length, 1 + 2 bands]: t from 0 to 1, then cosines and negated sines of `bands` frequencies."""
-    t = torch.linspace(0, 1, length)[:, None]
-    angle = 2 * math.pi * torch.arange(length)[:, None] / length * torch.linspace(1e-4, max(bands - 1, 1e-4), bands)
+    place = torch.arange(length)[:, None]
+    # The device is named, as transformers, while it loads a model, lets linspace default to the CPU in every thread.
+    t = torch.linspace(0, 1, length, device=place.device)[:, None]
+    rates = torch.linspace(1e-4, max(bands - 1, 1e-4), bands, device=place.device)
+    angle = 2 * math.pi * place / length * rates
     return torch.cat([t, angle.cos(), -angle.sin()], -1)
 
 
@@ -116,7 +119,7 @@ class LongConv(nn.Module):
         self.back = FilterNetwork(1 + 2 * bands, order, channels, sine)
         self.bias = nn.Parameter(torch.randn(channels))
         slow, fast = -math.log(1e-2) / 1.5, -math.log(1e-2) / 0.3  # the filter is at 1 % at t = 1.5 … 0.3
-        self.register_buffer("rates", torch.linspace(slow, fast, channels), persistent=False)
+        self.register_buffer("rates", torch.linspace(slow, fast, channels, device=self.bias.device), persistent=False)
         self._kept: OrderedDict[int, Tensor] = OrderedDict()
         self._kept_for: tuple[Any, ...] = ()
 
