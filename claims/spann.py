@@ -36,7 +36,7 @@ from memspan.core.claims import Evidence, Part, at_least, at_most
 from memspan.longterm.spann import Effort, SpannConfig, VectorIndex
 
 TITLE = "Few short overlapping lists answer a query in a tenth of the vectors' memory, and stay good as rows come"
-EXPECTED = "partly"  # rows added from elsewhere are found less well than if built anew
+EXPECTED = "partly"  # a build takes a little over three budgets; recall without reassigning falls by one point, not three
 SEEDS = (0,)
 
 # Thresholds, fixed before the first run, from the card of the system.
@@ -299,6 +299,7 @@ def updates(rows: np.ndarray, queries: np.ndarray, scratch: Path) -> list[Part]:
         Part(
             name=names[2], metric=f"share of {moves.scanned:,} rows looked at after splits that were placed again",
             value=moves.moved / max(moves.scanned, 1), threshold=at_most(MOVED),
+            note=f"besides, {moves.regrouped:,} rows were placed again with cells that were clustered anew",
         ),
         Part(name=names[3], metric="deleted rows answered", value=int(left), threshold=at_most(0)),
     ]  # fmt: skip
