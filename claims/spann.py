@@ -36,7 +36,7 @@ from memspan.core.claims import Evidence, Part, at_least, at_most
 from memspan.longterm.spann import Effort, SpannConfig, VectorIndex
 
 TITLE = "Few short overlapping lists answer a query in a tenth of the vectors' memory, and stay good as rows come"
-EXPECTED = "partly"  # a build takes a little over three budgets; recall without reassigning falls by one point, not three
+EXPECTED = "partly"  # a build takes a little over three budgets; without reassigning one point is lost, not three
 SEEDS = (0,)
 
 # Thresholds, fixed before the first run, from the card of the system.
