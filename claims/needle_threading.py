@@ -20,7 +20,6 @@ from memspan.probes.statistics import difference
 from memspan.probes.subjects import Guesser, ModelSubject, Oracle
 
 TITLE = "Looking up in a haystack fails with its length, and sooner along a thread"
-EXPECTED = "holds"
 SEEDS = (0,)
 
 # Thresholds, fixed before the first run, from the card of the system: the oracle scores 1 on all six tasks up to 10,000
