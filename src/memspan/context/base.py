@@ -242,8 +242,8 @@ class ContextSystem:
         self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, slots: Slots, step: Step, call: Call
     ) -> torch.Tensor:
         """Attention of the new tokens [B, Hq, T, D] over slots and themselves; q and k arrive un-rotated."""
-        q = self.family.rotate(layer, q, step.rope)
-        slots.write(self.family.rotate(layer, k, step.rope), v)
+        q, k = self.family.rotate_both(layer, q, k, step.rope, step.angles)
+        slots.write(k, v)
         return self.over(q, *slots.view(), slots, step, call)
 
     def over(

@@ -36,7 +36,7 @@ class Aside(Full):
         self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, slots: Slots, step: Step, call: Call
     ) -> torch.Tensor:
         """The exact attention of the pass over itself."""
-        q, k = (self.family.rotate(layer, x, step.rope) for x in (q, k))
+        q, k = self.family.rotate_both(layer, q, k, step.rope, step.angles)
         return self.over(q, k, v, slots, step, call)
 
 

@@ -379,8 +379,8 @@ class CcaAttention(LearningSystem):
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, slots: Slots, step: Step, call: Call) -> Tensor:
         """One softmax over core tokens and exact ones; groups that end in this pass get their core token first."""
-        q = self.family.rotate(layer, q, step.rope)
-        slots.write(self.family.rotate(layer, k, step.rope), v)
+        q, k = self.family.rotate_both(layer, q, k, step.rope, step.angles)
+        slots.write(k, v)
         zone = step.cache.zones["core"]
         if "edge" not in step.scratch:
             self._look_ahead(slots.track, zone.tracks[0], step)

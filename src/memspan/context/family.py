@@ -22,6 +22,9 @@ from memspan.core.errors import UnsupportedModelError
 _TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}  # of the largest entry
 _ROUNDED = 2e-2  # where the model itself rotates in 16 bits
 
+Angles = dict[str, tuple[torch.Tensor, torch.Tensor]]
+"""Cosines and sines of one pass's positions, by the kind of layer."""
+
 
 @dataclass(frozen=True, slots=True)
 class LayerInfo:
@@ -70,6 +73,7 @@ class Family:
         self._check_rope_types()
         self._by_kind = "layer_type" in inspect.signature(self._rotary.forward).parameters
         self._apply: dict[int, Callable[..., Any]] = {}
+        self._scales: dict[str, float] = {}
         first = next(model.parameters())
         self.device, self.dtype = first.device, model.dtype
         self.layers = self._probe()
@@ -107,15 +111,29 @@ class Family:
                 x = x.reshape(shape[0] * shape[1], 1, *shape[2:])
                 pos = pos.reshape(shape[0] * shape[1], -1)
         cos, sin = self.angles(info.kind, pos)
-        return self._turn(self._apply[layer], x, cos, sin, info.rotary).reshape(shape)
+        return self._turn(self._apply[layer], x, x[:, :1], cos, sin, info.rotary)[0].reshape(shape)
+
+    def rotate_both(
+        self, layer: int, q: torch.Tensor, k: torch.Tensor, pos: torch.Tensor, angles: Angles
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """`rotate` of queries and keys by positions [B, T]; `angles` keeps what the layers of one pass share."""
+        info = self.layers[layer]
+        if info.rotary == 0:
+            return q, k
+        if info.kind not in angles:
+            angles[info.kind] = self.angles(info.kind, pos)
+        return self._turn(self._apply[layer], q, k, *angles[info.kind], info.rotary)
 
     def angles(self, kind: str, pos: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Cosines and sines in float32 as the model's own function gives them for positions [B, T]."""
         like = torch.empty(0, dtype=torch.float32, device=pos.device)
         extra = {"layer_type": kind} if self._by_kind else {}
         cos, sin = self._rotary(like, pos, **extra)
-        scale = self._rotary(like, torch.zeros(1, 1, dtype=torch.int64, device=pos.device), **extra)[0].flatten()[0]
-        return cos / scale, sin / scale
+        if kind not in self._scales:
+            zero = torch.zeros(1, 1, dtype=torch.int64, device=pos.device)
+            self._scales[kind] = float(self._rotary(like, zero, **extra)[0].flatten()[0])
+        scale = self._scales[kind]
+        return (cos, sin) if scale == 1.0 else (cos / scale, sin / scale)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Scores over the vocabulary, float32, of last hidden states [..., d]."""
@@ -217,19 +235,18 @@ class Family:
 
     def _by_hand(self, index: int, kind: str, x: torch.Tensor, at: int, rotary: int) -> torch.Tensor:
         cos, sin = self.angles(kind, torch.full((1, 1), at, dtype=torch.int64, device=self.device))
-        return self._turn(self._apply[index], x, cos, sin, rotary)
+        return self._turn(self._apply[index], x, x[:, :1], cos, sin, rotary)[0]
 
     @staticmethod
     def _turn(
-        apply: Callable[..., Any], x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, rotary: int
-    ) -> torch.Tensor:
-        if rotary == x.shape[-1]:
-            turned = x.float()
-            turned = apply(turned, turned[:, :1], cos, sin)[0]
+        apply: Callable[..., Any], q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, rotary: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if rotary == q.shape[-1]:
+            turned = apply(q.float(), k.float(), cos, sin)
         else:
-            part = x[..., :rotary].float()
-            turned = torch.cat((apply(part, part[:, :1], cos, sin)[0], x[..., rotary:].float()), -1)
-        return turned.to(x.dtype)
+            parts = apply(q[..., :rotary].float(), k[..., :rotary].float(), cos, sin)
+            turned = [torch.cat((part, x[..., rotary:].float()), -1) for part, x in zip(parts, (q, k), strict=True)]
+        return turned[0].to(q.dtype), turned[1].to(k.dtype)
 
     def _kind(self, index: int) -> str:
         kinds = getattr(self.config, "layer_types", None) or []

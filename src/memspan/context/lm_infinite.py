@@ -87,8 +87,8 @@ class LmInfinite(ContextSystem):
         self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, slots: Slots, step: Step, call: Call
     ) -> torch.Tensor:
         """One softmax over the window at true distances and the first tokens at most at the ceiling."""
-        rotated = self.family.rotate(layer, q, step.rope)
-        slots.write(self.family.rotate(layer, k, step.rope), v)
+        rotated, k = self.family.rotate_both(layer, q, k, step.rope, step.angles)
+        slots.write(k, v)
         pos = slots.track.pos[:, :, : slots.track.n]
         reach = min(self.window, self.distance)
         if call.window is not None or step.mask is not None or int(slots.track.following.amax()) <= reach:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from memspan.context import attention
+from memspan.context.family import Angles
 
 if TYPE_CHECKING:
     from memspan.context.cache import SlotCache
@@ -100,6 +101,7 @@ class Step:
             hidden states [B, T, d]; its attention comes to `attend` under the layer's number.
         scratch: what a system notes during the pass; gone after it.
         masks: what `visible` said, by window, for all layers.
+        angles: of `rope`, once `begin` has set it; for all layers.
     """
 
     ids: torch.Tensor | None
@@ -117,6 +119,7 @@ class Step:
     again: Callable[[torch.nn.Module, torch.Tensor], torch.Tensor] | None = None
     scratch: dict[str, Any] = field(default_factory=dict)
     masks: dict[Any, torch.Tensor | None] = field(default_factory=dict)
+    angles: Angles = field(default_factory=dict)
 
     @property
     def count(self) -> int:
