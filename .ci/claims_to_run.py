@@ -9,8 +9,8 @@ SHARE = 6
 
 
 def changed_files() -> str:
-    """Names of the files in the last commits, as far back as the clone goes."""
-    log = ["git", "log", "--name-only", "--format=", "--max-count=30"]
+    """Names of the sources and experiments in the last commits, as far back as the clone goes."""
+    log = ["git", "log", "--name-only", "--format=", "--max-count=30", "--", "src", "claims/*.py"]
     return subprocess.run(log, capture_output=True, text=True, check=False).stdout
 
 
