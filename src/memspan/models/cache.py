@@ -10,6 +10,7 @@ import hashlib
 import os
 import sqlite3
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -75,7 +76,7 @@ class CachedEmbedder:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             # Python's transactions are switched off: each one is opened by hand, in `_transaction`.
             self._db = sqlite3.connect(self.path, timeout=timeout, isolation_level=None, check_same_thread=False)
-            self._db.execute("PRAGMA journal_mode = WAL")
+            self._use_wal(timeout)
             self._db.execute("PRAGMA synchronous = NORMAL")  # after a power cut the last vectors are computed again
             self._db.execute("PRAGMA secure_delete = ON")
             self._db.executescript(_SCHEMA)
@@ -211,6 +212,18 @@ class CachedEmbedder:
             self._db.executemany("INSERT OR REPLACE INTO vector VALUES (?, ?, ?)", rows)
             # The counter bounds the number of rows without counting them.
             self._db.execute("DELETE FROM vector WHERE added <= ?", (last + len(rows) - self.max_items,))
+
+    def _use_wal(self, timeout: float) -> None:
+        """Switch the file to a write-ahead log: SQLite does not wait for others with this, as with all else it does."""
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                self._db.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or time.monotonic() > deadline:
+                    raise
+            time.sleep(0.02)
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
