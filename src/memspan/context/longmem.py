@@ -188,10 +188,12 @@ class LongMem(LearningSystem):
         reader.feed(data)
         self.put_away(reader.cache)
 
+    def inherits(self) -> tuple[int, ...]:
+        """The layer that is kept."""
+        return (self.memory_layer,)
+
     def on_evict(self, layer: int, k: Tensor, v: Tensor, pos: Tensor, cache: SlotCache) -> None:
         """Write one layer's keys and values to the bank, the oldest over first."""
-        if layer != self.memory_layer:
-            return
         piece, written = self.config.memory_chunk, int(cache.notes.get("written", 0))
         k, v, pos = (x.detach()[..., -self.bank_tokens :, :] for x in (k, v, pos[:, 0, :, None]))
         count = k.shape[2]
