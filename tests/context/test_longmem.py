@@ -34,7 +34,10 @@ def made(model, **options):
 
 
 def side_by_hand(model, tokens, wanted):
-    """Logits of the side network over a whole text without memory: two layers beside four, and the fifth alone."""
+    """Logits of the side network over a whole text without memory: two layers beside four, and the fifth alone.
+
+    The second reads the bank of layer 2, and is a copy of it.
+    """
     with torch.no_grad():
         states = []
         hooks = [
@@ -50,7 +53,7 @@ def side_by_hand(model, tokens, wanted):
         for j in range(2):
             if j in wanted:
                 rotary = model.model.rotary_emb(x, places)
-                layer = model.model.layers[2 * j + 1]
+                layer = model.model.layers[(1, 2)[j]]
                 causal = torch.full((tokens.shape[1], tokens.shape[1]), float("-inf")).triu(1)[None, None]
                 x = layer(x, position_embeddings=rotary, attention_mask=causal)
             x = x + states[2 * j + 2] - states[2 * j]
