@@ -7,6 +7,7 @@ import torch
 
 import memspan
 from memspan.context.longmem import CAPACITY, LongMem
+from memspan.context.slots import Slots
 from memspan.core.errors import BudgetError, InputError
 from memspan.core.testing import tiny_llama
 
@@ -33,7 +34,10 @@ def made(model, **options):
 
 
 def side_by_hand(model, tokens, wanted):
-    """Logits of the side network over a whole text without memory: two layers beside four, and the fifth alone."""
+    """Logits of the side network over a whole text without memory: two layers beside four, and the fifth alone.
+
+    The second reads the bank of layer 2, and is a copy of it.
+    """
     with torch.no_grad():
         states = []
         hooks = [
@@ -49,7 +53,7 @@ def side_by_hand(model, tokens, wanted):
         for j in range(2):
             if j in wanted:
                 rotary = model.model.rotary_emb(x, places)
-                layer = model.model.layers[2 * j + 1]
+                layer = model.model.layers[(1, 2)[j]]
                 causal = torch.full((tokens.shape[1], tokens.shape[1]), float("-inf")).triu(1)[None, None]
                 x = layer(x, position_embeddings=rotary, attention_mask=causal)
             x = x + states[2 * j + 2] - states[2 * j]
@@ -68,6 +72,37 @@ def test_the_side_network_adds_what_the_models_layers_have_computed(model, side,
     assert torch.allclose(said, side_by_hand(model, tokens, {1} if side else {0, 1}), atol=1e-4)
     assert torch.equal(generated[:, 40], said[:, -1].argmax(-1))
     assert not torch.allclose(said, model(tokens).logits, atol=1e-2)
+
+
+class Told(LongMem):
+    """Is told of every layer."""
+
+    def inherits(self):
+        return None
+
+    def on_evict(self, layer, k, v, pos, cache):
+        if layer == self.memory_layer:
+            super().on_evict(layer, k, v, pos, cache)
+
+
+def test_only_the_layer_of_the_bank_is_copied_and_rotated_back(model, monkeypatch):
+    plain, copied, found = Slots.at, [], {}
+
+    def at(self, index):
+        keys, values = plain(self, index)
+        copied[-1] += keys.nbytes + values.nbytes
+        return keys, values
+
+    monkeypatch.setattr(Slots, "at", at)
+    for kind in (LongMem, Told):
+        copied.append(0)
+        with torch.no_grad(), memspan.context(kind(**SMALL), model) as reader:
+            reader.feed(ids(100))
+            banks = {name: held.clone() for name, held in reader.cache.extra.items() if name.startswith("bank")}
+            found[kind] = banks, model(ids(9, seed=1)).logits
+    assert 0 < copied[0] * 5 == copied[1]
+    assert torch.equal(found[LongMem][1], found[Told][1])
+    assert all(torch.equal(held, found[Told][0][name]) for name, held in found[LongMem][0].items())
 
 
 def test_prompt_lookup_takes_tokens_back_in_both_networks(model):

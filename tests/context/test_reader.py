@@ -13,7 +13,16 @@ from memspan.context.reader import find_system
 from memspan.core.errors import BudgetError, InputError, UnsupportedModelError
 from memspan.core.testing import tiny_llama
 
-SYSTEMS = [*BASELINES, "cca-attention", "lm-infinite", "locret", "longmem", "memory-reweaving", "sirllm"]
+SYSTEMS = [
+    *BASELINES,
+    "cca-attention",
+    "lm-infinite",
+    "locret",
+    "longmem",
+    "memory-reweaving",
+    "sirllm",
+    "synaptic-resonance",
+]
 EXACT = [slug for slug in SYSTEMS if find_system(slug).exact]
 BOUNDED = [slug for slug in SYSTEMS if slug != "full"]
 SMALL = {
@@ -27,6 +36,7 @@ SMALL = {
     "sirllm": {"slots": 24, "chunk": 8, "guard": 4},
     "cca-attention": {"local": 16, "group": 4, "cores": 6, "chunk": 8},
     "memory-reweaving": {"slots": 24, "chunk": 8, "period": 8, "capture": 3, "ring": 10},
+    "synaptic-resonance": {"slots": 24, "chunk": 8, "write": 4, "history": 4},
 }
 GENERATE = {"max_new_tokens": 10, "do_sample": False, "pad_token_id": 0}
 

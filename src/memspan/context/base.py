@@ -8,7 +8,7 @@ itself. Tensor shapes as in `slots.py`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -187,12 +187,16 @@ class ContextSystem:
             def told(layer: int, k: torch.Tensor, v: torch.Tensor, pos: torch.Tensor) -> None:
                 self.on_evict(layer, k, v, pos, cache)
 
-        cache.keep(indices, as_slots=self.as_slots, on_evict=told)
+        cache.keep(indices, as_slots=self.as_slots, on_evict=told, told_of=self.inherits())
+
+    def inherits(self) -> Collection[int] | None:
+        """Layers of which `on_evict` is told, since each costs a copy and a rotation back; None: all."""
+        return None
 
     def on_evict(self, layer: int, k: torch.Tensor, v: torch.Tensor, pos: torch.Tensor, cache: SlotCache) -> None:
         """Keys as before any rotation and values [B, H, M, D] that are about to be dropped, and where they stood.
 
-        Called layer by layer, before the pass that needs the room.
+        Called layer by layer, for those of `inherits`, before the pass that needs the room.
 
         Args:
             pos: true positions [B, P, M], -1 for padding.

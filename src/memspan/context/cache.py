@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -59,11 +59,19 @@ class Zone:
         for track in self.tracks:
             track.append(pos, rope, token, extra=extra)
 
-    def keep(self, indices: list[torch.Tensor], *, as_slots: bool = False, on_evict: OnEvict | None = None) -> None:
+    def keep(
+        self,
+        indices: list[torch.Tensor],
+        *,
+        as_slots: bool = False,
+        on_evict: OnEvict | None = None,
+        told_of: Collection[int] | None = None,
+    ) -> None:
         """Keep only the slots `indices`, one [B, P, M] for each track, ascending.
 
         With `as_slots` the keys are turned so that a slot's place in the buffer is its position. `on_evict` is called
-        for each layer with what goes, see `ContextSystem.on_evict`. Not interrupted halfway by Ctrl-C.
+        for each layer, or for those of `told_of`, with what goes, see `ContextSystem.on_evict`. Not interrupted halfway
+        by Ctrl-C.
         """
         with uninterrupted():
             for t, (track, index) in enumerate(zip(self.tracks, indices, strict=True)):
@@ -74,7 +82,8 @@ class Zone:
                     turn_by = places - track.rope[:, :, : track.n].gather(2, index)
                 owned = self.layers if len(self.tracks) == 1 else self.layers[t : t + 1]
                 if on_evict is not None and count < track.n:
-                    _tell(on_evict, owned, track, index)
+                    told = [layer for layer in owned if told_of is None or layer.index in told_of]
+                    _tell(on_evict, told, track, index)
                 for layer in owned:
                     layer.gather(index, turn_by)
                 for name in FIELDS:

@@ -33,6 +33,7 @@ from memspan.context import attention
 from memspan.context.base import DEFAULT_CHUNK, ContextConfig
 from memspan.context.cache import SlotCache
 from memspan.context.family import Family
+from memspan.context.layer import RotaryLayer
 from memspan.context.learning import LearningSystem
 from memspan.context.low_rank import LowRank
 from memspan.context.reader import Reader
@@ -188,7 +189,7 @@ def whole(
     return joint(turned_q, (rotate(keys, ends[None]), values), (turned_k, v), mask, call, bias)
 
 
-class CcaLayer(nn.Module):
+class CcaLayer(RotaryLayer):
     """CCA-Attention with projections and rotary positions of its own, to be trained from scratch.
 
     Args:
@@ -212,38 +213,15 @@ class CcaLayer(nn.Module):
         fusion: str = "softmax",
         base: float = 10_000.0,
     ) -> None:
-        super().__init__()
-        kv_heads = kv_heads or heads
-        if dim % heads or heads % kv_heads or dim // heads % 2:
-            raise InputError(f"dim {dim}, heads {heads} and kv_heads {kv_heads} must divide, into an even head width")
+        super().__init__(dim, heads, kv_heads=kv_heads, base=base)
         self.config = CcaAttentionConfig(group=group, local=local, pool=pool, fusion=fusion)
-        width = dim // heads
-        self.q_proj, self.o_proj = nn.Linear(dim, dim, bias=False), nn.Linear(dim, dim, bias=False)
-        self.k_proj = nn.Linear(dim, kv_heads * width, bias=False)
-        self.v_proj = nn.Linear(dim, kv_heads * width, bias=False)
         self.gate = nn.Parameter(torch.zeros(heads)) if fusion == "gate" else None
-        self.width = width
-        self.frequencies: Tensor
-        self.register_buffer("frequencies", base ** (-torch.arange(0, width, 2) / width), persistent=False)
-
-    def rotate(self, x: Tensor, pos: Tensor) -> Tensor:
-        """Heads [B, H, T, D] rotated by positions [1, T]."""
-        angles = pos[:, None, :, None] * self.frequencies
-        first, second = x.chunk(2, -1)
-        cos, sin = angles.cos(), angles.sin()
-        return torch.cat((first * cos - second * sin, second * cos + first * sin), -1)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, T, d] to [B, T, d]."""
         assert self.config.local is not None
-        q, k, v = (
-            linear(x).unflatten(2, (-1, self.width)).transpose(1, 2)
-            for linear in (self.q_proj, self.k_proj, self.v_proj)
-        )
         out = whole(
-            q,
-            k,
-            v,
+            *self.project(x),
             self.rotate,
             group=self.config.group,
             local=self.config.local,
@@ -251,8 +229,7 @@ class CcaLayer(nn.Module):
             how=self.config.pool,
             bias=self.gate,
         )
-        mixed: Tensor = self.o_proj(out.transpose(1, 2).flatten(2))
-        return mixed
+        return self.put_out(out)
 
 
 # --- the system ------------------------------------------------------------------------------------------------------

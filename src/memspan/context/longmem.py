@@ -19,7 +19,9 @@ search the bank of their key head. Each row of a batch has a bank of its own, wh
 and tokens that do not fill a chunk wait instead of being dropped; when the bank is full the oldest go. Side layers
 keep the model's own form (attention, then feed-forward) and the final norm stays the model's, where the paper has
 parallel blocks and a trained copy. `side` leaves side layers out: such a layer passes the model's own difference on.
-`fit` is AdamW with a half cosine; the paper: Adam (0.9, 0.98) at 2e-4, 26 billion tokens, windows in order.
+The side layer that reads the bank is a copy of layer m at every depth, as it is at the paper's: the queries of another
+layer would have to learn what those keys mean. `fit` is AdamW with a half cosine; the paper: Adam (0.9, 0.98) at 2e-4,
+26 billion tokens, windows in order.
 """
 
 from __future__ import annotations
@@ -103,26 +105,22 @@ class LongMem(LearningSystem):
             raise InputError(
                 f"side is {config.side}: its layers are 0 to {count - 1}, and {self.reader_layer} reads the bank"
             )
-        self.side = nn.ModuleDict({str(j): _copy(layers[self._beside(j)]) for j in wanted})
-        reading, writing = family.layers[self._beside(self.reader_layer)], family.layers[self.memory_layer]
-        if (reading.kv_heads, reading.key_dim, reading.value_dim) != (
-            writing.kv_heads,
-            writing.key_dim,
-            writing.value_dim,
-        ):
-            raise InputError(f"layer is {config.layer}: the side layer that reads it has heads of another shape")
-        self.gate = nn.Parameter(torch.zeros(reading.query_heads))
+        self.side = nn.ModuleDict({str(j): _copy(layers[self._copied(j)]) for j in wanted})
+        self.gate = nn.Parameter(torch.zeros(family.layers[self.memory_layer].query_heads))
 
-    def _beside(self, j: int) -> int:
-        """The model's layer that side layer j is a copy of, and at whose end it runs."""
-        return int((j + 1) * self.config.reduction - 1)
+    def _copied(self, j: int) -> int:
+        """The model's layer that side layer j is a copy of.
+
+        The one that reads the bank is a copy of the layer that wrote it: only its queries fit those keys.
+        """
+        return int(self.memory_layer if j == self.reader_layer else (j + 1) * self.config.reduction - 1)
 
     def zones(self) -> dict[str, int | None]:
         """The side network's own keys and values, of the same tokens as the model's."""
         return {"side": self.sizes.capacity}
 
     def _slot_bytes(self, family: Family) -> int:
-        infos = [family.layers[self._beside(int(j))] for j in self.side]
+        infos = [family.layers[self._copied(int(j))] for j in self.side]
         kv = sum(info.kv_heads * (info.key_dim + info.value_dim) for info in infos)
         return int(super()._slot_bytes(family) + kv * family.dtype.itemsize + TRACK_BYTES)
 
@@ -188,10 +186,12 @@ class LongMem(LearningSystem):
         reader.feed(data)
         self.put_away(reader.cache)
 
+    def inherits(self) -> tuple[int, ...]:
+        """The layer that is kept."""
+        return (self.memory_layer,)
+
     def on_evict(self, layer: int, k: Tensor, v: Tensor, pos: Tensor, cache: SlotCache) -> None:
         """Write one layer's keys and values to the bank, the oldest over first."""
-        if layer != self.memory_layer:
-            return
         piece, written = self.config.memory_chunk, int(cache.notes.get("written", 0))
         k, v, pos = (x.detach()[..., -self.bank_tokens :, :] for x in (k, v, pos[:, 0, :, None]))
         count = k.shape[2]
