@@ -20,6 +20,7 @@ from memspan.probes.statistics import difference
 from memspan.probes.subjects import Guesser, ModelSubject, Oracle
 
 TITLE = "Looking up in a haystack fails with its length, and sooner along a thread"
+EXPECTED = "partly"  # the exam is sound; that threads are harder than needles is not seen at this size
 SEEDS = (0,)
 
 # Thresholds, fixed before the first run, from the card of the system: the oracle scores 1 on all six tasks up to 10,000
