@@ -137,5 +137,9 @@ def _shown(report: Report) -> str:
         said.append(f"{report.failures:,} answers could not be read")
     if report.estimated:
         said.append("lengths are estimated, as the subject has no tokenizer")
-    lines = _table([*report.breakdown, "n", "score", "95 % interval"], rows, right=set(range(len(report.breakdown), 5)))
+    lines = _table(
+        [*report.breakdown, "n", "score", "95 % interval"],
+        rows,
+        right=set(range(len(report.breakdown), len(report.breakdown) + 3)),
+    )
     return "; ".join(said) + "\n\n" + lines
