@@ -80,13 +80,15 @@ def subject_of(spec: str, exam: Exam, seed: int = 0) -> Subject:
     if spec == "guesser":
         return Guesser(exam, seed)
     if kind == "shuffled" and colon:
+        if exam.role != "reader":
+            raise InputError(f"{exam.slug} has no shuffled subjects: what it shows has no order to lose")
         return Shuffled(subject_of(rest, exam, seed), seed)
     if kind == "memory" and colon:
-        from memspan.longterm.examined import StoreSubject
+        from memspan.longterm.examined import StoreStudent, StoreSubject
         from memspan.longterm.organizers import load_organizer
 
         load_organizer(rest, "rules")
-        return StoreSubject(rest)
+        return StoreStudent(rest) if exam.role == "student" else StoreSubject(rest)
     from memspan.models import load_language_model
 
     if kind == "context" and colon:
@@ -99,6 +101,14 @@ def subject_of(spec: str, exam: Exam, seed: int = 0) -> Subject:
         find_system(slug)
         bounded = BoundedLanguageModel(load_language_model(model or "bundled"), slug, budget or None)
         return ModelSubject(bounded, spec)
+    if exam.role == "student":
+        from memspan.models.local import TransformersLanguageModel
+        from memspan.probes.students import ModelStudent
+
+        taught = load_language_model(spec, dtype="float32")
+        return (
+            ModelStudent(taught, spec) if isinstance(taught, TransformersLanguageModel) else ModelSubject(taught, spec)
+        )
     return ModelSubject(load_language_model(spec), spec)
 
 
