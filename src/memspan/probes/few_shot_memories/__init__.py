@@ -28,7 +28,7 @@ as many steps as the list has batches, so that shots alone do not compare betwee
 
 from memspan.probes.few_shot_memories.exam import FewShotMemories, FewShotMemoriesConfig, Trial
 from memspan.probes.few_shot_memories.rouge import rouge
-from memspan.probes.few_shot_memories.sets import KINDS, Kind, Pair, make_set, split_sentences
+from memspan.probes.few_shot_memories.sets import KINDS, Kind, Pair, make_set
 
 __all__ = [
     "KINDS",
@@ -39,5 +39,4 @@ __all__ = [
     "Trial",
     "make_set",
     "rouge",
-    "split_sentences",
 ]

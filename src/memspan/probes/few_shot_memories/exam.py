@@ -12,7 +12,8 @@ from typing import Any, ClassVar
 from memspan.core.errors import InputError
 from memspan.probes.base import Choice, Count, Exam, Form, Grade, Item, Role, Said, Subject
 from memspan.probes.few_shot_memories.rouge import rouge
-from memspan.probes.few_shot_memories.sets import KINDS, Kind, Pair, other_sentences, pairs, split_sentences
+from memspan.probes.few_shot_memories.sets import KINDS, Kind, Pair, other_sentences, pairs
+from memspan.probes.sentences import read_sentences
 from memspan.probes.students import Student
 
 _TAILS = 4  # options of recall by likelihood
@@ -103,9 +104,9 @@ class FewShotMemories(Exam):
     def items(self, n: int, length: int, seed: int, count: Count) -> list[Trial]:
         """`n` texts of each set, each asked about by each test, after each number of shots and of updates."""
         config = self.config
-        corpus = _sentences(config.text) if config.text else None
+        corpus = read_sentences(Path(config.text)) if config.text else None
         wanted = max(config.updates) * config.later_batch
-        others = _sentences(config.later) if config.later else None
+        others = read_sentences(Path(config.later)) if config.later else None
         made: list[Trial] = []
         for kind in config.sets:
             chosen, total = [], 0
@@ -259,14 +260,3 @@ def _halves(text: str, count: Count) -> tuple[str, str]:
     while cut < len(parts) - 1 and count(" ".join(parts[: cut + 1])) <= half:
         cut += 1
     return " ".join(parts[:cut]), " ".join(parts[cut:])
-
-
-def _sentences(path: str) -> list[str]:
-    try:
-        text = Path(path).expanduser().read_text(encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error}") from error
-    found = split_sentences(text)
-    if not found:
-        raise InputError(f"{path} holds no sentence")
-    return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -11,7 +10,15 @@ from typing import Literal, get_args
 
 from memspan.core.errors import InputError
 from memspan.probes.base import Count
-from memspan.probes.few_shot_memories import words
+from memspan.probes.sentences import (
+    SYNONYMS,
+    WORD,
+    Sentence,
+    count_roughly,
+    made_up,
+    one_word_exchanged,
+    reworded,
+)
 
 Kind = Literal["sentences", "paraphrase", "one_word", "random_words", "random_vs_real", "gibberish_vs_real"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -19,16 +26,6 @@ LEAST, MOST = 8, 128
 """Tokens of an item: the authors cut at 128, here longer ones are left out."""
 LIST_WORDS = 25
 _ENOUGH = 20_000  # sentences in a row that are no use
-_WORD = re.compile(r"[^\W\d_]+")
-_SYNONYMS: dict[str, str] = {}
-for _pair in (pair for table in words.EXCHANGED for pair in table):
-    _SYNONYMS.setdefault(_pair[0], _pair[1])
-    _SYNONYMS.setdefault(_pair[1], _pair[0])
-# Of these another meaning is as common, so that in a user's sentence the synonym may be none.
-_TWO_MEANINGS = frozenset(
-    "left round kind minute idle seat plant yard note chest trunk store present lost sent observed plain real".split()
-)
-_EXCHANGEABLE = _SYNONYMS.keys() - _TWO_MEANINGS
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +34,6 @@ class Pair:
 
     seen: str
     foil: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Sentence:
-    """A sentence; another wording of it; the words of it that have a synonym, in lower case."""
-
-    text: str
-    other: str
 
 
 def make_set(
@@ -70,17 +59,6 @@ def make_set(
     return [pair.seen for pair in made], [pair.foil for pair in made]
 
 
-def count_roughly(text: str) -> int:
-    """Tokens of English: a word of up to eight letters is one, and so is a mark."""
-    return sum(-(-len(part) // 8) for part in re.findall(r"\w+|[^\w\s]", text))
-
-
-def split_sentences(text: str) -> list[str]:
-    """Sentences of a text, in order, each once."""
-    found = re.split(r"(?<=[.!?])[\"”’)]*\s+(?=[\"“‘(]*[A-Z])", " ".join(text.split()))
-    return list(dict.fromkeys(sentence for sentence in found if sentence))
-
-
 def pairs(kind: Kind, seed: int, count: Count, corpus: Sequence[str] | None = None) -> Iterator[Pair]:
     """Pairs of a kind, without end unless there is a corpus; the first ones are the same however many are taken.
 
@@ -91,9 +69,9 @@ def pairs(kind: Kind, seed: int, count: Count, corpus: Sequence[str] | None = No
         raise InputError(f"{kind!r} is no kind of set: choose of {', '.join(KINDS)}")
     chance = random.Random(f"{kind} {seed}")
     used: set[str] = set()
-    source = _made_up(chance) if corpus is None else _given(corpus, chance)
-    vocabulary = sorted({word for s in corpus or () for word in _WORD.findall(s.lower()) if len(word) > 2}) or sorted(
-        word for word in _SYNONYMS if len(word) > 2
+    source = made_up(chance) if corpus is None else _given(corpus, chance)
+    vocabulary = sorted({word for s in corpus or () for word in WORD.findall(s.lower()) if len(word) > 2}) or sorted(
+        word for word in SYNONYMS if len(word) > 2
     )
     waiting: dict[int, str] = {}  # of each length one text that has no partner yet
 
@@ -120,7 +98,7 @@ def pairs(kind: Kind, seed: int, count: Count, corpus: Sequence[str] | None = No
             if chance.random() < 0.5:
                 seen, foil = foil, seen
         elif kind == "one_word":
-            foil = _one_word(seen, chance)
+            foil = one_word_exchanged(seen, chance)
         elif kind == "random_vs_real":
             seen, foil = _word_list(vocabulary, chance), seen
         elif kind == "gibberish_vs_real":
@@ -135,61 +113,20 @@ def other_sentences(seed: int, count: Count, corpus: Sequence[str] | None = None
     """Sentences to go on learning from, each once."""
     chance = random.Random(f"later {seed}")
     used: set[str] = set()
-    for sentence in _made_up(chance) if corpus is None else _given(corpus, chance):
+    for sentence in made_up(chance) if corpus is None else _given(corpus, chance):
         if sentence.text not in used and LEAST <= count(sentence.text) <= MOST:
             used.add(sentence.text)
             yield sentence.text
 
 
-# --- sentences and what becomes of them ------------------------------------------------------------------------------
+# --- what becomes of sentences ---------------------------------------------------------------------------------------
 
 
-def _made_up(chance: random.Random) -> Iterator[_Sentence]:
-    """Sentences in two wordings, of which the other has synonyms for every word that it can."""
-    tables = {"who": words.PEOPLE, "how": words.MANNERS, "what": words.THINGS, "kind": words.KINDS}
-    tables |= {"where": words.PLACES, "did": words.DEEDS, "when": words.TIMES}
-    while True:
-        one, other = chance.choice(words.WORDINGS)
-        drawn = {name: chance.choice(table) for name, table in tables.items()}
-        drawn["tail"] = chance.choice(words.TAILS) if chance.random() < 0.7 else ("", "")
-        sides = []
-        for side, wording in enumerate((one, other)):
-            slots = {name: pair[side] for name, pair in drawn.items()}
-            slots["tail"] = f" {slots['tail'].strip()}" if slots["tail"] else ""
-            slots["When"] = slots["when"][:1].upper() + slots["when"][1:]
-            sides.append(_articles(wording.format(**slots)))
-        yield _Sentence(*sides)
-
-
-def _given(corpus: Sequence[str], chance: random.Random) -> Iterator[_Sentence]:
-    """A user's sentences by lot; their other wording has synonyms for all known words, and is none below two."""
+def _given(corpus: Sequence[str], chance: random.Random) -> Iterator[Sentence]:
+    """A user's sentences by lot."""
     shuffled = list(dict.fromkeys(corpus))
     chance.shuffle(shuffled)
-    for text in shuffled:
-        known = [match for match in _WORD.finditer(text) if match[0] in _EXCHANGEABLE]
-        yield _Sentence(text, _exchanged(text, known) if len(known) > 1 else "")
-
-
-def _exchanged(text: str, matches: Sequence[re.Match[str]]) -> str:
-    for match in reversed(matches):
-        text = text[: match.start()] + _SYNONYMS[match[0]] + text[match.end() :]
-    return _articles(text)
-
-
-def _one_word(text: str, chance: random.Random) -> str:
-    """The same with one word exchanged for its synonym; "" where none has one."""
-    known = [match for match in _WORD.finditer(text) if match[0] in _EXCHANGEABLE]
-    return _exchanged(text, [chance.choice(known)]) if known else ""
-
-
-def _articles(text: str) -> str:
-    """With "a" and "an" as the next letter wants them."""
-
-    def fixed(match: re.Match[str]) -> str:
-        vowel = match[2].lower() in "aeiou" and not re.match(r"us|uni|one", text[match.start(2) :].lower())
-        return f"{match[1]}{'n' if vowel else ''} {match[2]}"
-
-    return re.sub(r"\b([Aa])n? (\w)", fixed, text)
+    return (Sentence(text, reworded(text)) for text in shuffled)
 
 
 def _word_list(vocabulary: Sequence[str], chance: random.Random) -> str:

@@ -1,4 +1,4 @@
-"""Words with a synonym each, and sentences in two wordings, all written for this exam."""
+"""Words with a synonym each, and sentences in two wordings, all written for these exams."""
 
 from __future__ import annotations
 
