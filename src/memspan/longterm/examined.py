@@ -1,6 +1,6 @@
 """A store as the subject of an exam: what an exam shows is added as episodes, and `ask` answers.
 
-It can also be taught: what it studies it writes down.
+It can also be taught, where what it studies it writes down, and can rank documents, which are episodes then.
 """
 
 from __future__ import annotations
@@ -118,3 +118,27 @@ class StoreStudent(StoreSubject):
     def weigh(self, choice: Any) -> list[float]:
         """How familiar the question is with each option behind it."""
         return self.familiarity([f"{choice.question}{option}".strip() for option in choice.options])
+
+
+class StoreRetriever(StoreSubject):
+    """A memory that ranks documents by what it recalls, each of them an episode of a session of its own.
+
+    Args:
+        organizer, settings: as of `StoreSubject`.
+    """
+
+    forms: tuple[Any, ...] = ("text", "likelihood")
+
+    def rank(self, queries: Sequence[str], documents: Sequence[str]) -> list[list[float]]:
+        """[Q][D] scores; what a query does not recall is below all else."""
+        self.close()
+        self._memory = Memory.open(":memory:", organizer=self._organizer, **self._settings)
+        self._memory.add([Episode(text, session=f"D:{i}", id=f"D:{i}") for i, text in enumerate(documents)])
+        found = []
+        for query in queries:
+            scores = [float("-inf")] * len(documents)
+            for hit in self._memory.recall(query, k=len(documents)):
+                scores[int(hit.id.removeprefix("D:"))] = hit.score
+            found.append(scores)
+        self.close()
+        return found
