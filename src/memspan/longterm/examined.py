@@ -5,6 +5,7 @@ It can also be taught, where what it studies it writes down, and can rank docume
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -99,9 +100,14 @@ class StoreStudent(StoreSubject):
         return 0
 
     def familiarity(self, texts: Sequence[str]) -> list[float]:
-        """Score of the best episode that each text recalls; 0 from an empty store."""
+        """Score of the best episode that each text recalls, asked for word for word; 0 from an empty store.
+
+        Scores are comparable within one recall alone; what stands in the store as it was asked gains more than that
+        matters.
+        """
         assert self._memory is not None
-        return [hits[0].score if (hits := self._memory.recall(text, k=1)) else 0.0 for text in texts]
+        asked = [re.sub('["“”]', " ", text) for text in texts]
+        return [hits[0].score if (hits := self._memory.recall(f'"{text}"', k=1)) else 0.0 for text in asked]
 
     def complete(self, cues: Sequence[str], tokens: Sequence[int]) -> list[str]:
         """What follows the cue in the best episode that it recalls; of one that does not hold it, the second half."""
