@@ -227,7 +227,7 @@ def test_answers_are_marked():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"sets": "poems"}, "choose of sentences"),
+        ({"sets": "one_word,poems"}, "choose of sentences"),
         ({"tests": "taste"}, "choose of recognition"),
         ({"shots": -1}, "whole numbers from 0 on"),
         ({"updates": (0, 1.5)}, "whole numbers from 0 on"),

@@ -66,7 +66,7 @@ class LocoConfig:
     data: str = ""  # a folder with queries.jsonl and documents.jsonl in LoCoV1's fields
 
     def __post_init__(self) -> None:
-        tasks = (self.tasks,) if isinstance(self.tasks, str) else tuple(self.tasks)
+        tasks = tuple(self.tasks.split(",")) if isinstance(self.tasks, str) else tuple(self.tasks)
         object.__setattr__(self, "tasks", tasks)
         unknown = [] if self.data else [task for task in tasks if task not in TASKS]
         if unknown or not tasks:

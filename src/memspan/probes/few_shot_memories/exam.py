@@ -43,7 +43,9 @@ class FewShotMemoriesConfig:
     def __post_init__(self) -> None:
         for name in ("sets", "shots", "updates", "tests"):
             value = getattr(self, name)
-            object.__setattr__(self, name, (value,) if isinstance(value, str | int) else tuple(value))
+            if isinstance(value, str):
+                value = value.split(",")
+            object.__setattr__(self, name, (value,) if isinstance(value, int) else tuple(value))
         if self.sets == ("all",):
             object.__setattr__(self, "sets", KINDS)
         for name, known in (("sets", KINDS), ("tests", ("recognition", "recall"))):
