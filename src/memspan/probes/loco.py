@@ -4,7 +4,8 @@ The benchmark half of m2-bert-loco. For each question the documents of a collect
 question stands where an encoder that reads a document's beginning alone does not come:
 
 - `late_key`: the question is a sentence of the document's last quarter, beyond the first 512 tokens;
-- `late_paraphrase`: the same in other words and another order, so that exact words help little;
+- `late_paraphrase`: the same in other words and another order, so that exact words help little; of a user's text two
+  words or more are exchanged and the order stays, which BM25 does not notice: it is as good as with the same words;
 - `global`: the question names what the whole document is about, or, of a user's text, is the line before it.
 
     memspan probe loco --subject embedder:bundled --length 2k   # what a truncated encoder reads
