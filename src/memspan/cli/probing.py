@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 from memspan.core.errors import InputError
 
 if TYPE_CHECKING:
+    from memspan.models.base import LanguageModel
     from memspan.probes.base import Exam, Subject
     from memspan.probes.run import Report
 
 SUBJECTS = (
     "a model (bundled, a Hugging Face id, a path, openai:URL#MODEL), context:SLUG[@BYTES][:MODEL], memory:ORGANIZER, "
-    "oracle, guesser, or shuffled: before any of them"
+    "oracle, guesser, or shuffled: before any of them; of loco also embedder:MODEL, chunks:MODEL and bm25"
 )
 
 
@@ -80,13 +81,19 @@ def subject_of(spec: str, exam: Exam, seed: int = 0) -> Subject:
     if spec == "guesser":
         return Guesser(exam, seed)
     if kind == "shuffled" and colon:
+        if exam.role != "reader":
+            raise InputError(f"{exam.slug} has no shuffled subjects: what it shows has no order to lose")
         return Shuffled(subject_of(rest, exam, seed), seed)
     if kind == "memory" and colon:
-        from memspan.longterm.examined import StoreSubject
+        from memspan.longterm.examined import StoreRetriever, StoreStudent, StoreSubject
         from memspan.longterm.organizers import load_organizer
 
         load_organizer(rest, "rules")
-        return StoreSubject(rest)
+        return {"reader": StoreSubject, "student": StoreStudent, "retriever": StoreRetriever}[exam.role](rest)
+    if spec == "bm25" or (kind in ("embedder", "chunks") and colon):
+        if exam.role != "retriever":
+            raise InputError(f"{spec} ranks documents, and {exam.slug} asks for more: it can sit loco")
+        return _retriever(kind, rest, spec)
     from memspan.models import load_language_model
 
     if kind == "context" and colon:
@@ -98,8 +105,39 @@ def subject_of(spec: str, exam: Exam, seed: int = 0) -> Subject:
 
         find_system(slug)
         bounded = BoundedLanguageModel(load_language_model(model or "bundled"), slug, budget or None)
-        return ModelSubject(bounded, spec)
-    return ModelSubject(load_language_model(spec), spec)
+        return _ranking(bounded, spec) if exam.role == "retriever" else ModelSubject(bounded, spec)
+    if exam.role == "student":
+        from memspan.models.local import TransformersLanguageModel
+        from memspan.probes.students import ModelStudent
+
+        taught = load_language_model(spec, dtype="float32")
+        return (
+            ModelStudent(taught, spec) if isinstance(taught, TransformersLanguageModel) else ModelSubject(taught, spec)
+        )
+    loaded = load_language_model(spec)
+    return _ranking(loaded, spec) if exam.role == "retriever" else ModelSubject(loaded, spec)
+
+
+def _retriever(kind: str, name: str, spec: str) -> Subject:
+    from memspan.probes.retrievers import VectorRetriever, WordRetriever
+
+    if kind == "bm25":
+        return WordRetriever()
+    from memspan.longterm.passages import chunks
+    from memspan.models import load_embedder
+
+    if kind == "embedder":
+        return VectorRetriever(load_embedder(name), spec)
+    return VectorRetriever(load_embedder(name), spec, lambda text: [text[a:b] for a, b in chunks(text)])
+
+
+def _ranking(model: LanguageModel, spec: str) -> Subject:
+    """By likelihood, where the model has any; else it is shown all documents."""
+    from memspan.probes.retrievers import LikelihoodRetriever
+    from memspan.probes.subjects import ModelSubject
+
+    shown = ModelSubject(model, spec)
+    return LikelihoodRetriever(model, spec) if "likelihood" in shown.forms else shown
 
 
 def _length(text: str) -> int:
@@ -137,5 +175,9 @@ def _shown(report: Report) -> str:
         said.append(f"{report.failures:,} answers could not be read")
     if report.estimated:
         said.append("lengths are estimated, as the subject has no tokenizer")
-    lines = _table([*report.breakdown, "n", "score", "95 % interval"], rows, right=set(range(len(report.breakdown), 5)))
+    lines = _table(
+        [*report.breakdown, "n", "score", "95 % interval"],
+        rows,
+        right=set(range(len(report.breakdown), len(report.breakdown) + 3)),
+    )
     return "; ".join(said) + "\n\n" + lines

@@ -1,7 +1,12 @@
-"""A store as the subject of an exam: what an exam shows is added as episodes, and `ask` answers."""
+"""A store as the subject of an exam: what an exam shows is added as episodes, and `ask` answers.
+
+It can also be taught, where what it studies it writes down, and can rank documents, which are episodes then.
+"""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -63,3 +68,83 @@ class StoreSubject:
         if self._memory is not None:
             self._memory.close()
             self._memory = None
+
+
+class StoreStudent(StoreSubject):
+    """A memory that studies by writing, and knows again what it recalls.
+
+    Args:
+        organizer, dated, settings: as of `StoreSubject`.
+    """
+
+    forms: tuple[Any, ...] = ("text", "likelihood")
+
+    def begin(self) -> None:
+        """A new store in RAM."""
+        self.close()
+        self._memory = Memory.open(":memory:", organizer=self._organizer, **self._settings)
+        self._written = 0
+
+    def study(
+        self, texts: Sequence[str], *, exposures: int = 1, batch: int = 4, lr: float = 0.0, seed: int | None = None
+    ) -> int:
+        """Add each text as often as it is shown; batches, rates and orders are for those who learn by steps."""
+        assert self._memory is not None
+        for _ in range(exposures):
+            episodes = []
+            for text in texts:
+                at = _BEGIN + timedelta(minutes=self._written) if self._dated else None
+                episodes.append(Episode(text, at=at, session="exam", id=f"E:{self._written}"))
+                self._written += 1
+            self._memory.add(episodes)
+        return 0
+
+    def familiarity(self, texts: Sequence[str]) -> list[float]:
+        """Score of the best episode that each text recalls, asked for word for word; 0 from an empty store.
+
+        Scores are comparable within one recall alone; what stands in the store as it was asked gains more than that
+        matters.
+        """
+        assert self._memory is not None
+        asked = [re.sub('["“”]', " ", text) for text in texts]
+        return [hits[0].score if (hits := self._memory.recall(f'"{text}"', k=1)) else 0.0 for text in asked]
+
+    def complete(self, cues: Sequence[str], tokens: Sequence[int]) -> list[str]:
+        """What follows the cue in the best episode that it recalls; of one that does not hold it, the second half."""
+        assert self._memory is not None
+        found = []
+        for cue in cues:
+            hits = self._memory.recall(cue, k=1)
+            text = hits[0].text if hits else ""
+            at = text.casefold().find(cue.casefold())
+            words = text.split()
+            found.append(text[at + len(cue) :].strip() if at >= 0 else " ".join(words[len(words) // 2 :]))
+        return found
+
+    def weigh(self, choice: Any) -> list[float]:
+        """How familiar the question is with each option behind it."""
+        return self.familiarity([f"{choice.question}{option}".strip() for option in choice.options])
+
+
+class StoreRetriever(StoreSubject):
+    """A memory that ranks documents by what it recalls, each of them an episode of a session of its own.
+
+    Args:
+        organizer, settings: as of `StoreSubject`.
+    """
+
+    forms: tuple[Any, ...] = ("text", "likelihood")
+
+    def rank(self, queries: Sequence[str], documents: Sequence[str]) -> list[list[float]]:
+        """[Q][D] scores; what a query does not recall is below all else."""
+        self.close()
+        self._memory = Memory.open(":memory:", organizer=self._organizer, **self._settings)
+        self._memory.add([Episode(text, session=f"D:{i}", id=f"D:{i}") for i, text in enumerate(documents)])
+        found = []
+        for query in queries:
+            scores = [float("-inf")] * len(documents)
+            for hit in self._memory.recall(query, k=len(documents)):
+                scores[int(hit.id.removeprefix("D:"))] = hit.score
+            found.append(scores)
+        self.close()
+        return found

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
@@ -16,8 +16,11 @@ from memspan.core.errors import InputError
 
 Form = Literal["text", "likelihood"]
 FORMS: tuple[Form, ...] = ("likelihood", "text")
+Role = Literal["reader", "student", "retriever"]
 Count = Callable[[str], int]
 """Tokens of a text."""
+Said = str | list[list[float]]
+"""What a subject made of an item: a text, or a weight of each option of each choice."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,12 +101,16 @@ class Exam(ABC):
         forms: in which it can be sat.
         least: tokens below which no item can be made.
         breakdown: groups that reports break the score down by.
+        curve: one of them that is a number and what a plot goes along; "" is the length.
+        role: what is made of a subject that can be more than a reader.
     """
 
     slug: ClassVar[str]
     forms: ClassVar[tuple[Form, ...]] = FORMS
     least: ClassVar[int] = 1
     breakdown: ClassVar[tuple[str, ...]] = ("task", "length")
+    curve: ClassVar[str] = ""
+    role: ClassVar[Role] = "reader"
     Config: ClassVar[type[Any]]
 
     def __init__(self, config: Any = None, **options: Any) -> None:
@@ -130,6 +137,12 @@ class Exam(ABC):
     @abstractmethod
     def estimate(self, text: str) -> int:
         """Tokens of a text of the kind that this exam shows, where there is no tokenizer."""
+
+    def sit(self, subject: Subject, items: Sequence[Item], form: Form) -> Iterator[tuple[Item, Said]]:
+        """Each item, in order, with what the subject says; an exam that needs more than reading has its own."""
+        for item in items:
+            subject.read(item)
+            yield item, subject.write(item) if form == "text" else [subject.weigh(choice) for choice in item.choices]
 
     def oracle(self, item: Item) -> str:
         """A written answer that is right."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from memspan.core.errors import InputError, MissingExtraError
 from memspan.probes.run import Report
 
 
 def plot(report: Report, path: str | os.PathLike[str]) -> None:
-    """Draw it: lines over length where there are several lengths, else bars (PNG, SVG or PDF).
+    """Draw it: lines over the exam's curve, or over length where there are several, else bars (PNG, SVG or PDF).
 
     Raises:
         InputError: the picture cannot be written.
@@ -21,19 +22,33 @@ def plot(report: Report, path: str | os.PathLike[str]) -> None:
     except ImportError as error:
         raise MissingExtraError("matplotlib", "pip install 'memspan[local]'") from error
     rows = report.table()
-    first = report.breakdown[0]
-    names = list(dict.fromkeys(str(row[first]) for row in rows))
+    along = report.curve or ("length" if len(report.lengths) > 1 and "length" in report.breakdown else "")
+    if along and len({row[along] for row in rows}) < 2:
+        along = ""
+    differing = [name for name in report.breakdown if name != along and len({str(row[name]) for row in rows}) > 1]
+
+    def named(row: dict[str, Any]) -> str:
+        """What tells a row from the others: the first group, and whatever else differs."""
+        more = [f"{name} {row[name]}" for name in differing if name != report.breakdown[0]]
+        return ", ".join([str(row[report.breakdown[0]]), *more])
+
+    names = list(dict.fromkeys(named(row) for row in rows))
     figure = Figure(figsize=(7, 4))
     axis = figure.subplots()
-    if len(report.lengths) > 1 and "length" in report.breakdown:
+    if along:
         for name in names:
-            line = [row for row in rows if str(row[first]) == name]
-            x = [row["length"] for row in line]
+            line = [row for row in rows if named(row) == name]
+            x = [row[along] for row in line]
             y = [row["score"] for row in line]
             axis.plot(x, y, marker="o", markersize=4, label=name)
             axis.fill_between(x, [row["low"] for row in line], [row["high"] for row in line], alpha=0.12)
-        axis.set(xscale="log", xlabel="tokens")
-        axis.set_xticks(report.lengths, [f"{length:,}" for length in report.lengths])
+        places = sorted({row[along] for row in rows})
+        if places[0] > 0:
+            axis.set_xscale("log")
+        else:
+            axis.set_xscale("symlog", linthresh=1)
+        axis.set_xlabel(report.curve or "tokens")
+        axis.set_xticks(places, [f"{place:,}" for place in places])
         axis.minorticks_off()
         axis.legend(fontsize=8)
     else:
@@ -43,7 +58,7 @@ def plot(report: Report, path: str | os.PathLike[str]) -> None:
             [max(0.0, row["high"] - row["score"]) for row in rows],
         ]
         axis.bar(range(len(rows)), heights, yerr=errors, capsize=3)
-        axis.set_xticks(range(len(rows)), [str(row[first]) for row in rows])
+        axis.set_xticks(range(len(rows)), names)
     if report.chance is not None:
         axis.axhline(report.chance, linestyle=":", color="grey")
         axis.text(0.01, report.chance + 0.01, "chance", transform=axis.get_yaxis_transform(), fontsize=8, color="grey")

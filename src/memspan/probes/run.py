@@ -18,7 +18,7 @@ from typing import Any
 
 from memspan.core.errors import InputError, StoreError
 from memspan.models.progress import progress_bar
-from memspan.probes.base import FORMS, Exam, Form, Item, Subject, check_length
+from memspan.probes.base import FORMS, Exam, Form, Item, Said, Subject, check_length
 from memspan.probes.statistics import interval
 
 SCHEMA = "memspan-exam-1"
@@ -69,6 +69,7 @@ class Report:
     estimated: bool
     items: tuple[Answered, ...]
     breakdown: tuple[str, ...]
+    curve: str = ""
 
     def by(self, *names: str) -> dict[tuple[Any, ...], list[Answered]]:
         """Items by the values of some groups, in order of first appearance."""
@@ -138,18 +139,22 @@ def run(
         "subject": subject.name,
         "form": form,
         "seed": seed,
+        "options": json.loads(json.dumps(asdict(exam.config), default=str)),
         "items": digest.hexdigest(),
     }
     kept = None if out is None else Kept(Path(out).expanduser(), head)
     done = {} if kept is None else kept.done
     begun = time.perf_counter()
     with progress_bar(f"{exam.slug}, {subject.name}", len(items), force=progress) as advance:
-        for item in items:
-            if item.id not in done:
-                done[item.id] = _answer(exam, subject, item, form)
-                if kept is not None:
-                    kept.add(done[item.id])
+        waiting = [item for item in items if item.id not in done]
+        advance(len(items) - len(waiting))
+        since = begun
+        for item, said in exam.sit(subject, waiting, form):
+            done[item.id] = _marked(exam, item, said, time.perf_counter() - since)
+            if kept is not None:
+                kept.add(done[item.id])
             advance(1)
+            since = time.perf_counter()
     answered = tuple(done[item.id] for item in items)
     scores = [one.score for one in answered]
     chances = [sum(1 / len(c.options) for c in item.choices) / len(item.choices) for item in items if item.choices]
@@ -168,6 +173,7 @@ def run(
         estimated=estimated,
         items=answered,
         breakdown=exam.breakdown,
+        curve=exam.curve,
     )
 
 
@@ -186,23 +192,17 @@ def _form(exam: Exam, subject: Subject, form: Form | None) -> Form:
     )
 
 
-def _answer(exam: Exam, subject: Subject, item: Item, form: Form) -> Answered:
-    begun = time.perf_counter()
-    subject.read(item)
-    said: str | list[int]
-    if form == "text":
-        said = subject.write(item)
-        seconds = time.perf_counter() - begun
-        grade = exam.grade(item, said)
+def _marked(exam: Exam, item: Item, said: Said, seconds: float) -> Answered:
+    kept: str | list[int]
+    if isinstance(said, str):
+        kept, grade = said, exam.grade(item, said)
         score, parsed, more = grade.score, grade.parsed, grade.more
     else:
-        weighed = [subject.weigh(choice) for choice in item.choices]
-        seconds = time.perf_counter() - begun
-        said = [max(range(len(scores)), key=scores.__getitem__) for scores in weighed]
-        score = sum(best == choice.right for best, choice in zip(said, item.choices, strict=True)) / len(said)
+        kept = [max(range(len(scores)), key=scores.__getitem__) for scores in said]
+        score = sum(best == choice.right for best, choice in zip(kept, item.choices, strict=True)) / len(kept)
         parsed, more = True, {}
     return Answered(
-        id=item.id, group=item.group, score=score, parsed=parsed, said=said, seconds=round(seconds, 4), more=more
+        id=item.id, group=item.group, score=score, parsed=parsed, said=kept, seconds=round(seconds, 4), more=more
     )
 
 

@@ -26,6 +26,7 @@ Notable choices:
   shorter texts keep their vectors to the bit.
 - There are no token types: they were one constant vector.
 - The weights are trained here or not at all; none are shipped.
+- LoCo, the paper's benchmark, is the exam `memspan probe loco --subject embedder:DIRECTORY` (`memspan.probes.loco`).
 
 What a small encoder trained here is good for: studying cost and losses, and text like yours after a training of hours;
 not for search out of the box. On 60 documents of 2,048 tokens from public-domain books, nDCG@10 for a question that is
