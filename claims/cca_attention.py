@@ -27,7 +27,7 @@ from memspan.core.claims import Evidence, Part, at_least, at_most
 from memspan.core.testing import tiny_llama
 
 TITLE = "Core tokens pooled by attention keep what lies far back at a sixteenth of its bytes"
-EXPECTED = "partly"  # pooled far tokens are worth it on the toy; on a book they read no better than LM-Infinite at equal bytes
+EXPECTED = "partly"  # far tokens pay on the toy; a book is read no better than by LM-Infinite at equal bytes
 SEEDS = (0,)
 
 # Thresholds, fixed before the first run, from the card of the system: streaming is the mask, and groups of one are full

@@ -24,7 +24,7 @@ from memspan.context.ppd.prompts import accuracies, own_text
 from memspan.core.claims import Evidence, Part, Series, at_least, at_most
 
 TITLE = "Trained prompt tokens let a model put out several tokens a pass, and the same tokens"
-EXPECTED = "partly"  # 1.4 tokens a pass and exact; further rows of a pass cost so much on a processor that it is not faster
+EXPECTED = "partly"  # exact, 1.4 tokens a pass; rows cost so much on a processor that it is not faster
 SEEDS = (0,)
 
 # Thresholds, fixed before the first run, from the card of the system: greedily the same tokens, over an evicting cache
