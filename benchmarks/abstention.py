@@ -29,13 +29,13 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent))
 from answers import Asked, fitted_confidence, made_up, right
 from common import machine_line, say, table
-from corpora import load
 
 from memspan import Memory
 from memspan.core.errors import InputError, MemspanError
 from memspan.longterm.knowledge_survey.config import CONFIDENCE, KnowledgeSurveyConfig, logistic, weighted
 from memspan.longterm.knowledge_survey.evidence import Evidence, gather
 from memspan.longterm.knowledge_survey.risk import RiskCoverage, plot_curves, risk_coverage
+from memspan.longterm.readers.questions import load
 
 KEPT = 0.8  # share of the answerable questions that are still answered
 BAR = 0.6  # of the others, to be declined then

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from corpora import load
 
 from memspan import Episode, Memory
 from memspan.core.errors import MemspanError
@@ -25,6 +24,7 @@ from memspan.longterm.knowledge_survey.confidence import confidence_features
 from memspan.longterm.knowledge_survey.config import CONFIDENCE, SELECTION, KnowledgeSurveyConfig, logistic, weighted
 from memspan.longterm.knowledge_survey.evidence import Evidence, gather
 from memspan.longterm.knowledge_survey.generated import conversation, encyclopedia, unanswerable
+from memspan.longterm.readers.questions import load
 
 CONVERSATIONS, ENCYCLOPEDIAS = range(100, 112), range(100, 103)
 THRESHOLDS = (0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6)

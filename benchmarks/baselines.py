@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from corpora import Conversation
 from numpy.typing import NDArray
 
 from memspan.core.errors import MissingExtraError
 from memspan.longterm.passages import embedded_text
+from memspan.longterm.readers.questions import Conversation
 
 if TYPE_CHECKING:
     from memspan.models import Embedder

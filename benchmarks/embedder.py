@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 from common import machine, machine_line, say, table
-from corpora import Conversation, load
 from numpy.typing import NDArray
 
 from memspan import Memory
@@ -28,6 +27,7 @@ from memspan.core.errors import InputError, MemspanError
 from memspan.longterm.llm_embedder import LLMEmbedder, LLMEmbedderConfig, train_embedder
 from memspan.longterm.llm_embedder.data import Asked, Corpus, examples
 from memspan.longterm.passages import embedded_text
+from memspan.longterm.readers.questions import Conversation, load
 from memspan.longterm.retriever import HomogeneousBatches, InfoNCE, TaskSet, fit_retriever
 from memspan.models import Embedder, load_embedder, load_language_model
 from memspan.models.progress import progress_bar

@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from common import machine, machine_line, say, table
-from corpora import BEAM_INDIRECT, Conversation, Dataset, load
 
 from memspan import Episode, Memory
 from memspan.core.errors import BudgetError, MemspanError
 from memspan.longterm.evict import Candidates, Evictor, candidates
+from memspan.longterm.readers.questions import BEAM_INDIRECT, Conversation, Dataset, load
 from memspan.longterm.store import Transaction
 
 if TYPE_CHECKING:

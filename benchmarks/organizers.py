@@ -22,12 +22,12 @@ from typing import Any
 
 import numpy as np
 from common import machine, machine_line, say, size, table
-from corpora import Conversation, load
 from recall import KS, Outcome
 
 from memspan import Memory
 from memspan.core import catalog
 from memspan.core.errors import MemspanError
+from memspan.longterm.readers.questions import Conversation, load
 from memspan.models import Embedder
 
 BATCH = 100

@@ -22,11 +22,11 @@ from typing import Any
 
 import numpy as np
 from common import machine, machine_line, positive, say, size, table
-from corpora import Conversation, load
 from products import MEMSPAN, PEERS, Process, Product, ProductError, can_isolate, chosen, environment
 
 from memspan.core.errors import InputError, MemspanError
 from memspan.longterm.passages import embedded_text
+from memspan.longterm.readers.questions import Conversation, load
 
 K = 10
 

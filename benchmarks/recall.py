@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from baselines import BASELINES, orders
 from common import machine, machine_line, say, table, versions
-from corpora import BEAM_INDIRECT, Conversation, Dataset, Question, load
 from numpy.typing import NDArray
 
 from memspan import Memory
 from memspan.core.errors import InputError, MemspanError, MissingExtraError
+from memspan.longterm.readers.questions import BEAM_INDIRECT, Conversation, Dataset, Question, load
 from memspan.models.progress import progress_bar
 
 if TYPE_CHECKING:

@@ -222,7 +222,7 @@ def raw_turns(memory: Memory, question: str) -> dict[str, list[str]]:
 @cache  # the same for every seed
 def on_locomo(folder: Path, size: str) -> list[Part]:
     """Parts A, B and C."""
-    from benchmarks.corpora import load
+    from memspan.longterm.readers.questions import load
     from memspan.models import load_embedder
 
     embedder = load_embedder("bundled", cache=Path.home() / ".cache/memspan/benchmark-vectors.db", dtype="float32")

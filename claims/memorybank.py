@@ -228,7 +228,7 @@ def made_up_talk(seed: int, sessions: int) -> Talk:
 
 def locomo(folder: Path, size: str) -> list[Talk]:
     """LoCoMo's conversations, sessions in the order of time."""
-    from benchmarks.corpora import load
+    from memspan.longterm.readers.questions import load
 
     talks = []
     for conversation in load(folder)[0].conversations[: 1 if size == "smoke" else None]:

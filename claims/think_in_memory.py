@@ -64,7 +64,7 @@ SEVERAL = ((8, 8), (16, 4), (16, 8), (32, 4), (32, 8), (64, 4), (64, 8), (128, 8
 
 def observed(folder: Path, count: int) -> list[tuple[Any, list[Episode]]]:
     """LoCoMo conversations with their questions, the observations put on the turns that they are of."""
-    from benchmarks.corpora import load
+    from memspan.longterm.readers.questions import load
 
     raw = {entry["sample_id"]: entry for entry in json.loads((folder / "locomo.json").read_text(encoding="utf-8"))}
     found = []

@@ -228,7 +228,7 @@ def resolution(label: str, names: list[str], seed: int) -> Part:
 
 def on_locomo(folder: Path, size: str) -> list[Part]:
     """Parts B and C on LoCoMo's turns."""
-    from benchmarks.corpora import load
+    from memspan.longterm.readers.questions import load
     from memspan.models import load_embedder
 
     embedder = load_embedder("bundled")

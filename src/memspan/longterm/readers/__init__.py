@@ -11,7 +11,8 @@
 | beam | BEAM's chats, one a line | `<message id>` | `<chat_id>/batch_<n>` |
 
 The last three put `<sample_id>/`, `<question_id>/` or `<chat_id>/` before the id when a file holds several of them.
-What a benchmark's file says about its questions and answers (`qa`, `observation`, `has_answer`, …) is never read.
+What a benchmark's file says about its questions and answers (`qa`, `observation`, `has_answer`, …) is never read here;
+`questions` reads it for exams, beside the episodes.
 
 JSON may stand as one value (a list or a single entry) or one value a line. Text, Markdown and JSON lines are streamed;
 a single JSON value is loaded as a whole, because the standard library reads it in no other way.

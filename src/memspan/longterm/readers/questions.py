@@ -1,7 +1,7 @@
-"""Conversations with questions and their evidence, in LoCoMo's, BEAM's and LongMemEval's layouts.
+"""Questions with answers and evidence beside their conversations, in LoCoMo's, BEAM's and LongMemEval's layouts.
 
-The layout is told from the content, not from the name. Episodes come from memspan's own readers, which never look at
-questions and answers; the questions and their evidence are read here, and only benchmarks see them.
+The layout is told from the content, not from the name. Episodes come from the readers of episodes, which never look at
+questions and answers; these are read here, for exams and benchmarks alone.
 """
 
 from __future__ import annotations
@@ -10,16 +10,18 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Never
 
-from memspan import Episode
 from memspan.core.errors import InputError
+from memspan.longterm.base import Episode
 from memspan.longterm.readers import read_all
 
 LOCOMO_CATEGORIES = {1: "multi-hop", 2: "temporal", 3: "open-domain", 4: "single-hop", 5: "adversarial"}
 BEAM_INDIRECT = ("summarization", "event_ordering", "instruction_following")
 """BEAM's abilities whose evidence points to many or to indirect messages: not meant for retrieval scoring."""
+_RUBRIC = re.compile(r"^LLM response should \w+:\s*")
 _DIALOGUE_ID = re.compile(r"D:?\s*(\d+):(\d+)")  # as evidence has it: "D8:6; D9:17", "D:11:26"
 
 
@@ -32,6 +34,10 @@ class Question:
         evidence: ids of the episodes that hold the answer, each once.
         sessions: sessions that hold the answer, where the dataset names those.
         audited: an audit found its gold answer or its citation wrong.
+        answer: as the dataset gives it; "" where it gives none.
+        parts: what a right answer holds, one by one, where the dataset says so.
+        unanswerable: nothing in the conversation answers it, and it is to be declined.
+        asked_at: when it is asked, where the dataset says so.
     """
 
     id: str
@@ -40,6 +46,10 @@ class Question:
     evidence: tuple[str, ...]
     sessions: tuple[str, ...] = ()
     audited: bool = False
+    answer: str = ""
+    parts: tuple[str, ...] = ()
+    unanswerable: bool = False
+    asked_at: datetime | None = None
 
 
 @dataclass(slots=True)
@@ -64,28 +74,44 @@ def load(folder: Path, *, unanswerable: bool = False) -> list[Dataset]:
     """Every dataset in a folder or in the folders right below it.
 
     Args:
-        folder: where to look.
-        unanswerable: BEAM's questions without an answer are wanted too; their evidence is empty.
+        folder: where to look; of a file that is named itself, the datasets of its folder that it is a part of.
+        unanswerable: questions of BEAM and LongMemEval without an answer are wanted too; their evidence is empty.
 
     Raises:
         InputError: there is none, or a file is damaged.
     """
+    if folder.is_file():
+        return list(_checked(folder.parent, unanswerable, folder.name)) or _none(folder)
     if not folder.is_dir():
-        raise InputError(f"{folder} is not a folder; name one that holds LoCoMo's, BEAM's or LongMemEval's files")
+        raise InputError(f"{folder} is not there; name a folder or file in LoCoMo's, BEAM's or LongMemEval's layout")
     found = []
     for place in (folder, *sorted(path for path in folder.iterdir() if path.is_dir())):
-        found += list(_datasets(place, unanswerable))
-    if not found:
-        raise InputError(f"no dataset in {folder}: it needs LoCoMo's or LongMemEval's JSON, or BEAM's two JSONL files")
-    return found
+        found += _checked(place, unanswerable)
+    return found or _none(folder)
 
 
-def _datasets(folder: Path, unanswerable: bool) -> Iterator[Dataset]:
+def _none(place: Path) -> Never:
+    raise InputError(f"no dataset in {place}: it needs LoCoMo's or LongMemEval's JSON, or BEAM's two JSONL files")
+
+
+def _checked(folder: Path, unanswerable: bool, only: str | None = None) -> list[Dataset]:
+    try:
+        return list(_datasets(folder, unanswerable, only))
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{folder / (only or '')}: a question is not as its layout has it ({error!r})") from error
+
+
+def _datasets(folder: Path, unanswerable: bool, only: str | None = None) -> Iterator[Dataset]:
+    """Those of a folder; `only` those with this file."""
     name = folder.resolve().name
     chats, questions = folder / "chats.jsonl", folder / "questions.jsonl"
-    if chats.is_file() and questions.is_file():
+    if chats.is_file() and questions.is_file() and only in (None, chats.name, questions.name):
         yield Dataset(name, "beam", _beam(_conversations(chats, "beam"), _jsonl(questions), unanswerable))
     for path in sorted(folder.glob("*.json")):
+        if only not in (None, path.name):
+            continue
         with path.open(encoding="utf-8") as file:
             head = file.read(200_000)
         if '"conversation"' in head and '"session_1' in head:
@@ -93,7 +119,8 @@ def _datasets(folder: Path, unanswerable: bool) -> Iterator[Dataset]:
             errors = _json(audit) if audit.is_file() else []
             yield Dataset(name, "locomo", _locomo(_conversations(path, "locomo"), _json(path), errors))
         elif '"question_id"' in head and '"question_type"' in head and '"haystack_' in head:
-            yield Dataset(name, "longmemeval", _longmemeval(_conversations(path, "longmemeval"), _json(path)))
+            found = _longmemeval(_conversations(path, "longmemeval"), _json(path), unanswerable)
+            yield Dataset(name, "longmemeval", found)
 
 
 def _conversations(path: Path, layout: str) -> dict[str, Conversation]:
@@ -142,8 +169,15 @@ def _locomo(
             evidence = tuple(dict.fromkeys(known[pair] for pair in pairs if pair in known))
             if evidence:
                 category = LOCOMO_CATEGORIES[qa["category"]]
-                wrong = (sample, number) in audited
-                question = Question(f"{sample}/{number}", qa["question"], category, evidence, audited=wrong)
+                question = Question(
+                    id=f"{sample}/{number}",
+                    text=qa["question"],
+                    category=category,
+                    evidence=evidence,
+                    audited=(sample, number) in audited,
+                    answer=str(qa.get("answer", "")),
+                    unanswerable=category == "adversarial",
+                )
                 conversation.questions.append(question)
     return list(conversations.values())
 
@@ -161,12 +195,22 @@ def _beam(conversations: dict[str, Conversation], rows: list[dict[str, Any]], un
         ids = [str(message) for message in row["evidence"]]
         evidence = tuple(dict.fromkeys(known[chat][uid] for uid in ids if uid in known[chat]))
         if evidence or (unanswerable and row["ability"] == "abstention"):
-            question = Question(str(row["qid"]), row["question"], row["ability"], evidence)
+            question = Question(
+                id=str(row["qid"]),
+                text=row["question"],
+                category=row["ability"],
+                evidence=evidence,
+                answer=str(row.get("answer", "")),
+                parts=tuple(_RUBRIC.sub("", part) for part in row.get("rubric", ())),
+                unanswerable=row["ability"] == "abstention",
+            )
             conversations[chat].questions.append(question)
     return list(conversations.values())
 
 
-def _longmemeval(conversations: dict[str, Conversation], entries: list[dict[str, Any]]) -> list[Conversation]:
+def _longmemeval(
+    conversations: dict[str, Conversation], entries: list[dict[str, Any]], unanswerable: bool
+) -> list[Conversation]:
     """One haystack, one conversation. Turn evidence is the `has_answer` turns of the answer sessions.
 
     A haystack has one question, or in some re-uses a list of `questions` with a list of answer sessions for each.
@@ -183,18 +227,32 @@ def _longmemeval(conversations: dict[str, Conversation], entries: list[dict[str,
         several = "questions" in entry
         texts = entry["questions"] if several else [entry["question"]]
         wanted = entry["answer_session_ids"] if several else [entry["answer_session_ids"]]
-        for number, (text, session_ids) in enumerate(zip(texts, wanted, strict=True)):
+        answers = entry.get("answers", [""] * len(texts)) if several else [entry.get("answer", "")]
+        for number, (text, answer, session_ids) in enumerate(zip(texts, answers, wanted, strict=True)):
             held = [session for session in dict.fromkeys(session_ids) if session in marked]
-            if not held or name.endswith("_abs"):  # unanswerable by design
+            nothing = name.endswith("_abs")  # unanswerable by design
+            if not (unanswerable if nothing else held):
                 continue
             conversation.questions.append(
                 Question(
                     id=f"{name}/{number}" if several else name,
                     text=text,
                     # Where one haystack has several questions, its type belongs to one of them only.
-                    category="unlabelled" if several else entry["question_type"],
-                    evidence=tuple(uid for session in held for uid in marked[session]),
-                    sessions=tuple(f"{name}/{session}" for session in held),
+                    category="abstention" if nothing else "unlabelled" if several else entry["question_type"],
+                    evidence=() if nothing else tuple(uid for session in held for uid in marked[session]),
+                    sessions=() if nothing else tuple(f"{name}/{session}" for session in held),
+                    answer=str(answer),
+                    unanswerable=nothing,
+                    asked_at=_moment(entry.get("question_date")),
                 )
             )
     return list(conversations.values())
+
+
+def _moment(written: Any) -> datetime | None:
+    """Of "2023/05/20 (Sat) 02:21"."""
+    numbers = [int(number) for number in re.findall(r"\d+", str(written or ""))]
+    if len(numbers) < 3:
+        return None
+    year, month, day, hour, minute = [*numbers, 0, 0][:5]
+    return datetime(year, month, day, hour, minute, tzinfo=UTC)
