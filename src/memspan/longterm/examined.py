@@ -10,15 +10,22 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from memspan.core.errors import InputError
+from memspan.core.footprint import Footprint
 from memspan.longterm.base import Episode
 from memspan.longterm.memory import Memory
 
 _BEGIN = datetime(2024, 1, 1, tzinfo=UTC)
+DECLINED = "I do not know: not mentioned."
 
 
 class StoreSubject:
-    """A memory with an organizer. Each piece of an item is an episode, a minute after the one before.
+    """A memory with an organizer. An item's turns are its episodes, else its pieces, a minute after another.
+
+    While items show the same, the store stays as it is, so that a conversation is read once for all its questions;
+    an organizer that learns from use learns from the questions before.
+
+    By likelihood it weighs options by what it recalls: the option that stands in its answer, else in the best of what
+    the answer was chosen from; "not mentioned" where it declines; of events that whose best turn is the earliest.
 
     Args:
         organizer: what is built from episodes.
@@ -26,38 +33,88 @@ class StoreSubject:
         settings: further arguments of `Memory.open`.
     """
 
-    forms: tuple[Any, ...] = ("text",)
+    forms: tuple[Any, ...] = ("text", "likelihood")
 
     def __init__(self, organizer: str = "plain", *, dated: bool = True, **settings: Any) -> None:
         self.name = f"memory:{organizer}" + ("" if dated else ", no times")
         self._organizer, self._dated, self._settings = organizer, dated, settings
         self._memory: Memory | None = None
+        self._shown: tuple[Any, ...] = ()
+        self._item: Any = None
+        self._now = _BEGIN
 
     def read(self, item: Any) -> None:
-        """A new store in RAM with the item's pieces."""
-        self.close()
-        self._memory = Memory.open(":memory:", organizer=self._organizer, **self._settings)
-        pieces = item.pieces or (item.context,)
-        self._memory.add(
-            [
-                Episode(text, at=_BEGIN + timedelta(minutes=i) if self._dated else None, session="exam", id=f"E:{i}")
-                for i, text in enumerate(pieces)
-                if text.strip()
-            ]
-        )
+        """A new store in RAM with the item's turns or pieces, unless the store at hand holds just these."""
+        shown = tuple(item.turns or item.pieces or (item.context,))
+        self._item, asked_at = item, item.asked_at
+        if self._memory is None or shown != self._shown:
+            self.close()
+            self._memory = Memory.open(":memory:", organizer=self._organizer, now=self._clock, **self._settings)
+            episodes = self._of_turns(shown) if item.turns else self._of_texts(shown)
+            self._now = asked_at or max((e.at for e in episodes if e.at), default=_BEGIN) + timedelta(days=1)
+            self._memory.add(episodes)
+            self._shown = shown
+        self._now = asked_at or self._now
+
+    def _clock(self) -> datetime:
+        return self._now
+
+    def _of_turns(self, turns: Any) -> list[Episode]:
+        return [
+            Episode(
+                turn.text,
+                speaker=turn.speaker,
+                at=turn.at if self._dated else None,
+                session=turn.session,
+                id=turn.id,
+                metadata=turn.metadata,
+            )
+            for turn in turns
+        ]
+
+    def _of_texts(self, pieces: Any) -> list[Episode]:
+        return [
+            Episode(text, at=_BEGIN + timedelta(minutes=i) if self._dated else None, session="exam", id=f"E:{i}")
+            for i, text in enumerate(pieces)
+            if text.strip()
+        ]
 
     def write(self, item: Any) -> str:
         """What the store answers."""
-        assert self._memory is not None
-        return self._memory.ask(item.question).text
+        answer = self._ask(item.asked or item.question)
+        return DECLINED if answer.abstained else str(answer.text)
 
     def weigh(self, choice: Any) -> list[float]:
-        """Not possible: a store answers in writing.
+        """Options by what is recalled on the question; see the class."""
+        assert self._memory is not None
+        options = [option.strip().strip('"') for option in choice.options]
+        if choice.earliest:
+            moments = [hits[0].valid_at if (hits := self._memory.recall(option, 1)) else None for option in options]
+            return [0.0 if moment is None else -moment.timestamp() for moment in moments]
+        answer = self._ask(self._item.asked or choice.question)
+        texts = [answer.text, *(hit.text for hit in answer.recollections)]
+        scores = [
+            next((1 / (1 + i) for i, text in enumerate(texts) if _holds(text, option)), 0.0) for option in options
+        ]
+        if choice.declines is not None:
+            scores[choice.declines] = 2.0 if answer.abstained else 1e-3
+        return scores
 
-        Raises:
-            InputError: always.
-        """
-        raise InputError(f"{self.name} cannot weigh options: let it answer in writing (--form text)")
+    def recalled(self, item: Any, k: int) -> list[str]:
+        """Ids of the episodes that are recalled on the item's question, best first."""
+        assert self._memory is not None
+        return [hit.id for hit in self._memory.recall(item.asked or item.question, k, as_of=item.as_of)]
+
+    def held(self) -> Footprint | None:
+        """Bytes of the store."""
+        if self._memory is None:
+            return None
+        kept = {key: size for key, size in self._memory.footprint().entries.items() if key[0] == "store"}
+        return Footprint(kept)
+
+    def _ask(self, question: str) -> Any:
+        assert self._memory is not None
+        return self._memory.ask(question, as_of=self._item.as_of)
 
     def count_tokens(self, text: str) -> None:
         """A store has no tokenizer."""
@@ -67,7 +124,7 @@ class StoreSubject:
         """Let the store go."""
         if self._memory is not None:
             self._memory.close()
-            self._memory = None
+        self._memory, self._shown = None, ()
 
 
 class StoreStudent(StoreSubject):
@@ -148,3 +205,7 @@ class StoreRetriever(StoreSubject):
             found.append(scores)
         self.close()
         return found
+
+
+def _holds(text: str, words: str) -> bool:
+    return re.search(rf"(?<!\w){re.escape(words)}(?!\w)", text, re.IGNORECASE) is not None

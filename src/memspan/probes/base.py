@@ -10,6 +10,7 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from memspan.core.errors import InputError
@@ -24,12 +25,31 @@ Said = str | list[list[float]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """One turn of a conversation, as a store takes it."""
+
+    id: str
+    text: str
+    speaker: str | None = None
+    at: datetime | None = None
+    session: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """One question of the likelihood form: which of the options follows; `right` is its place among them."""
+    """One question of the likelihood form: which of the options follows; `right` is its place among them.
+
+    Attributes:
+        declines: the place of the option that says that there is no answer, where there is one.
+        earliest: the options are events, and the right one is that which came first.
+    """
 
     question: str
     options: tuple[str, ...]
     right: int
+    declines: int | None = None
+    earliest: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +64,10 @@ class Item:
         choices: of the likelihood form; the item's score is the share that is right.
         group: what results are broken down by: task, length in tokens, characters, depth.
         new_tokens: most tokens of a written answer.
+        turns: of a conversation, what a store takes instead of the pieces.
+        asked: the question alone, as a store is asked it; "" is `question`.
+        evidence: ids of the turns that hold the answer.
+        asked_at: when the question is asked; as_of: the moment that it asks about, where it names one.
     """
 
     id: str
@@ -51,6 +75,11 @@ class Item:
     question: str
     answer: Any
     pieces: tuple[str, ...] = ()
+    turns: tuple[Turn, ...] = ()
+    asked: str = ""
+    evidence: tuple[str, ...] = ()
+    asked_at: datetime | None = None
+    as_of: datetime | None = None
     choices: tuple[Choice, ...] = ()
     group: Mapping[str, str | int | float] = field(default_factory=dict)
     new_tokens: int = 64
@@ -71,6 +100,9 @@ class Grade:
 @runtime_checkable
 class Subject(Protocol):
     """Whoever sits an exam.
+
+    It may also have `recalled(item, k)`, the ids of the turns that it recalls on the item's question, best first, and
+    `held()`, the `Footprint` of what it remembers the item's context by, or None.
 
     Attributes:
         name: as reports show it.
@@ -100,6 +132,7 @@ class Exam(ABC):
         slug: its name.
         forms: in which it can be sat.
         least: tokens below which no item can be made.
+        usual: lengths in tokens where none are asked for; 0 is the whole of what there is.
         breakdown: groups that reports break the score down by.
         curve: one of them that is a number and what a plot goes along; "" is the length.
         role: what is made of a subject that can be more than a reader.
@@ -108,6 +141,7 @@ class Exam(ABC):
     slug: ClassVar[str]
     forms: ClassVar[tuple[Form, ...]] = FORMS
     least: ClassVar[int] = 1
+    usual: ClassVar[tuple[int, ...]] = (1000,)
     breakdown: ClassVar[tuple[str, ...]] = ("task", "length")
     curve: ClassVar[str] = ""
     role: ClassVar[Role] = "reader"

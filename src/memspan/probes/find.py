@@ -7,8 +7,12 @@ import importlib
 from memspan.core.errors import InputError
 from memspan.probes.base import Exam
 
-# Exams that are a part of a system whose row in the catalogue names something else.
+# Exams that are no system of the catalogue, or a part of one whose row names something else.
 ALIASES = {
+    "beam": "memspan.probes.recorded:Beam",
+    "episodic": "memspan.probes.episodic:Episodic",
+    "locomo": "memspan.probes.recorded:Locomo",
+    "longmemeval": "memspan.probes.recorded:LongMemEval",
     "loco": "memspan.probes.loco:Loco",
 }
 

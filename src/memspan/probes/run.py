@@ -11,6 +11,7 @@ import json
 import os
 import re
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ from memspan.probes.base import FORMS, Exam, Form, Item, Said, Subject, check_le
 from memspan.probes.statistics import interval
 
 SCHEMA = "memspan-exam-1"
+KS = (5, 10, 20)
+"""Of evidence recall: the share of an item's evidence among the first k that a subject recalls."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +35,8 @@ class Answered:
         score: from 0 to 1; parsed: false where no answer could be read out of what was written.
         said: what was written, or the option chosen of each choice.
         seconds: that the subject took.
+        more: further figures: those of the grade, recall@k of the evidence, and the bytes by which the subject
+            remembered the item's context, where it tells them.
     """
 
     id: str
@@ -41,6 +46,16 @@ class Answered:
     said: str | list[int]
     seconds: float
     more: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A mean over `n` items with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+    n: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,10 +103,25 @@ class Report:
             rows.append({**named, "n": len(items), "score": sum(scores) / len(scores), "low": low, "high": high})
         return rows
 
+    def figures(self) -> dict[str, Figure]:
+        """Means of the further figures that the items have, such as recall@10 of the evidence."""
+        names = dict.fromkeys(name for item in self.items for name in item.more if name != "bytes")
+        found = {}
+        for name in names:
+            values = [item.more[name] for item in self.items if name in item.more]
+            found[name] = Figure(sum(values) / len(values), *interval(values), len(values))
+        return found
+
+    @property
+    def bytes(self) -> int | None:
+        """The most bytes by which the subject remembered a context; None where it does not tell."""
+        return max((int(item.more["bytes"]) for item in self.items if "bytes" in item.more), default=None)
+
     def to_json(self) -> dict[str, Any]:
         """Plain values; `items` are whole."""
         said = asdict(self)
-        return {**said, "interval": list(self.interval), "lengths": list(self.lengths), "table": self.table()}
+        more = {"figures": {name: asdict(figure) for name, figure in self.figures().items()}, "bytes": self.bytes}
+        return {**said, **more, "interval": list(self.interval), "lengths": list(self.lengths), "table": self.table()}
 
 
 def run(
@@ -104,6 +134,7 @@ def run(
     form: Form | None = None,
     out: str | os.PathLike[str] | None = None,
     progress: bool = False,
+    alike: bool = False,
 ) -> Report:
     """Let a subject sit an exam.
 
@@ -113,6 +144,7 @@ def run(
         form: "text" or "likelihood"; None takes the subject's better one that the exam has.
         out: a folder for the answers, from which a run goes on.
         progress: show a bar also where stderr is no terminal.
+        alike: lengths are estimated for every subject, so that all sit the same items.
 
     Raises:
         InputError: numbers that cannot be, a form that exam or subject does not have, or answers of another run.
@@ -123,16 +155,18 @@ def run(
     for length in lengths:
         check_length(exam, length)
     form = _form(exam, subject, form)
-    estimated = subject.count_tokens("a") is None
+    estimated = alike or subject.count_tokens("a") is None
 
     def count(text: str) -> int:
-        counted = subject.count_tokens(text)
+        counted = None if alike else subject.count_tokens(text)
         return exam.estimate(text) if counted is None else counted
 
     items = [item for length in lengths for item in exam.items(n, length, seed, count)]
-    if twice := {item.id for item in items if sum(other.id == item.id for other in items) > 1}:
+    if twice := [name for name, times in Counter(item.id for item in items).items() if times > 1]:
         raise InputError(f"{exam.slug} made {sorted(twice)[0]} twice")
-    digest = hashlib.sha256("\0".join(f"{item.id}\1{item.context}\1{item.question}" for item in items).encode())
+    digest = hashlib.sha256()
+    for item in items:
+        digest.update(f"{item.id}\1{item.context}\1{item.question}\0".encode())
     head = {
         "schema": SCHEMA,
         "exam": exam.slug,
@@ -150,7 +184,8 @@ def run(
         advance(len(items) - len(waiting))
         since = begun
         for item, said in exam.sit(subject, waiting, form):
-            done[item.id] = _marked(exam, item, said, time.perf_counter() - since)
+            seconds = time.perf_counter() - since
+            done[item.id] = _marked(exam, item, said, seconds, _memory(subject, item))
             if kept is not None:
                 kept.add(done[item.id])
             advance(1)
@@ -192,7 +227,7 @@ def _form(exam: Exam, subject: Subject, form: Form | None) -> Form:
     )
 
 
-def _marked(exam: Exam, item: Item, said: Said, seconds: float) -> Answered:
+def _marked(exam: Exam, item: Item, said: Said, seconds: float, memory: Mapping[str, float]) -> Answered:
     kept: str | list[int]
     if isinstance(said, str):
         kept, grade = said, exam.grade(item, said)
@@ -202,8 +237,25 @@ def _marked(exam: Exam, item: Item, said: Said, seconds: float) -> Answered:
         score = sum(best == choice.right for best, choice in zip(kept, item.choices, strict=True)) / len(kept)
         parsed, more = True, {}
     return Answered(
-        id=item.id, group=item.group, score=score, parsed=parsed, said=kept, seconds=round(seconds, 4), more=more
+        id=item.id,
+        group=item.group,
+        score=score,
+        parsed=parsed,
+        said=kept,
+        seconds=round(seconds, 4),
+        more={**more, **memory},
     )
+
+
+def _memory(subject: Subject, item: Item) -> dict[str, float]:
+    """Evidence recall, and the bytes held, where the subject tells them."""
+    found: dict[str, float] = {}
+    recalled, held = getattr(subject, "recalled", None), getattr(subject, "held", None)
+    if item.evidence and recalled is not None:
+        ids, wanted = recalled(item, max(KS)), set(item.evidence)
+        found |= {f"recall@{k}": len(wanted & set(ids[:k])) / len(wanted) for k in KS}
+    footprint = None if held is None else held()
+    return found if footprint is None else {**found, "bytes": footprint.total}
 
 
 class Kept:

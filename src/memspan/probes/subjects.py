@@ -13,6 +13,7 @@ from typing import Any
 from memspan.core.errors import InputError, UnsupportedModelError
 from memspan.models.base import LanguageModel
 from memspan.probes.base import Choice, Exam, Form, Item
+from memspan.probes.turns import transcript
 
 
 class ModelSubject:
@@ -109,19 +110,14 @@ class Guesser(_Known):
         return [self._chance.random() for _ in choice.options]
 
 
-class Shuffled:
-    """A subject that is shown the pieces of each item in another order: what it loses, it owed to their order."""
+class _Around:
+    """A subject in front of another, which it shows something else."""
 
-    def __init__(self, subject: Any, seed: int = 0) -> None:
-        self._inner, self._chance = subject, random.Random(seed)
-        self.name, self.forms = f"{subject.name}, pieces shuffled", subject.forms
-
-    def read(self, item: Item) -> None:
-        """The pieces, by lot."""
-        pieces = list(item.pieces)
-        self._chance.shuffle(pieces)
-        joined = "".join(pieces) if "".join(item.pieces) == item.context else "\n".join(pieces)
-        self._inner.read(replace(item, context=joined if pieces else item.context, pieces=tuple(pieces)))
+    def __init__(self, subject: Any, name: str) -> None:
+        self._inner, self.name, self.forms = subject, f"{subject.name}, {name}", subject.forms
+        for optional in ("recalled", "held"):
+            if hasattr(subject, optional):
+                setattr(self, optional, getattr(subject, optional))
 
     def write(self, item: Item) -> str:
         """As the subject does."""
@@ -137,3 +133,34 @@ class Shuffled:
         """The subject's."""
         counted: int | None = self._inner.count_tokens(text)
         return counted
+
+
+class Undated(_Around):
+    """A subject that is not told when anything was said: what it loses, it owed to dates."""
+
+    def __init__(self, subject: Any) -> None:
+        super().__init__(subject, "no dates")
+
+    def read(self, item: Item) -> None:
+        """The same turns without their times."""
+        turns = tuple(replace(turn, at=None) for turn in item.turns)
+        pieces = transcript(turns)
+        self._inner.read(replace(item, context="\n\n".join(pieces), pieces=pieces, turns=turns) if turns else item)
+
+
+class Shuffled(_Around):
+    """A subject that is shown the pieces of each item in another order: what it loses, it owed to their order."""
+
+    def __init__(self, subject: Any, seed: int = 0) -> None:
+        super().__init__(subject, "pieces shuffled")
+        self._chance = random.Random(seed)
+
+    def read(self, item: Item) -> None:
+        """The pieces, by lot."""
+        pieces = list(item.pieces)
+        self._chance.shuffle(pieces)
+        joined = "".join(pieces) if "".join(item.pieces) == item.context else "\n".join(pieces)
+        turns = list(item.turns)
+        self._chance.shuffle(turns)
+        context = joined if pieces else item.context
+        self._inner.read(replace(item, context=context, pieces=tuple(pieces), turns=tuple(turns)))

@@ -37,6 +37,7 @@ class Question:
         answer: as the dataset gives it; "" where it gives none.
         parts: what a right answer holds, one by one, where the dataset says so.
         unanswerable: nothing in the conversation answers it, and it is to be declined.
+        tempting: the wrong answer that the dataset names.
         asked_at: when it is asked, where the dataset says so.
     """
 
@@ -49,6 +50,7 @@ class Question:
     answer: str = ""
     parts: tuple[str, ...] = ()
     unanswerable: bool = False
+    tempting: str = ""
     asked_at: datetime | None = None
 
 
@@ -177,6 +179,7 @@ def _locomo(
                     audited=(sample, number) in audited,
                     answer=str(qa.get("answer", "")),
                     unanswerable=category == "adversarial",
+                    tempting=str(qa.get("adversarial_answer", "")),
                 )
                 conversation.questions.append(question)
     return list(conversations.values())
