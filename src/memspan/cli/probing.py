@@ -1,4 +1,4 @@
-"""`memspan probe`: an exam of whatever a subject names, with a report."""
+"""`memspan probe`: an exam of whatever a subject names, with a report; all exams with a report card; exams as files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from memspan.core.errors import InputError
 
@@ -18,39 +18,57 @@ if TYPE_CHECKING:
 
 SUBJECTS = (
     "a model (bundled, a Hugging Face id, a path, openai:URL#MODEL), context:SLUG[@BYTES][:MODEL], memory:ORGANIZER, "
-    "oracle, guesser, or shuffled: before any of them; of loco also embedder:MODEL, chunks:MODEL and bm25"
+    "oracle, guesser; shuffled: or undated: before any of them; of loco also embedder:MODEL, chunks:MODEL and bm25"
 )
+ALL = "all"
 
 
 def add_options(sub: argparse.ArgumentParser) -> None:
     """The options of `probe`."""
     from memspan.cli.learning import add_option
 
-    sub.add_argument("exam", metavar="EXAM", help="the exam; memspan systems --folder probes lists them")
-    sub.add_argument("--subject", default="bundled", metavar="SPEC", help=f"who sits it: {SUBJECTS}")
     sub.add_argument(
-        "--length", default="1k", metavar="N,N", help="tokens of what is shown, as 512,1k,8k (default: 1k)"
+        "exam", metavar="EXAM", help="memspan systems --folder probes, episodic, locomo, beam, longmemeval; or all"
     )
-    sub.add_argument("--n", type=int, default=20, metavar="N", help="items of each length (default: 20)")
+    sub.add_argument(
+        "--subject",
+        action="append",
+        metavar="SPEC",
+        help=f"who sits it (default: bundled): {SUBJECTS}; with all, several",
+    )
+    sub.add_argument(
+        "--length", metavar="N,N", help="tokens of what is shown, as 512,1k,8k; 0: a recorded conversation whole"
+    )
+    sub.add_argument("--n", type=int, metavar="N", help="items of each length (default: 20; of all: 12)")
     sub.add_argument("--form", choices=("text", "likelihood"), help="write, or weigh options; the subject's better one")
     sub.add_argument("--seed", type=int, default=0, help="of the items (default: 0)")
+    sub.add_argument(
+        "--data", action="append", default=[], metavar="PATH", help="files of locomo, beam or longmemeval (repeatable)"
+    )
     sub.add_argument("--out", metavar="DIR", help="keep answers, report and plot here, and go on from there")
+    sub.add_argument("--export", choices=("lm-eval", "inspect"), help="write the exam into --out as a task of theirs")
     add_option(sub)
 
 
 def probe(options: argparse.Namespace) -> int:
     """`memspan probe`."""
-    from memspan.cli.learning import settings
-    from memspan.probes.find import find_exam
+    subjects = list(dict.fromkeys(options.subject or ["bundled"]))
+    if options.exam == ALL:
+        from memspan.cli.carding import card
+
+        return card(options, subjects)
+    if len(subjects) > 1:
+        raise InputError(f"{len(subjects)} subjects sit side by side in `memspan probe all`; {options.exam} takes one")
+    exam = exam_of(options)
+    lengths = lengths_of(options) or list(exam.usual)
+    if options.export:
+        return _export(options, exam, lengths)
     from memspan.probes.run import run
 
-    lengths = [_length(part) for part in options.length.split(",")]
-    exam = find_exam(options.exam)(**settings(options))
-    subject = subject_of(options.subject, exam, options.seed)
     report = run(
         exam,
-        subject,
-        n=options.n,
+        subject_of(subjects[0], exam, options.seed),
+        n=20 if options.n is None else options.n,
         lengths=lengths,
         seed=options.seed,
         form=options.form,
@@ -67,19 +85,79 @@ def probe(options: argparse.Namespace) -> int:
     return 0
 
 
+def exam_of(options: argparse.Namespace) -> Exam:
+    """The exam that was named, with its settings and its data.
+
+    Raises:
+        InputError: there is none of this name, or its data is missing or of another layout.
+    """
+    from memspan.cli.learning import settings
+    from memspan.probes.find import find_exam
+    from memspan.probes.recorded import Recorded
+
+    kind = find_exam(options.exam)
+    if not issubclass(kind, Recorded):
+        if options.data:
+            raise InputError(f"{options.exam} makes its items itself and takes no --data")
+        return kind(**settings(options))
+    found = recordings(options.data).get(kind.layout, [])
+    if not found:
+        wanted = f"{kind.slug} asks about conversations in its layout: name their file with --data"
+        raise InputError(f"{', '.join(options.data)}: no such layout; {wanted}" if options.data else wanted)
+    return kind(conversations=found, **settings(options))
+
+
+def recordings(paths: list[str]) -> dict[str, list[Any]]:
+    """Conversations with questions in files and folders, by layout."""
+    from memspan.longterm.readers.questions import load
+
+    found: dict[str, list[Any]] = {}
+    for path in paths:
+        for dataset in load(Path(path).expanduser(), unanswerable=True):
+            found.setdefault(dataset.layout, []).extend(dataset.conversations)
+    return found
+
+
+def lengths_of(options: argparse.Namespace) -> list[int]:
+    """What --length said."""
+    return [] if options.length is None else [_length(part) for part in options.length.split(",")]
+
+
+def _export(options: argparse.Namespace, exam: Exam, lengths: list[int]) -> int:
+    if options.out is None:
+        raise InputError("--export needs a folder to write to: --out DIR")
+    from memspan.probes.export import export
+
+    items = [
+        item
+        for length in lengths
+        for item in exam.items(20 if options.n is None else options.n, length, options.seed, exam.estimate)
+    ]
+    files = export(exam, items, options.export, Path(options.out).expanduser(), options.form)
+    if options.json:
+        print(json.dumps({"exam": exam.slug, "items": len(items), "files": [str(path) for path in files]}, indent=2))
+    else:
+        print("\n".join(str(path) for path in files))
+    return 0
+
+
 def subject_of(spec: str, exam: Exam, seed: int = 0) -> Subject:
     """Whoever a spec names.
 
     Raises:
         InputError: it names nobody.
     """
-    from memspan.probes.subjects import Guesser, ModelSubject, Oracle, Shuffled
+    from memspan.probes.subjects import Guesser, ModelSubject, Oracle, Shuffled, Undated
 
     kind, colon, rest = spec.partition(":")
     if spec == "oracle":
         return Oracle(exam)
     if spec == "guesser":
         return Guesser(exam, seed)
+    if kind == "undated" and colon:
+        if exam.role != "reader":
+            raise InputError(f"{exam.slug} has no undated subjects: what it shows has no dates to lose")
+        return Undated(subject_of(rest, exam, seed))
     if kind == "shuffled" and colon:
         if exam.role != "reader":
             raise InputError(f"{exam.slug} has no shuffled subjects: what it shows has no order to lose")
@@ -180,4 +258,10 @@ def _shown(report: Report) -> str:
         rows,
         right=set(range(len(report.breakdown), len(report.breakdown) + 3)),
     )
-    return "; ".join(said) + "\n\n" + lines
+    shown = "; ".join(said) + "\n\n" + lines
+    if figures := report.figures():
+        more = [
+            [name, str(one.n), f"{one.value:.1%}", f"{one.low:.1%} – {one.high:.1%}"] for name, one in figures.items()
+        ]
+        shown += "\n\n" + _table(["beside it", "n", "mean", "95 % interval"], more, right={1, 2, 3})
+    return shown

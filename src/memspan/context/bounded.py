@@ -42,6 +42,7 @@ class BoundedLanguageModel:
         self._model = copy.copy(local)
         self._make: dict[str, Any] = {"slug": system, "budget": budget, **options}
         self._lock = threading.Lock()  # a model has one context system at a time
+        self.context_held: Footprint | None = None  # at the end of the last prompt
         with open_reader(model=self._model, **self._make) as reader:  # what cannot work says so before it is used
             if reader.sizes.slots is not None:
                 self._model.context_window = None
@@ -86,7 +87,8 @@ class BoundedLanguageModel:
             written: Generation = self._model.generate(
                 prompt, max_new_tokens=max_new_tokens, temperature=temperature, stop=stop, schema=schema
             )
-            return replace(written, context=reader.footprint())
+            self.context_held = reader.footprint()
+            return replace(written, context=self.context_held)
 
     def loglik(self, prompt: str, options: Sequence[str]) -> list[float]:
         """As the model does, with the prompt read through the context system.
@@ -102,6 +104,7 @@ class BoundedLanguageModel:
             if len(ids) > _ASKING:
                 reader.feed(ids[:-_ASKING])
             found = iter(reader.score(ids[-_ASKING:], said) if said else [])
+            self.context_held = reader.footprint()
             return [-float(next(found).sum()) if option else 0.0 for option in options]
 
     def count_tokens(self, text: str) -> int:

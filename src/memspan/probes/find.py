@@ -11,9 +11,9 @@ from memspan.probes.base import Exam
 ALIASES = {
     "beam": "memspan.probes.recorded:Beam",
     "episodic": "memspan.probes.episodic:Episodic",
+    "loco": "memspan.probes.loco:Loco",
     "locomo": "memspan.probes.recorded:Locomo",
     "longmemeval": "memspan.probes.recorded:LongMemEval",
-    "loco": "memspan.probes.loco:Loco",
 }
 
 

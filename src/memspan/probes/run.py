@@ -258,11 +258,15 @@ def _memory(subject: Subject, item: Item) -> dict[str, float]:
     return found if footprint is None else {**found, "bytes": footprint.total}
 
 
+class OtherRunError(InputError):
+    """The answers in a folder are of another run."""
+
+
 class Kept:
     """The answers of a run on the disk.
 
     Raises:
-        InputError: the file is of another run.
+        OtherRunError: the file is of another run.
         StoreError: it cannot be written.
     """
 
@@ -278,7 +282,7 @@ class Kept:
         rows = [row for line in lines if (row := _row(line)) is not None]
         if rows and rows[0] != head:
             other = next((key for key in head if rows[0].get(key) != head[key]), "file")
-            raise InputError(f"{self.path} holds a run with another {other}: name another --out, or delete it")
+            raise OtherRunError(f"{self.path} holds a run with another {other}: name another --out, or delete it")
         for row in rows[1:]:
             self.done[row["id"]] = Answered(**row)
         try:

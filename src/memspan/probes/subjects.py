@@ -11,7 +11,8 @@ from dataclasses import replace
 from typing import Any
 
 from memspan.core.errors import InputError, UnsupportedModelError
-from memspan.models.base import LanguageModel
+from memspan.core.footprint import Footprint
+from memspan.models.base import LanguageModel, LocalLanguageModel
 from memspan.probes.base import Choice, Exam, Form, Item
 from memspan.probes.turns import transcript
 
@@ -59,6 +60,19 @@ class ModelSubject:
         return [
             total / max(1, self.model.count_tokens(option)) for total, option in zip(sums, choice.options, strict=True)
         ]
+
+    def held(self) -> Footprint | None:
+        """Bytes of keys and values: as a context system counted them, else those of the whole context, foretold."""
+        model: Any = self.model
+        if hasattr(model, "context_held"):
+            counted: Footprint | None = model.context_held
+            return counted
+        if not isinstance(model, LocalLanguageModel):
+            return None
+        from memspan.models.plan import kv_bytes
+
+        size = 4 if getattr(model, "dtype", "float32") == "float32" else 2
+        return Footprint.of("context", "ram", kv_bytes(model.model.config, self.count_tokens(self._context), size))
 
     def count_tokens(self, text: str) -> int:
         """The model's tokenizer."""
