@@ -101,16 +101,21 @@ def test_lm_evaluation_harness_reads_it(tmp_path):
 def test_inspect_reads_it(tmp_path):
     pytest.importorskip("inspect_ai")
     from inspect_ai import eval as evaluate
-    from inspect_ai.model import ModelOutput, get_model
+    from inspect_ai.model import ModelOutput, ModelUsage, get_model
+
+    def said(text):
+        output = ModelOutput.from_content("mockllm/model", text)
+        output.usage = ModelUsage()  # else tokens are counted with a vocabulary that is downloaded
+        return output
 
     exported(tmp_path, "inspect")
-    texts = [row["target"] for row in rows(tmp_path / "episodic_text.jsonl")]
+    targets = [row["target"] for row in rows(tmp_path / "episodic_text.jsonl")]
     letters = [f"ANSWER: {'ABCDEF'[row['right']]}" for row in rows(tmp_path / "episodic_likelihood.jsonl")]
-    for task, right in (("text", texts), ("choice", letters)):
-        for said, score in ((right, 1.0), (["purple elephants"] * N, 0.0)):
+    for task, right in (("text", targets), ("choice", letters)):
+        for texts, score in ((right, 1.0), (["purple elephants"] * N, 0.0)):
             model = get_model(
                 "mockllm/model",
-                custom_outputs=[ModelOutput.from_content("mockllm/model", text) for text in said],
+                custom_outputs=[said(text) for text in texts],
                 memoize=False,
             )
             (log,) = evaluate(
