@@ -150,6 +150,8 @@ def subject_of(spec: str, exam: Exam, seed: int = 0) -> Subject:
     from memspan.probes.subjects import Guesser, ModelSubject, Oracle, Shuffled, Undated
 
     kind, colon, rest = spec.partition(":")
+    if kind in ("memory", "context", "shuffled", "undated") and colon and not rest:
+        raise InputError(f"--subject {spec} names nobody behind the colon: {SUBJECTS}")
     if spec == "oracle":
         return Oracle(exam)
     if spec == "guesser":
