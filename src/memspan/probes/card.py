@@ -19,6 +19,7 @@ from memspan.probes.statistics import difference
 
 SCHEMA = "memspan-card-1"
 LENGTHS = (512, 1024)
+_REASONS = (InputError, UnsupportedModelError, MissingExtraError, BudgetError)
 N = 12
 
 
@@ -107,7 +108,7 @@ def sit_all(
 
     Args:
         exams: by name; making one may fail, and is then a reason.
-        subjects: each makes a subject for an exam; what fails here fails as a whole.
+        subjects: each makes a subject for an exam; who can be made for none is an error, else a reason.
         n: items of each length.
         lengths: in tokens, estimated; none are 512 and 1,024, or what an exam takes at least.
         seed, form, out, progress: as of `run`.
@@ -118,38 +119,46 @@ def sit_all(
     """
     if not exams or not subjects:
         raise InputError("a report card needs at least one exam and one subject")
-    reports, refusals, names = list[Report](), list[Refusal](), dict[str, None]()
+    reports, refusals = list[Report](), list[Refusal]()
+    made: dict[str, Exam] = {}
     for name, make in exams.items():
         try:
-            exam = make()
+            made[name] = make()
         except (InputError, MissingExtraError) as error:
             refusals.append(Refusal(name, "", str(error)))
-            continue
-        sitting = [subject(exam) for subject in subjects]
-        if len({one.name for one in sitting}) < len(sitting):
-            raise InputError(f"two of the subjects are called the same: {', '.join(one.name for one in sitting)}")
-        names |= dict.fromkeys(one.name for one in sitting)
-        sizes = list(lengths) or _usual(exam)
-        for subject in sitting:
+    sitting = [_made(subject, made) for subject in subjects]
+    names = [next(one.name for one in by_exam.values() if not isinstance(one, Exception)) for by_exam in sitting]
+    if len(set(names)) < len(names):
+        raise InputError(f"two of the subjects are called the same: {', '.join(names)}")
+    for name, exam in made.items():
+        for called, by_exam in zip(names, sitting, strict=True):
+            subject = by_exam[name]
+            if isinstance(subject, Exception):
+                refusals.append(Refusal(name, called, str(subject)))
+                continue
             try:
-                reports.append(
-                    run(
-                        exam,
-                        subject,
-                        n=n,
-                        lengths=sizes,
-                        seed=seed,
-                        form=form,
-                        out=out,
-                        progress=progress,
-                        alike=True,
-                    )
-                )
+                sizes = list(lengths) or _usual(exam)
+                options: dict[str, Any] = {"seed": seed, "form": form, "out": out, "progress": progress}
+                reports.append(run(exam, subject, n=n, lengths=sizes, alike=True, **options))
             except OtherRunError:
                 raise
-            except (InputError, UnsupportedModelError, MissingExtraError, BudgetError) as error:
-                refusals.append(Refusal(name, subject.name, str(error)))
+            except _REASONS as error:
+                refusals.append(Refusal(name, called, str(error)))
     return Card(subjects=tuple(names), exams=tuple(exams), reports=tuple(reports), refusals=tuple(refusals))
+
+
+def _made(make: Callable[[Exam], Subject], exams: Mapping[str, Exam]) -> dict[str, Subject | Exception]:
+    """A subject for each exam, or why it cannot sit it; who can sit none is an error."""
+    found: dict[str, Subject | Exception] = {}
+    for name, exam in exams.items():
+        try:
+            found[name] = make(exam)
+        except _REASONS as error:
+            found[name] = error
+    errors = [one for one in found.values() if isinstance(one, Exception)]
+    if len(errors) == len(found):
+        raise errors[0] if errors else InputError("none of the exams can be made")
+    return found
 
 
 def _usual(exam: Exam) -> list[int]:
