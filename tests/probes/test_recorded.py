@@ -177,6 +177,22 @@ def test_other_layouts(tmp_path):
         LongMemEval().items(1, 0, 0, len)
 
 
+def test_a_cut_holds_the_sessions_where_no_turns_are_named(tmp_path):
+    names = [f"s{number}" for number in range(8)]
+    talk = [[{"role": "user", "content": f"The code of gate {name} is {name}-{'x' * 40}."}] for name in names]
+    haystack = {
+        "question_id": "q", "question_type": "multi-session", "question": "What is the code of gate s5?",
+        "answer": "s5-x", "answer_session_ids": ["s5"], "haystack_session_ids": names, "haystack_sessions": talk,
+        "haystack_dates": [f"2023/05/0{number + 1} (Mon) 10:00" for number in range(8)],
+    }  # fmt: skip
+    (tmp_path / "m.json").write_text(json.dumps([haystack]))
+    exam = LongMemEval(conversations=load(tmp_path, unanswerable=True)[0].conversations)
+    for seed in range(5):
+        (item,) = exam.items(1, 60, seed, exam.estimate)
+        assert len(item.turns) < 8
+        assert "q/s5" in {turn.session for turn in item.turns}
+
+
 # --- the command line ------------------------------------------------------------------------------------------------
 
 

@@ -15,9 +15,9 @@ figures are no replacement for them, and compare subjects only with each other. 
 it found has a low F1, since that counts every word beside the answer; recall@k and `covered` say whether it found it.
 
 Notable choices. Length 0 shows a conversation whole. With another, the evidence, the two turns before and after each,
-and runs of turns from anywhere are shown in their order; questions whose evidence does not fit are left out. By
-likelihood, the right answer stands among answers to other questions of the same kind, and "not mentioned" among the
-options of all.
+and runs of turns from anywhere are shown in their order; where a file names only sessions, these are the evidence, and
+recall of it is not told. Questions whose evidence does not fit are left out. By likelihood, the right answer stands
+among answers to other questions of the same kind, and "not mentioned" among the options of all.
 """
 
 from __future__ import annotations
@@ -72,6 +72,8 @@ class Posed(Protocol):
     def parts(self) -> tuple[str, ...]: ...
     @property
     def evidence(self) -> tuple[str, ...]: ...
+    @property
+    def sessions(self) -> tuple[str, ...]: ...
     @property
     def unanswerable(self) -> bool: ...
     @property
@@ -322,6 +324,8 @@ class _Shown:
         """The evidence and what fits beside it; None where it does not fit itself."""
         self._sizes = self._sizes or [self._count(line(turn)) + 3 for turn in self._turns]
         kept = dict.fromkeys(self._places[name] for name in question.evidence)
+        if not kept:  # where a file names no turns, the sessions that hold the answer are the evidence
+            kept = dict.fromkeys(i for i, turn in enumerate(self._turns) if turn.session in question.sessions)
         around = [at + step for at in kept for step in (-1, 1, -2, 2)][: 4 * len(kept)]
         order = dict.fromkeys(place for place in around if 0 <= place < len(self._turns) and place not in kept)
         for begin in chance.sample(range(0, len(self._turns), _RUN), len(range(0, len(self._turns), _RUN))):
