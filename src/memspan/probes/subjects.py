@@ -109,6 +109,33 @@ class Guesser(_Known):
         return [self._chance.random() for _ in choice.options]
 
 
+class Blind:
+    """A subject that is not shown the context: what it scores, the question alone gives away."""
+
+    def __init__(self, subject: Any) -> None:
+        self._inner = subject
+        self.name, self.forms = f"{subject.name}, blind", subject.forms
+
+    def read(self, item: Item) -> None:
+        """Nothing of it."""
+        self._inner.read(replace(item, context="", pieces=()))
+
+    def write(self, item: Item) -> str:
+        """As the subject does."""
+        said: str = self._inner.write(item)
+        return said
+
+    def weigh(self, choice: Choice) -> list[float]:
+        """As the subject does."""
+        weighed: list[float] = self._inner.weigh(choice)
+        return weighed
+
+    def count_tokens(self, text: str) -> int | None:
+        """The subject's."""
+        counted: int | None = self._inner.count_tokens(text)
+        return counted
+
+
 class Shuffled:
     """A subject that is shown the pieces of each item in another order: what it loses, it owed to their order."""
 
