@@ -41,7 +41,7 @@ LEARNED, UNORDERED = 0.30, 0.08
 
 BOOKS = ("69087-0.txt", "72600-0.txt", "72869-0.txt", "72958-0.txt", "72972-0.txt", "73017-0.txt")
 LONG = "72958-0.txt"  # for stores and the model; 72869 was used to choose the wordings below
-LABELS_PROMPT, CONTINUATION_PROMPT = 0, 2
+LABELS_PROMPT, CONTINUATION_PROMPT = 1, 2
 
 
 def book(name: str) -> str:

@@ -28,13 +28,15 @@ class Choice:
     """One question of the likelihood form: which of the options follows; `right` is its place among them.
 
     `earliest` is for questions of order: a text for each option, of which the one that was met first tells the right
-    one. A store compares when it met them, and need not weigh words.
+    one. A store compares when it met them, and need not weigh words. `upto` cuts what stands before the question: so
+    many characters of the context; None is all of it.
     """
 
     question: str
     options: tuple[str, ...]
     right: int
     earliest: tuple[str, ...] = ()
+    upto: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
