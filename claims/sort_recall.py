@@ -158,7 +158,7 @@ def claim(size: str, seed: int) -> Evidence:
     exam = SortRecall()
     right = run(exam, Oracle(exam), n=400, lengths=(400,), seed=seed, form="likelihood").score
     lots = run(exam, Guesser(exam, seed), n=2_000, lengths=(2_000,), seed=seed, form="text").score
-    named, n = book(LONG) if full else "", 400 if full else 60
+    named, n = book(LONG) if full else "", 300 if full else 60
     whole = SortRecall(book=named, reads="book")
     stores = [run(whole, StoreSubject(dated=dated), n=n, lengths=[13_000], seed=seed) for dated in (True, False)]
     parts = [
@@ -192,5 +192,5 @@ def claim(size: str, seed: int) -> Evidence:
         ),
     ]
     if full:
-        parts += [*model(60, 24, seed), *weights(80, seed)]
+        parts += [*model(40, 16, seed), *weights(100, seed)]
     return Evidence(slug="sort-recall", size=size, parts=parts)

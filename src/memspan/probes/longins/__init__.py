@@ -14,10 +14,22 @@ view, and as many are marked as are wrong: those with the smallest gaps. GIST an
 numbers of questions; `pairs` makes these equal. The table of models in the paper is not reproduced here.
 """
 
-from memspan.probes.longins.exam import F1Result, LongIns, LongInsConfig, Pool, build, by_depth, marked, score
+from memspan.probes.longins.exam import (
+    MODES,
+    F1Result,
+    LongIns,
+    LongInsConfig,
+    Pool,
+    build,
+    by_depth,
+    marked,
+    score,
+    solvable,
+)
 from memspan.probes.longins.pools import QA, made_pool, pool_of, read_pool
 
 __all__ = [
+    "MODES",
     "QA",
     "F1Result",
     "LongIns",
@@ -30,4 +42,5 @@ __all__ = [
     "pool_of",
     "read_pool",
     "score",
+    "solvable",
 ]

@@ -11,9 +11,9 @@ from statistics import fmean
 from typing import Any, Literal, get_args
 
 from memspan.core.errors import InputError
-from memspan.probes.base import Choice, Count, Exam, Grade, Item
+from memspan.probes.base import Choice, Count, Exam, Grade, Item, Subject
 from memspan.probes.longins.pools import QA, made_pool, pool_of, read_pool
-from memspan.probes.run import Report
+from memspan.probes.run import Report, run
 
 Mode = Literal["GIST", "LIST", "LIMT"]
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -323,7 +323,7 @@ class LongIns(Exam):
     @cached_property
     def pool(self) -> Pool:
         """The questions, of the tasks that were chosen."""
-        rows = read_pool(str(self.config.pool)) if self.config.pool else made_pool()
+        rows: Sequence[QA] = read_pool(str(self.config.pool)) if self.config.pool else made_pool()
         known = sorted({qa.task for qa in rows})
         if unknown := [task for task in self.config.tasks if task not in known]:
             raise InputError(f"{unknown[0]!r} is no task of the pool: choose of {', '.join(known)}")
@@ -402,3 +402,22 @@ def by_depth(report: Report) -> dict[str, tuple[int, float]]:
         if shares:
             out[third] = (len(shares), fmean(shares))
     return out
+
+
+def solvable(subject: Subject, *, least: float = 0.75, n: int = 30, seed: int = 10_000, **options: Any) -> list[str]:
+    """Tasks of the pool of which a subject judges at least such a share of `n` answers rightly, by likelihood.
+
+    Whoever cannot do the questions cannot mark them, at any length. `options` are those of the exam.
+
+    Raises:
+        InputError: there is none.
+    """
+    able = []
+    for task in options.pop("tasks", ()) or sorted(LongIns(**options).pool.tasks):
+        exam = LongIns(**{"modes": "GIST", **options, "tasks": task, "pairs": 10, "error_rate": 0.5})
+        report = run(exam, subject, n=-(-n // 10), lengths=[4096], seed=seed, form="likelihood")
+        if fmean(item.more["pairs right"] for item in report.items) >= least:
+            able.append(task)
+    if not able:
+        raise InputError(f"{subject.name} judges no task of the pool rightly in {least:.0%} of the cases")
+    return able

@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -226,7 +227,8 @@ _TASKS: tuple[tuple[str, str, str, Callable[[random.Random], _Made]], ...] = (
 )
 
 
-def made_pool(seed: int = 0) -> list[QA]:
+@cache
+def made_pool(seed: int = 0) -> tuple[QA, ...]:
     """Twelve tasks of seven types, up to 1,200 questions each, none twice."""
     pool: list[QA] = []
     for task, kind, instruction, make in _TASKS:
@@ -239,7 +241,7 @@ def made_pool(seed: int = 0) -> list[QA]:
             if len(found) == _PER_TASK:
                 break
         pool += found.values()
-    return pool
+    return tuple(pool)
 
 
 # --- a user's --------------------------------------------------------------------------------------------------------
