@@ -1,7 +1,7 @@
 """Marking a paper needs all of it, and the longer the paper, the less of it is marked rightly.
 
-The exam itself is examined first: a perfect marker, an empty reply, one that calls everything wrong, one by lot; lengths,
-numbers, shares and places of wrong answers. Then the bundled SmolLM2-135M-Instruct marks papers by likelihood (each
+The exam itself is examined first: a perfect marker, an empty reply, one that calls everything wrong, one by lot;
+lengths, numbers, shares and places of wrong answers. Then the bundled SmolLM2-135M-Instruct marks papers by likelihood (each
 stated answer against an alternative), of the tasks whose questions it can do at all. The table of the paper's models is
 not reproduced here, and a smoke run leaves the model out.
 """
@@ -60,7 +60,7 @@ def truth(full: bool, seed: int) -> list[Part]:
             each = max(exam.estimate(piece) for piece in item.pieces[1:]) + 1
             total, tokens = len(item.choices), int(item.group["tokens"])
             lacking = max(lacking, (length - tokens) / each if tokens <= length else np.inf)
-            shares = max(shares, abs(len(item.answer) - max(1.0, 0.1 * total)))
+            shares = max(shares, abs(len(item.answer) - 0.1 * total))
             strange += sum(not 1 <= number <= total for number in item.answer) + (not item.answer)
             count += 1
     placed = LongIns(modes="GIST", tasks="arithmetic")
@@ -91,9 +91,9 @@ def truth(full: bool, seed: int) -> list[Part]:
         ),
         Part(
             name="a tenth is wrong",
-            metric="wrong answers more or fewer than a tenth, at most (half a one by rounding, one by lot)",
+            metric="wrong answers more or fewer than a tenth, at most",
             value=shares,
-            threshold=at_most(1.5),
+            threshold=at_most(1),
         ),
         Part(name="numbers exist", metric="wrong numbers that do not", value=strange, threshold=at_most(0)),
         Part(

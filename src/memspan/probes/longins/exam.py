@@ -141,7 +141,7 @@ def build(
         mode: GIST has one task and says its instruction once; LIST says it in every group; LIMT mixes tasks.
         length: most tokens of the paper.
         tokenizer: a tokenizer of transformers, or a function that counts; None estimates.
-        error_rate: share of wrong answers, at least one; in papers of 20 or more there may be one more or one fewer.
+        error_rate: share of wrong answers, at least one; in papers of 20 questions or more up to one more or fewer.
         pairs: exactly so many questions; 0 is as many as the length holds.
         depth: where wrong answers may stand, from 0, the beginning, to 1.
 
@@ -245,8 +245,9 @@ def _marked_paper(
     name: str,
 ) -> Item:
     total = len(chosen)
-    jitter = chance.choice((-1, 0, 1)) if total >= 20 else 0
-    errors = max(1, round(error_rate * total) + jitter)
+    share = error_rate * total
+    near = [k for k in range(1, total) if abs(k - share) <= 1] if total >= 20 else [max(1, round(share))]
+    errors = chance.choice(near)
     places = [i for i in range(total) if depth[0] <= (i + 0.5) / total < depth[1]] or [int(depth[0] * total)]
     gold = sorted(chance.sample(places, min(errors, len(places))))
     head = _head(mode, chosen[0].instruction)
