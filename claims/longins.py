@@ -1,9 +1,9 @@
 """Marking a paper needs all of it, and the longer the paper, the less of it is marked rightly.
 
 The exam itself is examined first: a perfect marker, an empty reply, one that calls everything wrong, one by lot;
-lengths, numbers, shares and places of wrong answers. Then the bundled SmolLM2-135M-Instruct marks papers by likelihood (each
-stated answer against an alternative), of the tasks whose questions it can do at all. The table of the paper's models is
-not reproduced here, and a smoke run leaves the model out.
+lengths, numbers, shares and places of wrong answers. Then the bundled SmolLM2-135M-Instruct marks papers by
+likelihood (each stated answer against an alternative), of the tasks whose questions it can do at all. The table of
+the paper's models is not reproduced here, and a smoke run leaves the model out.
 """
 
 from __future__ import annotations

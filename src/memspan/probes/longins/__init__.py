@@ -7,10 +7,10 @@ twelve tasks of seven types that are made here (378 words are in the translation
 
 Notable choices. The official way to falsify answers is not published: a wrong answer is one of the question's own, else
 the answer to another question of its task, and never one that is right for the question as well. One answer in ten is
-wrong, at least one; from 20 questions on up to one more or fewer, so that the number cannot be guessed. Strictly, the last
-list of bare numbers in brackets counts; the official rule, by which every number in any brackets does, is beside it as
-`loose`. In the likelihood form each stated answer is weighed against one alternative, with the paper up to there in
-view, and as many are marked as are wrong: those with the smallest gaps. GIST and LIST of equal length hold different
+wrong, at least one; from 20 questions on up to one more or fewer, so that the number cannot be guessed. Strictly, the
+last list of bare numbers in brackets counts; the official rule, by which every number in any brackets does, is beside
+it as `loose`. In the likelihood form each stated answer is weighed against one alternative, with the paper up to there
+in view, and as many are marked as are wrong: those with the smallest gaps. GIST and LIST of equal length hold different
 numbers of questions; `pairs` makes these equal. The table of models in the paper is not reproduced here.
 """
 

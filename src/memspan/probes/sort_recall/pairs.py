@@ -16,7 +16,7 @@ import numpy as np
 from memspan.core.errors import InputError
 from memspan.probes.statistics import uniformity
 
-_EXTRA = 50  # excerpts beyond those asked for, since a pair does not fit into each
+_EXCERPTS = 4  # drawn for each pair, since a narrow bin fits between few sentences
 _REDRAWS = 100
 _TRIES = 30  # of a pair in one excerpt
 _LEAST_P = 0.05  # at which positions count as uniform
@@ -182,13 +182,11 @@ class Sequenced:
             return []
         most = 0
         for _ in range(_REDRAWS):
-            places = [chance.randint(0, len(self) - excerpt) for _ in range(count + _EXTRA)]
-            if uniformity([place / max(1, len(self) - excerpt) for place in places]) < _LEAST_P:
-                continue
-            found: dict[tuple[int, int], tuple[int, float]] = {}
-            for place in places:
+            found: dict[tuple[int, int], tuple[int, float, float]] = {}
+            for _ in range(_EXCERPTS * count):
                 if len(found) == count:
                     break
+                place = chance.randint(0, len(self) - excerpt)
                 start = self._snap(place)
                 if start < 0:
                     continue
@@ -200,11 +198,13 @@ class Sequenced:
                     late = self._snap(early + distance)
                     fits = lower < late - early <= upper and late + segment <= start + excerpt and early >= start
                     if fits and {early, late} <= once and (early, late) not in found:
-                        found[early, late] = (start, (offset + 0.5) / (room + 1))
+                        shares = (place + 0.5) / (len(self) - excerpt + 1), (offset + 0.5) / (room + 1)
+                        found[early, late] = (start, *shares)
                         break
             most = max(most, len(found))
-            if len(found) == count and uniformity([share for _, share in found.values()]) >= _LEAST_P:
-                return [(start, early, late) for (early, late), (start, _) in found.items()]
+            uniform = all(uniformity([shares[i] for shares in found.values()]) >= _LEAST_P for i in (1, 2))
+            if len(found) == count and uniform:
+                return [(start, early, late) for (early, late), (start, _, _) in found.items()]
         raise InputError(
             f"{most} of {count} pairs at distances above {lower} up to {upper} were found in {len(self):,} units: give "
             "a longer sequence, other bins, or fewer pairs"
