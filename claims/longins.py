@@ -1,4 +1,4 @@
-"""Marking a paper needs all of it, and the longer the paper, the less of it is marked rightly.
+"""A paper is marked only by who reads and judges all of it; the further its instruction, the worse.
 
 The exam itself is examined first: a perfect marker, an empty reply, one that calls everything wrong, one by lot;
 lengths, numbers, shares and places of wrong answers. Then the bundled SmolLM2-135M-Instruct marks papers by
@@ -20,7 +20,8 @@ from memspan.probes.run import Report, run
 from memspan.probes.statistics import uniformity
 from memspan.probes.subjects import Guesser, ModelSubject, Oracle
 
-TITLE = "Marking every answer of a paper gets harder with its length"
+EXPECTED = "partly"
+TITLE = "A paper is marked by who reads and judges all of it, and worse the further its instruction"
 SEEDS = (0,)
 
 # Thresholds, fixed before the first run, from the card of the system: a perfect marker scores 1 in all modes, an empty
