@@ -83,7 +83,7 @@ def subject_of(spec: str, exam: Exam, seed: int = 0) -> Subject:
     if spec == "guesser":
         return Guesser(exam, seed)
     if kind in ("shuffled", "blind", "weights", "retrieval") and colon and exam.role != "reader":
-        raise InputError(f"{exam.slug} has no {kind}: subjects, as it shows no context first")
+        raise InputError(f"{exam.slug} has no {kind} subjects: it shows no context to change")
     if kind == "shuffled" and colon:
         return Shuffled(subject_of(rest, exam, seed), seed)
     if kind == "blind" and colon:
