@@ -25,6 +25,7 @@ from memspan.probes.sort_recall.books import chronicle, read_book
 from memspan.probes.statistics import difference, uniformity
 from memspan.probes.subjects import Blind, Guesser, ModelSubject, Oracle
 
+EXPECTED = "partly"
 TITLE = "Which of two segments came first is known to a memory with times, not to one without"
 SEEDS = (0,)
 
