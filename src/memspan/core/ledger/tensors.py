@@ -84,6 +84,7 @@ class TensorWatch:
         self._tick = tick
         self._live: dict[int, StorageLine] = {}
         self._fresh_slots: dict[torch.device, int | None] = {}
+        self._fake = False  # a fake mode holds over the whole block, so that fake tensors stand for real ones
         self._freed = self._make_freed()
         self._undo = ExitStack()
         if optimizer is not None:
@@ -93,8 +94,10 @@ class TensorWatch:
 
     def start(self) -> None:
         """Attach; if that fails, nothing stays attached."""
+        import torch
         from torch.optim.optimizer import register_optimizer_step_post_hook
 
+        self._fake = torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE) is not None
         with self._undo:
             if self._model_refs or self._optimizers:
                 self._undo.callback(register_optimizer_step_post_hook(self._after_step).remove)
@@ -278,18 +281,22 @@ class TensorWatch:
         """The lines of tensors; a line comes as often as tensors share it."""
         for tensor in tensors:
             for storage in storages(tensor):
-                line = self._line(storage)
+                line = self._line(storage, tensor.device)
                 if line is not None:
                     yield line
 
-    def _line(self, storage: torch.UntypedStorage) -> StorageLine | None:
-        """The line of a storage, made if it has none, brought to its present size; None where it holds no bytes."""
+    def _line(self, storage: torch.UntypedStorage, device: torch.device | None = None) -> StorageLine | None:
+        """The line of a storage, made if it has none, brought to its present size; None where it holds no bytes.
+
+        `device` is that of the tensor: a fake tensor stands on a storage of the device "meta".
+        """
         # PyTorch keeps one Python object per storage for as long as the storage lives, so its id names the storage.
         key = id(storage)
         line = self._live.get(key)
         nbytes = storage.nbytes()
         if line is None:
-            slot = self._fresh_slot(storage.device)
+            home = storage.device
+            slot = self._fresh_slot(device if self._fake and device is not None else home)
             if slot is None or nbytes == 0:
                 return None
             line = StorageLine(storage, self._freed)
@@ -362,7 +369,7 @@ def _mode(watch: TensorWatch) -> TorchDispatchMode:
                 for value in tree_leaves(output):
                     if isinstance(value, plain):
                         for storage in storages(value):
-                            book(storage)
+                            book(storage, value.device)
             if len(events) > _MANY:
                 refresh()
             return output
