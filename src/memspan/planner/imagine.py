@@ -1,0 +1,207 @@
+"""Runs a training step on tensors without bytes, and counts what it would hold.
+
+The step is `memspan.training.Step`, prepared by the same savers as a real one and counted by the same ledger; the second
+of two steps counts, since the optimizer has its state only then.
+
+A deep model's step is that of a shallow one with a part repeated. `Imagination` therefore takes the steps of one and of
+two layers, finds the part by which the second is longer, and repeats it; where the longer step is not the shorter one
+with something put in, as in stacks of layers that differ, the whole model's step is run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from memspan.core.errors import UnsupportedModelError
+from memspan.core.footprint import Footprint
+from memspan.core.ledger import Ledger
+from memspan.planner.fake import imagined
+from memspan.planner.work import WorkMode
+from memspan.training.base import AdamW, Loss, OptimizerFactory, Stack
+from memspan.training.estimate import STRETCHES, Estimate
+from memspan.training.spec import Spec
+from memspan.training.step import Step, language_model_loss
+
+SHALLOW = 1  # layers of the smaller of the two steps
+Key = tuple[str, str]  # tier and place
+Changes = list[tuple[Key, int]]
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A step as the ledger saw it.
+
+    Attributes:
+        base: bytes by tier and place when it began.
+        changes: by stretch, every change in its order.
+        counts: parameters, trainable parameters, FLOPs, bytes of traffic: all grow linearly with the depth.
+        unit: bytes of the largest layer's parameters.
+    """
+
+    base: dict[Key, int]
+    changes: dict[str, Changes]
+    counts: tuple[int, int, int, int]
+    unit: int
+
+    def estimate(self) -> Estimate:
+        """What it held."""
+        return _replay(self.base, [(name, [(self.changes.get(name, []), 1)]) for name in STRETCHES], self)
+
+
+def trace(
+    spec: Spec,
+    stack: Stack,
+    optimizer: OptimizerFactory | None = None,
+    *,
+    loss: Loss = language_model_loss,
+    clip: float | None = None,
+) -> Trace:
+    """Run two steps on tensors without bytes; the trace of the second.
+
+    Raises:
+        UnsupportedModelError: the step depends on the values of tensors, or the configuration is of no known model.
+    """
+    with imagined():
+        model, made = stack.prepare(spec.build(), optimizer or AdamW())
+        model.train()
+        step = Step(model, made, stack, loss, clip=clip)
+        step(spec.random_batch())
+        work = WorkMode()
+        with Ledger(model, optimizer=made, stores=stack, record=True) as ledger, work:
+            batch = spec.random_batch()
+            base = dict(ledger.now.entries)
+            step(batch, ledger)
+            del batch
+        changes = ledger.trace()
+        parameters = list(model.parameters())
+        counts = (
+            sum(parameter.numel() for parameter in parameters),
+            sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
+            work.flops,
+            work.traffic,
+        )
+        return Trace(
+            base, {name: [((t, p), n) for t, p, n in changes.get(name, [])] for name in STRETCHES}, counts, _unit(model)
+        )
+
+
+def imagine(
+    spec: Spec,
+    stack: Stack,
+    optimizer: OptimizerFactory | None = None,
+    *,
+    loss: Loss = language_model_loss,
+    clip: float | None = None,
+    whole: bool = False,
+) -> tuple[Estimate, str]:
+    """What a step of this job would hold on one rank, without the formulas for several; and how that was found.
+
+    Args:
+        spec, stack, optimizer, loss, clip: the job, as `train` takes it.
+        whole: run the whole model's step, however deep it is.
+
+    Returns:
+        The estimate, and "whole" or "repeated".
+
+    Raises:
+        UnsupportedModelError: as `trace`.
+    """
+
+    def run(one: Spec) -> Trace:
+        return trace(one, stack, optimizer, loss=loss, clip=clip)
+
+    layers = spec.layers
+    uniform = all(saver.uniform for saver in stack.savers)
+    if not whole and uniform and layers is not None and layers > SHALLOW + 2:
+        try:
+            found = _repeated(run(spec.with_layers(SHALLOW)), run(spec.with_layers(SHALLOW + 1)), layers - SHALLOW)
+        except (UnsupportedModelError, ValueError, IndexError, KeyError):
+            found = None  # a configuration that cannot be cut
+        if found is not None:
+            return found, "repeated"
+    return run(spec).estimate(), "whole"
+
+
+def _repeated(short: Trace, long: Trace, times: int) -> Estimate | None:
+    """The step of `times` more layers than `short` has; None where `long` is not `short` with one more put in."""
+    parts: list[tuple[str, Sequence[tuple[Changes, int]]]] = []
+    for name in STRETCHES:
+        a, b = short.changes.get(name, []), long.changes.get(name, [])
+        more = len(b) - len(a)
+        at = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+        if more < 0 or b[at + more :] != a[at:]:
+            return None
+        parts.append((name, [(a[:at], 1), (b[at : at + more], times), (a[at:], 1)]))
+    keys = {**short.base, **long.base}
+    base = {key: _further(short.base.get(key, 0), long.base.get(key, 0), times) for key in keys}
+    counts = tuple(_further(x, y, times) for x, y in zip(short.counts, long.counts, strict=True))
+    return _replay(base, parts, replace(long, counts=counts))
+
+
+def _further(first: int, second: int, times: int) -> int:
+    return first + times * (second - first)
+
+
+def _replay(
+    base: dict[Key, int], stretches: Iterable[tuple[str, Sequence[tuple[Changes, int]]]], facts: Trace
+) -> Estimate:
+    """Add up a step that is given as changes, each list of them repeated."""
+    held = dict(base)
+    peaks: dict[str, Footprint] = {}
+    highest = dict(base)
+    for name, parts in stretches:
+        best, most = dict(held), _memory(held)
+        for changes, times in parts:
+            for turn in range(times):
+                # What is held at one change grows by the same with each repetition, so the ends hold the largest.
+                if turn not in (0, times - 1):
+                    continue
+                if turn:
+                    skipped = _sum(changes)
+                    for key, n in skipped.items():
+                        held[key] = held.get(key, 0) + n * (times - 2)
+                total = _memory(held)
+                for key, n in changes:
+                    held[key] = held.get(key, 0) + n
+                    total += n if key[1] != "disk" else 0
+                    if n > 0:
+                        highest[key] = max(highest.get(key, 0), held[key])
+                        if total > most:
+                            best, most = dict(held), total
+        peaks[name] = Footprint({key: n for key, n in best.items() if n})
+    parameters, trainable, flops, traffic = facts.counts
+    return Estimate(
+        stretches=peaks,
+        highest=Footprint({key: n for key, n in highest.items() if n}),
+        parameters=parameters,
+        trainable=trainable,
+        unit=facts.unit,
+        flops=flops,
+        traffic=traffic,
+    )
+
+
+def _sum(changes: Changes) -> dict[Key, int]:
+    sums: dict[Key, int] = {}
+    for key, n in changes:
+        sums[key] = sums.get(key, 0) + n
+    return sums
+
+
+def _memory(held: dict[Key, int]) -> int:
+    return sum(n for (_, place), n in held.items() if place != "disk")
+
+
+def _unit(model: Any) -> int:
+    """Bytes of the parameters of the largest entry of a list of layers, or of the whole model where it has none."""
+    from torch import nn
+
+    def size(module: nn.Module) -> int:
+        return sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())
+
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module)]
+    return max((size(layer) for layers in lists for layer in layers), default=size(model))
+
+
