@@ -31,7 +31,7 @@ _READS = {"is_tracing": _no, "find_packed_sequence_indices": _nothing, "fast_all
 
 
 def _apply(module: nn.Module, change: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
-    """`nn.Module._apply`, behind `.to` and its like: PyTorch's own swaps fake tensors, and fails where nothing changes."""
+    """`nn.Module._apply`, which is behind `.to`: PyTorch's own swaps fake tensors and fails where nothing changes."""
     if recurse:
         for child in module.children():
             _apply(child, change)
@@ -74,7 +74,9 @@ def imagined() -> Iterator[None]:
             yield
     except (DataDependentOutputException, DynamicOutputShapeException, UnsupportedOperatorException) as error:
         said = str(error).splitlines()[0]
-        raise UnsupportedModelError(f"the step cannot be planned, it depends on the values of tensors: {said}") from error
+        raise UnsupportedModelError(
+            f"the step cannot be planned, it depends on the values of tensors: {said}"
+        ) from error
     finally:
         for name, value in before.items():
             setattr(masks, name, value)

@@ -1,7 +1,7 @@
 """Runs a training step on tensors without bytes, and counts what it would hold.
 
-The step is `memspan.training.Step`, prepared by the same savers as a real one and counted by the same ledger; the second
-of two steps counts, since the optimizer has its state only then.
+The step is `memspan.training.Step`, prepared by the same savers as a real one and counted by the same ledger; of two
+steps the second counts, since the optimizer has its state only then.
 
 A deep model's step is that of a shallow one with a part repeated. `Imagination` therefore takes the steps of one and of
 two layers, finds the part by which the second is longer, and repeats it; where the longer step is not the shorter one
@@ -10,7 +10,7 @@ with something put in, as in stacks of layers that differ, the whole model's ste
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -38,15 +38,17 @@ class Trace:
         changes: by stretch, every change in its order.
         counts: parameters, trainable parameters, FLOPs, bytes of traffic: all grow linearly with the depth.
         unit: bytes of the largest layer's parameters.
+        beside: what the savers hold outside of the step's tensors.
     """
 
     base: dict[Key, int]
     changes: dict[str, Changes]
     counts: tuple[int, int, int, int]
     unit: int
+    beside: Footprint
 
     def estimate(self) -> Estimate:
-        """What it held."""
+        """What it held, without what the savers hold outside."""
         return _replay(self.base, [(name, [(self.changes.get(name, []), 1)]) for name in STRETCHES], self)
 
 
@@ -69,7 +71,7 @@ def trace(
         step = Step(model, made, stack, loss, clip=clip)
         step(spec.random_batch())
         work = WorkMode()
-        with Ledger(model, optimizer=made, stores=stack, record=True) as ledger, work:
+        with Ledger(model, optimizer=made, record=True) as ledger, work:
             batch = spec.random_batch()
             base = dict(ledger.now.entries)
             step(batch, ledger)
@@ -82,9 +84,8 @@ def trace(
             work.flops,
             work.traffic,
         )
-        return Trace(
-            base, {name: [((t, p), n) for t, p, n in changes.get(name, [])] for name in STRETCHES}, counts, _unit(model)
-        )
+        by_stretch = {name: [((tier, place), n) for tier, place, n in changes.get(name, [])] for name in STRETCHES}
+        return Trace(base, by_stretch, counts, _unit(model), stack.footprint())
 
 
 def imagine(
@@ -103,7 +104,8 @@ def imagine(
         whole: run the whole model's step, however deep it is.
 
     Returns:
-        The estimate, and "whole" or "repeated".
+        The estimate, and "whole" or "repeated". Tensors are at the place "ram" where `spec.device` is "cpu", else at
+        "device".
 
     Raises:
         UnsupportedModelError: as `trace`.
@@ -112,16 +114,23 @@ def imagine(
     def run(one: Spec) -> Trace:
         return trace(one, stack, optimizer, loss=loss, clip=clip)
 
+    found, beside, how = None, Footprint(), "whole"
     layers = spec.layers
     uniform = all(saver.uniform for saver in stack.savers)
     if not whole and uniform and layers is not None and layers > SHALLOW + 2:
         try:
-            found = _repeated(run(spec.with_layers(SHALLOW)), run(spec.with_layers(SHALLOW + 1)), layers - SHALLOW)
+            short, long = run(spec.with_layers(SHALLOW)), run(spec.with_layers(SHALLOW + 1))
+            found = _repeated(short, long, layers - SHALLOW)
+            beside = Footprint(_extended(short.beside.entries, long.beside.entries, layers - SHALLOW))
+            how = "repeated" if found is not None else how
         except (UnsupportedModelError, ValueError, IndexError, KeyError):
-            found = None  # a configuration that cannot be cut
-        if found is not None:
-            return found, "repeated"
-    return run(spec).estimate(), "whole"
+            pass  # a configuration that cannot be cut; the whole model says what is wrong, if anything is
+    if found is None:
+        traced = run(spec)
+        found, beside = traced.estimate(), traced.beside
+    if spec.device != "cpu":
+        found = found.placed("device")
+    return found.beside(beside), how
 
 
 def _repeated(short: Trace, long: Trace, times: int) -> Estimate | None:
@@ -134,10 +143,18 @@ def _repeated(short: Trace, long: Trace, times: int) -> Estimate | None:
         if more < 0 or b[at + more :] != a[at:]:
             return None
         parts.append((name, [(a[:at], 1), (b[at : at + more], times), (a[at:], 1)]))
-    keys = {**short.base, **long.base}
-    base = {key: _further(short.base.get(key, 0), long.base.get(key, 0), times) for key in keys}
-    counts = tuple(_further(x, y, times) for x, y in zip(short.counts, long.counts, strict=True))
-    return _replay(base, parts, replace(long, counts=counts))
+    base = _extended(short.base, long.base, times)
+    pairs = zip(short.counts, long.counts, strict=True)
+    parameters, trainable, flops, traffic = (_further(one, two, times) for one, two in pairs)
+    counts = (parameters, trainable, flops, traffic)
+    estimate = _replay(base, parts, replace(long, counts=counts))
+    _, ((_, _), (repeated, _), (_, _)) = parts[0]
+    saved = sum(n for (tier, _), n in repeated if tier == "activations")
+    return replace(estimate, saved_by_layer=saved)
+
+
+def _extended(short: Mapping[Key, int], long: Mapping[Key, int], times: int) -> dict[Key, int]:
+    return {key: _further(short.get(key, 0), long.get(key, 0), times) for key in {**short, **long}}
 
 
 def _further(first: int, second: int, times: int) -> int:
@@ -203,5 +220,3 @@ def _unit(model: Any) -> int:
 
     lists = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module)]
     return max((size(layer) for layers in lists for layer in layers), default=size(model))
-
-

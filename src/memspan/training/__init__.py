@@ -24,7 +24,21 @@ _WHERE = {
     "known_savers": "memspan.training.base",
     "train": "memspan.training.loop",
 }
-__all__ = [*_WHERE]
+__all__ = [
+    "AdamW",
+    "Estimate",
+    "Saver",
+    "SaverConfig",
+    "Spec",
+    "Stack",
+    "Step",
+    "TokenBatches",
+    "TrainerParts",
+    "find_saver",
+    "for_trainer",
+    "known_savers",
+    "train",
+]
 
 if TYPE_CHECKING:
     from memspan.training.base import AdamW, Saver, SaverConfig, Stack, find_saver, known_savers

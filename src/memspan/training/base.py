@@ -25,9 +25,9 @@ from memspan.training.spec import TASKS, Spec
 PARTS = ("weights", "layers", "tokens", "loss", "activations", "optimizer", "distribution")
 """What a step consists of, in the order in which savers change it.
 
-*weights*: the modules and which parameters train. *layers*: which layers train in a step. *tokens*: which tokens a layer
-sees. *loss*: the output embedding and the loss. *activations*: what is kept for the backward pass. *optimizer*: the update
-and its state. *distribution*: what each rank holds.
+*weights*: the modules, and which parameters train. *layers*: which layers train in a step. *tokens*: which tokens a
+layer sees. *loss*: the output embedding and the loss. *activations*: what is kept for the backward pass. *optimizer*:
+the update and its state. *distribution*: what each rank holds.
 """
 
 Batch = Mapping[str, Any]
@@ -78,9 +78,7 @@ class AdamW:
                 {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
             ]
             groups = [group for group in groups if group["params"]]
-        return torch.optim.AdamW(
-            groups, lr=self.lr, betas=self.betas, eps=self.eps, weight_decay=self.weight_decay
-        )
+        return torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, eps=self.eps, weight_decay=self.weight_decay)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,9 +142,7 @@ class Saver:
         """What makes the optimizer."""
         return factory
 
-    def prepare(
-        self, model: nn.Module, optimizer_factory: OptimizerFactory
-    ) -> tuple[nn.Module, torch.optim.Optimizer]:
+    def prepare(self, model: nn.Module, optimizer_factory: OptimizerFactory) -> tuple[nn.Module, torch.optim.Optimizer]:
         """Model and optimizer to train with, of this saver alone; `Stack` prepares several."""
         model = self.change(model)
         return model, self.optimizer(optimizer_factory)(model)
@@ -234,9 +230,7 @@ class Stack:
                 )
             saver.check(spec)
 
-    def prepare(
-        self, model: nn.Module, optimizer_factory: OptimizerFactory
-    ) -> tuple[nn.Module, torch.optim.Optimizer]:
+    def prepare(self, model: nn.Module, optimizer_factory: OptimizerFactory) -> tuple[nn.Module, torch.optim.Optimizer]:
         """Model and optimizer to train with."""
         for saver in self.savers:
             model = saver.change(model)

@@ -38,6 +38,7 @@ class Estimate:
         flops: of matrix products and attention, each multiply-add counted as two.
         traffic: bytes that all other operations read and write.
         sent: bytes that a rank sends over the network.
+        saved_by_layer: bytes of activations that each layer keeps for the backward pass; 0 where layers differ.
     """
 
     stretches: Mapping[str, Footprint]
@@ -48,6 +49,7 @@ class Estimate:
     flops: int = 0
     traffic: int = 0
     sent: int = 0
+    saved_by_layer: int = 0
 
     @property
     def busiest(self) -> str:
@@ -76,9 +78,21 @@ class Estimate:
                 for key, n in self.highest.entries.items()
             }
         )
-        return replace(
-            self, stretches=stretches, highest=highest, sent=self.sent if sent is None else round(sent)
-        )
+        return replace(self, stretches=stretches, highest=highest, sent=self.sent if sent is None else round(sent))
+
+    def beside(self, held: Footprint) -> Estimate:
+        """The same step with bytes that are held all the while."""
+        stretches = {name: one + held for name, one in self.stretches.items()}
+        return replace(self, stretches=stretches, highest=self.highest + held)
+
+    def placed(self, place: str) -> Estimate:
+        """The same step with everything in RAM at another place."""
+
+        def put(held: Footprint) -> Footprint:
+            return Footprint({(tier, place if at == "ram" else at): n for (tier, at), n in held.entries.items()})
+
+        stretches = {name: put(one) for name, one in self.stretches.items()}
+        return replace(self, stretches=stretches, highest=put(self.highest))
 
 
 def _fold(stretches: Mapping[str, Footprint]) -> Footprint:
@@ -175,7 +189,8 @@ def split_sequence(spec: Spec, before: Estimate, *, degree: int) -> Estimate:
 
     layers = spec.layers or 1
     hops = 2 * (degree - 1) * layers * ring  # forward and backward, keys and values, to one neighbour
-    return before.moved(change, sent=before.sent + hops)
+    moved = before.moved(change, sent=before.sent + hops)
+    return replace(moved, flops=before.flops // degree, saved_by_layer=before.saved_by_layer // degree)
 
 
 def _gradients(estimate: Estimate) -> int:

