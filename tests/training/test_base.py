@@ -139,7 +139,7 @@ def test_a_step_is_what_pytorch_would_do():
 
 
 def test_options_are_checked():
-    with pytest.raises(InputError, match="weights-saver has no such option.*its options: size"):
+    with pytest.raises(InputError, match=r"weights-saver has no such option.*its options: size"):
         Weights(width=3)
     with pytest.raises(InputError, match="a config or options"):
         Weights(HeardConfig(), size=2)

@@ -7,9 +7,9 @@ import pytest
 
 pytest.importorskip("torch")
 
-from memspan.core.errors import InputError  # noqa: E402
-from memspan.training import TokenBatches  # noqa: E402
-from memspan.training.data import tokens_of  # noqa: E402
+from memspan.core.errors import InputError
+from memspan.training import TokenBatches
+from memspan.training.data import tokens_of
 
 
 def test_every_row_comes_once_an_epoch():

@@ -6,10 +6,10 @@ import pytest
 
 pytest.importorskip("torch")
 
-from memspan.core.errors import InputError  # noqa: E402
-from memspan.core.footprint import Footprint  # noqa: E402
-from memspan.training.estimate import Estimate, model_states, replicated, sharded, split_sequence  # noqa: E402
-from memspan.training.spec import Spec  # noqa: E402
+from memspan.core.errors import InputError
+from memspan.core.footprint import Footprint
+from memspan.training.estimate import Estimate, model_states, replicated, sharded, split_sequence
+from memspan.training.spec import Spec
 
 
 @pytest.mark.parametrize(("stage", "gigabytes"), [(0, 120), (1, 31.4), (2, 16.6), (3, 1.9)])

@@ -110,11 +110,18 @@ def load_trainable(spec: str | os.PathLike[str], *, dtype: str, attention: str =
             tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         raise ModelError(f"the language model in {directory} cannot be loaded for training: {error}") from error
+    name_loss(model)
     with torch.no_grad():
         # Weights are mapped from the file; each gets memory of its own, and the file is let go.
         for tensor in (*model.parameters(), *model.buffers()):
             tensor.data = tensor.data.clone()
     return model, tokenizer
+
+
+def name_loss(model: Any) -> None:
+    """Name the loss of a causal language model whose class's name does not tell it: transformers would say so aloud."""
+    if getattr(model, "loss_type", "") is None:
+        model.loss_type = "ForCausalLM"
 
 
 def load_tokenizer(spec: str | os.PathLike[str]) -> Any:

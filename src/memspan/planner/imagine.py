@@ -3,15 +3,16 @@
 The step is `memspan.training.Step`, prepared by the same savers as a real one and counted by the same ledger; of two
 steps the second counts, since the optimizer has its state only then.
 
-A deep model's step is that of a shallow one with a part repeated. `Imagination` therefore takes the steps of one and of
-two layers, finds the part by which the second is longer, and repeats it; where the longer step is not the shorter one
-with something put in, as in stacks of layers that differ, the whole model's step is run.
+A deep model's step is that of a shallow one with a part repeated. `imagine` therefore takes the steps of one and of
+two layers, finds the parts by which the second is longer, and repeats them; where the longer step is not the shorter
+one with something put in, as in stacks of layers that differ, the whole model's step is run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import SequenceMatcher
 from typing import Any
 
 from memspan.core.errors import UnsupportedModelError
@@ -27,6 +28,7 @@ from memspan.training.step import Step, language_model_loss
 SHALLOW = 1  # layers of the smaller of the two steps
 Key = tuple[str, str]  # tier and place
 Changes = list[tuple[Key, int]]
+Parts = Sequence[tuple[Changes, int]]  # changes, and how often they come
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ def trace(
         model.train()
         step = Step(model, made, stack, loss, clip=clip)
         step(spec.random_batch())
+        stack.make_worst()
         work = WorkMode()
         with Ledger(model, optimizer=made, record=True) as ledger, work:
             batch = spec.random_batch()
@@ -120,7 +123,7 @@ def imagine(
     if not whole and uniform and layers is not None and layers > SHALLOW + 2:
         try:
             short, long = run(spec.with_layers(SHALLOW)), run(spec.with_layers(SHALLOW + 1))
-            found = _repeated(short, long, layers - SHALLOW)
+            found = _repeated(short, long, layers - SHALLOW, lambda: run(spec.with_layers(SHALLOW + 2)))
             beside = Footprint(_extended(short.beside.entries, long.beside.entries, layers - SHALLOW))
             how = "repeated" if found is not None else how
         except (UnsupportedModelError, ValueError, IndexError, KeyError):
@@ -133,24 +136,55 @@ def imagine(
     return found.beside(beside), how
 
 
-def _repeated(short: Trace, long: Trace, times: int) -> Estimate | None:
-    """The step of `times` more layers than `short` has; None where `long` is not `short` with one more put in."""
-    parts: list[tuple[str, Sequence[tuple[Changes, int]]]] = []
+def _repeated(short: Trace, long: Trace, times: int, longer: Callable[[], Trace]) -> Estimate | None:
+    """The step of `times` more layers than `short` has; None where the steps do not show what a layer adds.
+
+    `longer` gives the step of one layer more than `long`. It is asked for where a stretch is not the shorter one with
+    one piece put in (norms of gradients, then their scaling): a third step then shows whether the pieces are right.
+    """
+    parts: list[tuple[str, Parts]] = []
+    third: Trace | None = None
     for name in STRETCHES:
-        a, b = short.changes.get(name, []), long.changes.get(name, [])
-        more = len(b) - len(a)
-        at = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
-        if more < 0 or b[at + more :] != a[at:]:
-            return None
-        parts.append((name, [(a[:at], 1), (b[at : at + more], times), (a[at:], 1)]))
+        one, two = short.changes.get(name, []), long.changes.get(name, [])
+        found = _with_one_piece(one, two, times)
+        if found is None:
+            third = third or longer()
+            found, expected = _with_pieces(one, two, times), _with_pieces(one, two, 2)
+            if found is None or expected is None:
+                return None
+            if third.changes.get(name, []) != [change for changes, n in expected for change in changes * n]:
+                return None
+        parts.append((name, found))
     base = _extended(short.base, long.base, times)
     pairs = zip(short.counts, long.counts, strict=True)
     parameters, trainable, flops, traffic = (_further(one, two, times) for one, two in pairs)
     counts = (parameters, trainable, flops, traffic)
     estimate = _replay(base, parts, replace(long, counts=counts))
-    _, ((_, _), (repeated, _), (_, _)) = parts[0]
-    saved = sum(n for (tier, _), n in repeated if tier == "activations")
-    return replace(estimate, saved_by_layer=saved)
+    key = ("activations", "ram")
+    one, two = (_sum(step.changes["forward"]).get(key, 0) for step in (short, long))
+    return replace(estimate, saved_by_layer=two - one)
+
+
+def _with_one_piece(short: Changes, long: Changes, times: int) -> Parts | None:
+    """`short` with `times` of what `long` has more; None where `long` is not `short` with one piece put in."""
+    more = len(long) - len(short)
+    at = next((i for i, (x, y) in enumerate(zip(short, long, strict=False)) if x != y), min(len(short), len(long)))
+    if more < 0 or long[at + more :] != short[at:]:
+        return None
+    return [(short[:at], 1), (long[at : at + more], times), (short[at:], 1)]
+
+
+def _with_pieces(short: Changes, long: Changes, times: int) -> Parts | None:
+    """The same for several pieces, and for changes whose bytes grow with the depth, such as a list of norms."""
+    parts: list[tuple[Changes, int]] = []
+    for _, a, b, c, d in SequenceMatcher(None, short, long, autojunk=False).get_opcodes():
+        more = (d - c) - (b - a)
+        grown = list(zip(short[a:b], long[c + more : d], strict=False)) if more >= 0 else []
+        if more < 0 or any(x[0] != y[0] for x, y in grown):
+            return None
+        parts.append((long[c : c + more], times))
+        parts.append(([(x[0], _further(x[1], y[1], times)) for x, y in grown], 1))
+    return parts
 
 
 def _extended(short: Mapping[Key, int], long: Mapping[Key, int], times: int) -> dict[Key, int]:
@@ -161,9 +195,7 @@ def _further(first: int, second: int, times: int) -> int:
     return first + times * (second - first)
 
 
-def _replay(
-    base: dict[Key, int], stretches: Iterable[tuple[str, Sequence[tuple[Changes, int]]]], facts: Trace
-) -> Estimate:
+def _replay(base: dict[Key, int], stretches: Iterable[tuple[str, Parts]], facts: Trace) -> Estimate:
     """Add up a step that is given as changes, each list of them repeated."""
     held = dict(base)
     peaks: dict[str, Footprint] = {}

@@ -21,6 +21,7 @@ _WHERE = {
     "TrainerParts": "memspan.training.trainer",
     "find_saver": "memspan.training.base",
     "for_trainer": "memspan.training.trainer",
+    "has_values": "memspan.training.base",
     "known_savers": "memspan.training.base",
     "train": "memspan.training.loop",
 }
@@ -36,12 +37,13 @@ __all__ = [
     "TrainerParts",
     "find_saver",
     "for_trainer",
+    "has_values",
     "known_savers",
     "train",
 ]
 
 if TYPE_CHECKING:
-    from memspan.training.base import AdamW, Saver, SaverConfig, Stack, find_saver, known_savers
+    from memspan.training.base import AdamW, Saver, SaverConfig, Stack, find_saver, has_values, known_savers
     from memspan.training.data import TokenBatches
     from memspan.training.estimate import Estimate
     from memspan.training.loop import train

@@ -164,6 +164,12 @@ class Saver:
     def after_step(self) -> None:
         """Called after every update, when gradients are gone."""
 
+    def make_worst(self) -> None:
+        """Make the next step the one that holds the most, where steps differ: a projector renewed, a layer drawn.
+
+        The planner calls it before the step that it counts, once a first step was run.
+        """
+
     # --- besides -----------------------------------------------------------------------------------------------------
 
     def estimate(self, spec: Spec, before: Estimate) -> Estimate:
@@ -262,6 +268,11 @@ class Stack:
         for saver in self.savers:
             saver.after_step()
 
+    def make_worst(self) -> None:
+        """Make the next step the one that holds the most."""
+        for saver in self.savers:
+            saver.make_worst()
+
     def estimate(self, spec: Spec, before: Estimate) -> Estimate:
         """What a rank holds, by the formulas of those that touch the distribution."""
         for saver in self.savers:
@@ -318,6 +329,13 @@ def find_saver(slug: str, **options: Any) -> Saver:
         raise InputError(f"{slug} is no saver; there are {', '.join(known_savers())}")
     saver: Saver = kind(**options)
     return saver
+
+
+def has_values(tensor: Tensor) -> bool:
+    """Whether a tensor can be read: not while the planner runs the step on tensors that have shapes alone."""
+    from torch._subclasses.fake_tensor import FakeTensor
+
+    return not isinstance(tensor, FakeTensor)
 
 
 def known_savers() -> list[str]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from memspan.core.errors import InputError, MissingExtraError, UnsupportedModelError
-from memspan.training.base import Saver
+from memspan.training.base import Saver, has_values
 from memspan.training.spec import Spec
 
 IGNORED = -100  # the label that transformers leaves out of the loss
@@ -245,15 +245,14 @@ def language_model(module: nn.Module) -> nn.Module:
     kind: Any = PreTrainedModel
     for inner in module.modules():
         if isinstance(inner, kind) and inner.get_output_embeddings() is not None:
-            return inner
+            found: nn.Module = inner
+            return found
     raise UnsupportedModelError(f"{type(module).__name__} holds no transformers language model with a head")
 
 
 def _check_head(model: nn.Module, base: Any, head: nn.Linear) -> None:
     """Refuse a model whose logits are something else than its head's output, as far as two tokens show."""
-    from torch._subclasses.fake_tensor import FakeTensor
-
-    if isinstance(head.weight, FakeTensor):
+    if not has_values(head.weight):
         return
     ids = torch.zeros(1, 2, dtype=torch.long, device=head.weight.device)
     training = model.training

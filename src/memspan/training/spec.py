@@ -78,6 +78,7 @@ class Spec:
             return self.make_model().train()
         from transformers import AutoModelForCausalLM
 
+        from memspan.models.configuration import name_loss
         from memspan.models.spec import quiet_transformers
 
         auto: Any = AutoModelForCausalLM
@@ -89,6 +90,7 @@ class Spec:
                 )
         except (ValueError, ImportError) as error:
             raise UnsupportedModelError(f"{type(self.config).__name__}: {error}") from error
+        name_loss(model)
         return model.train()
 
     def random_batch(self, generator: torch.Generator | None = None) -> Mapping[str, Any]:
