@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from difflib import SequenceMatcher
 from typing import Any
 
 from memspan.core.errors import UnsupportedModelError
@@ -161,8 +160,8 @@ def _repeated(short: Trace, long: Trace, times: int, longer: Callable[[], Trace]
     counts = (parameters, trainable, flops, traffic)
     estimate = _replay(base, parts, replace(long, counts=counts))
     key = ("activations", "ram")
-    one, two = (_sum(step.changes["forward"]).get(key, 0) for step in (short, long))
-    return replace(estimate, saved_by_layer=two - one)
+    first, second = (_sum(step.changes["forward"]).get(key, 0) for step in (short, long))
+    return replace(estimate, saved_by_layer=second - first)
 
 
 def _with_one_piece(short: Changes, long: Changes, times: int) -> Parts | None:
@@ -176,15 +175,57 @@ def _with_one_piece(short: Changes, long: Changes, times: int) -> Parts | None:
 
 def _with_pieces(short: Changes, long: Changes, times: int) -> Parts | None:
     """The same for several pieces, and for changes whose bytes grow with the depth, such as a list of norms."""
+    more = len(long) - len(short)
+    if more < 0:
+        return None
+    # best[put][in_piece]: the least cost so far, with `put` of long's changes put in, and the steps that led there.
+    # Beginning a piece costs 1, a change that has grown 2, so that pieces stay whole.
+    nowhere = (len(short) + len(long)) * 2
+    best = [[(0 if put == 0 else nowhere), nowhere] for put in range(more + 1)]
+    came: list[list[list[int]]] = []
+    for i in range(len(short) + 1):
+        came.append([[0, 0] for _ in range(more + 1)])
+        for put in range(more + 1):
+            if put:
+                fresh, going = best[put - 1][0] + 1, best[put - 1][1]
+                best[put][1] = min(fresh, going)
+                came[i][put][1] = int(going < fresh)
+        if i == len(short):
+            break
+        following = [[nowhere, nowhere] for _ in range(more + 1)]
+        for put in range(more + 1):
+            (key, x), (other, y) = short[i], long[i + put]
+            if key == other and (x == y or 0 < x < y or y < x < 0):
+                side = int(best[put][1] < best[put][0])
+                following[put][0] = best[put][side] + (0 if x == y else 2)
+                came[i][put][0] = side
+        best = following
+    side = int(best[more][1] < best[more][0])
+    if best[more][side] >= nowhere:
+        return None
+    return _walked_back(short, long, times, came, side)
+
+
+def _walked_back(short: Changes, long: Changes, times: int, came: list[list[list[int]]], side: int) -> Parts:
+    """The pieces along the way that `_with_pieces` found, from its end to its beginning."""
+    i, put = len(short), len(long) - len(short)
     parts: list[tuple[Changes, int]] = []
-    for _, a, b, c, d in SequenceMatcher(None, short, long, autojunk=False).get_opcodes():
-        more = (d - c) - (b - a)
-        grown = list(zip(short[a:b], long[c + more : d], strict=False)) if more >= 0 else []
-        if more < 0 or any(x[0] != y[0] for x, y in grown):
-            return None
-        parts.append((long[c : c + more], times))
-        parts.append(([(x[0], _further(x[1], y[1], times)) for x, y in grown], 1))
-    return parts
+    while i or put:
+        piece: Changes = []
+        if side:
+            while side:
+                piece.append(long[i + put - 1])
+                side = came[i][put][1]
+                put -= 1
+            parts.append((piece[::-1], times))
+        else:
+            while not side and i:
+                i -= 1
+                (key, x), (_, y) = short[i], long[i + put]
+                piece.append((key, _further(x, y, times)))
+                side = came[i][put][0]
+            parts.append((piece[::-1], 1))
+    return parts[::-1]
 
 
 def _extended(short: Mapping[Key, int], long: Mapping[Key, int], times: int) -> dict[Key, int]:
