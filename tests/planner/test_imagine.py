@@ -73,7 +73,6 @@ def test_a_prediction_is_exact(name: str, more: dict[str, Any], job: dict[str, A
     assert estimate.highest == ledger.highest
 
 
-@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 def test_adapters_are_predicted_too():
     pytest.importorskip("peft")
     spec = Spec(config=config("Llama"), batch=2, seq=24)

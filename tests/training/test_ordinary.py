@@ -105,7 +105,6 @@ def test_checkpointing_needs_a_language_model():
         Stack(["checkpointing"]).prepare(nn.Linear(2, 2), AdamW())
 
 
-@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 def test_lora_trains_adapters_alone_and_merges_them():
     pytest.importorskip("peft")
     model = tiny_llama()

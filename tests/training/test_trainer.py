@@ -43,7 +43,7 @@ def trained_by_trainer(folder: Path, model: Any, savers: list[Any]) -> tuple[Any
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-def test_the_trainer_does_what_the_loop_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_the_trainer_does_what_the_loop_does(tmp_path: Path):
     savers = ["checkpointing", "chunked-loss"]
     model, trainer = trained_by_trainer(tmp_path, tiny_llama(), savers)
     batches = [{"input_ids": rows, "labels": rows} for rows in ROWS.split(2)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import warnings
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -219,7 +220,10 @@ class Lora(Saver):
             task_type="CAUSAL_LM",
         )
         try:
-            adapted: nn.Module = peft.get_peft_model(language_model(model), settings)
+            with warnings.catch_warnings():  # PEFT asks for a name that transformers 5.24 deprecates
+                warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
+                warnings.filterwarnings("ignore", "fan_in_fan_out is set to False", UserWarning)
+                adapted: nn.Module = peft.get_peft_model(language_model(model), settings)
         except ValueError as error:
             raise InputError(f"lora: {error}") from error
         return adapted

@@ -94,6 +94,7 @@ def for_trainer(
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
             if logs is not None:
                 logs["peak_bytes"] = memory(ledger.peak)
+                state.log_history[-1]["peak_bytes"] = logs["peak_bytes"]
 
         def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             self._leave()
