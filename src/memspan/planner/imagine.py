@@ -119,7 +119,7 @@ def imagine(
     found, beside, how = None, Footprint(), "whole"
     layers = spec.layers
     uniform = all(saver.uniform for saver in stack.savers)
-    if not whole and uniform and layers is not None and layers > SHALLOW + 2:
+    if not whole and uniform and layers is not None and layers > SHALLOW + 2 and _alike(spec):
         try:
             short, long = run(spec.with_layers(SHALLOW)), run(spec.with_layers(SHALLOW + 1))
             found = _repeated(short, long, layers - SHALLOW, lambda: run(spec.with_layers(SHALLOW + 2)))
@@ -133,6 +133,33 @@ def imagine(
     if spec.device != "cpu":
         found = found.placed("device")
     return found.beside(beside), how
+
+
+_ALIKE: dict[str, bool] = {}  # by configuration: one model is planned with many savers
+
+
+def _alike(spec: Spec) -> bool:
+    """Whether the layers are of one kind, by what the configuration lists for each of them and by their parameters."""
+    layers = spec.layers or 0
+    text = spec.config.get_text_config()
+    key = f"{layers} {spec.config.to_json_string(use_diff=False)}"
+    if key not in _ALIKE:
+        listed = [value for value in text.to_dict().values() if isinstance(value, list) and len(value) == layers]
+        alike = all(value == values[0] for values in listed for value in values)
+        if alike:
+            depths = (SHALLOW, SHALLOW + 1, layers)
+            one, two, all_layers = (_parameters(spec.with_layers(depth)) for depth in depths)
+            alike = all_layers == _further(one, two, layers - SHALLOW)
+        _ALIKE[key] = alike
+    return _ALIKE[key]
+
+
+def _parameters(spec: Spec) -> int:
+    import torch
+
+    with torch.device("meta"):
+        model = spec.build()
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def _repeated(short: Trace, long: Trace, times: int, longer: Callable[[], Trace]) -> Estimate | None:
