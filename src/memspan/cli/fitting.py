@@ -63,6 +63,9 @@ def train(options: argparse.Namespace) -> int:
     """`memspan train`."""
     from memspan.cli.planning import job
     from memspan.cli.verbs import _note, _print_json
+    from memspan.models.spec import require_local
+
+    require_local()
     from memspan.planner import show
 
     folder = Path(options.out)

@@ -89,6 +89,9 @@ def plan(options: argparse.Namespace) -> int:
     """`memspan plan`."""
     from memspan.cli.verbs import _print_json, _table
     from memspan.models.progress import progress_bar
+    from memspan.models.spec import require_local
+
+    require_local()
     from memspan.planner import plan as make_plans
     from memspan.planner import show
     from memspan.planner.search import MOST

@@ -144,7 +144,8 @@ def sharded(spec: Spec, before: Estimate, *, stage: int) -> Estimate:
     ranks, unit = spec.devices, before.unit
 
     def change(stretch: str, tier: str, nbytes: int) -> float:
-        if tier == "optimizer" and stage > 0:
+        # What the update works with is as large as what it updates.
+        if stage > 0 and (tier == "optimizer" or (tier == "activations" and stretch == "update")):
             return nbytes / ranks
         if tier == "gradients" and stage > 1:
             whole = 2 * unit if stretch == "backward" else 0

@@ -159,6 +159,10 @@ class TensorWatch:
                 found.setdefault(line.key, (line, slot_of(tier, place_of(line.slot))))
         for line in list(self._live.values()):
             if line.key not in found:
+                storage = line()
+                if storage is not None and storage.nbytes() != line.nbytes:  # resized without an operation
+                    self._account.book(line, storage.nbytes() - line.nbytes)
+                    line.nbytes = storage.nbytes()
                 found[line.key] = (line, slot_of("activations", place_of(line.slot)))
         self._account.move([(line, slot) for line, slot in found.values() if line.slot != slot])
         self._account.settle()
@@ -401,7 +405,8 @@ def storages(tensor: torch.Tensor) -> Sequence[torch.UntypedStorage]:
     layout = tensor.layout
     if is_traceable_wrapper_subclass(tensor):
         names, _ = tensor.__tensor_flatten__()
-        parts = [getattr(tensor, name) for name in names]
+        # DTensor names its mesh of devices beside its local tensor.
+        parts = [part for name in names if isinstance(part := getattr(tensor, name), torch.Tensor)]
     elif layout is torch.strided:
         try:
             return (tensor.untyped_storage(),)
