@@ -14,8 +14,8 @@ from torch.utils.flop_counter import flop_registry
 from memspan.core.errors import InputError
 
 _SIDE = 1024  # of the matrices whose product is timed
-# Numbers of the vector whose sum is timed: 8 MiB in float32, as activations are. From 32 MiB on, glibc gives memory back
-# to the system with every tensor, and the time is that of page faults.
+# Numbers of the vector whose sum is timed: 8 MiB in float32, as activations are. From 32 MiB on, glibc gives the memory
+# of every tensor back to the system, and what is timed is page faults.
 _COPIED = 2 << 20
 _RUNS = 5
 _CPU_ATTENTION = "aten::_scaled_dot_product_flash_attention_for_cpu"
