@@ -96,7 +96,7 @@ def test_finetuning_a_model_within_a_budget(tmp_path: Path, capsys: pytest.Captu
     folder = make_word_model(tmp_path / "words", window=32)
     before = transformers.AutoModelForCausalLM.from_pretrained(folder)
     (tmp_path / "text.jsonl").write_text("".join(json.dumps({"text": WORDS}) + "\n" for _ in range(30)))
-    data = ["--data", str(tmp_path / "text.jsonl"), "--model", str(folder), "--batch", "4", "--seq", "32"]
+    data = ["--data", str(tmp_path / "text.jsonl"), "--model", str(folder), "--batch", "16", "--seq", "32"]
     assert main(["plan", *data[2:], *RATES, "--json"]) == 0
     peaks = {tuple(one["savers"]): one["peak_bytes"] for one in said(capsys)["plans"]}
     budget = sorted(peaks.values())[1]
