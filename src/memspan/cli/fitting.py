@@ -114,6 +114,7 @@ def _run(options: argparse.Namespace, spec: Spec, texts: list[str], chosen: Plan
     import torch
 
     from memspan.models.configuration import load_tokenizer, load_trainable
+    from memspan.models.spec import quiet_transformers
     from memspan.training import AdamW, TokenBatches
     from memspan.training import train as run
     from memspan.training.data import tokens_of
@@ -150,9 +151,10 @@ def _run(options: argparse.Namespace, spec: Spec, texts: list[str], chosen: Plan
         if not options.quiet:
             print(f"memspan: kept in {folder}; memspan train --resume --out {folder} goes on", file=sys.stderr)
         raise
-    trained.model.save_pretrained(folder / "model")  # type: ignore[operator]
-    if tokenizer is not None:
-        tokenizer.save_pretrained(folder / "model")
+    with quiet_transformers():
+        trained.model.save_pretrained(folder / "model")  # type: ignore[operator]
+        if tokenizer is not None:
+            tokenizer.save_pretrained(folder / "model")
     return trained
 
 
