@@ -717,3 +717,63 @@ def test_the_timeline_is_bounded_and_keeps_the_peak() -> None:
     assert max(held.total for _, held in points) == account.footprint(account.peak).total
     assert [when for when, _ in points] == sorted(when for when, _ in points)
     assert points[-1][1].total == line.booked
+
+
+def test_stretches_have_peaks_of_their_own():
+    model = nn.Linear(64, 64)
+    x = torch.ones(32, 64)
+    with Ledger(model) as ledger:
+        ledger.mark("forward")
+        y = model(x)
+        z = y * 2
+        del z
+        ledger.mark("backward")
+        y.sum().backward()
+        del y
+        ledger.mark("after")
+    weights, row = 4 * (64 * 64 + 64), 4 * 32 * 64
+    assert ledger.stretches["forward"].by_tier == {"weights": weights, "activations": 2 * row}
+    assert ledger.stretches["backward"].by_tier["gradients"] == weights
+    assert ledger.stretches["after"].by_tier == {"weights": weights, "gradients": weights}
+    assert max(held.total for held in ledger.stretches.values()) == ledger.peak.total
+
+
+def test_a_trace_adds_up_to_what_is_held():
+    model = nn.Linear(8, 8)
+    with Ledger(model, record=True) as ledger:
+        ledger.mark("forward")
+        loss = model(torch.ones(2, 8)).sum()
+        ledger.mark("backward")
+        loss.backward()
+        held = ledger.now.entries
+    sums: dict[tuple[str, str], int] = {}
+    for changes in ledger.trace().values():
+        for tier, place, change in changes:
+            sums[tier, place] = sums.get((tier, place), 0) + change
+    assert {key: n for key, n in sums.items() if n} == held
+    assert list(ledger.trace()) == ["", "forward", "backward"]
+
+
+def test_a_mark_outside_of_the_block_is_refused():
+    ledger = Ledger(nn.Linear(2, 2))
+    with pytest.raises(InputError, match="open block"):
+        ledger.mark("forward")
+
+
+def test_fake_tensors_count_as_real_ones_would():
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    def step() -> Ledger:
+        model = nn.Sequential(nn.Linear(64, 128), nn.GELU(), nn.Linear(128, 8))
+        optimizer = torch.optim.AdamW(model.parameters())
+        with Ledger(model, optimizer=optimizer) as ledger:
+            model(torch.ones(16, 64)).logsumexp(-1).sum().backward()
+            optimizer.step()
+        return ledger
+
+    real = step()
+    with FakeTensorMode():
+        fake = step()
+    assert fake.peak == real.peak
+    assert fake.highest == real.highest
+    assert fake.now == real.now

@@ -11,9 +11,11 @@ from memspan import __version__
 from memspan.cli import (
     behave,
     chatting,
+    fitting,
     indexing,
     learning,
     measuring,
+    planning,
     probing,
     reading,
     reasoning,
@@ -265,6 +267,12 @@ def parser() -> argparse.ArgumentParser:
     learning.add_options(
         verb("train-context", "train what a context system adds to a frozen model", learning.train_context)
     )
+
+    planning.add_options(
+        verb("plan", "predict the bytes of a training step, and which savers make it fit", planning.plan)
+    )
+
+    fitting.add_options(verb("train", "train a language model on texts, inside a byte budget", fitting.train))
 
     claims = verb("claims", "run the experiments behind the systems that work", verbs.claims)
     claims.add_argument("slugs", nargs="*", metavar="SLUG", help="systems (default: all that work)")

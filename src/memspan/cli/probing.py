@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from memspan.probes.run import Report
 
 SUBJECTS = (
-    "a model (bundled, a Hugging Face id, a path, openai:URL#MODEL), context:SLUG[@BYTES][:MODEL], memory:ORGANIZER, "
-    "oracle, guesser; shuffled: or undated: before any of them; of loco also embedder:MODEL, chunks:MODEL and bm25"
+    "a model (bundled, a Hugging Face id, a path, openai:URL#MODEL), context:SLUG[@BYTES][:MODEL], memory:ORGANIZER "
+    "(memory:ORGANIZER,undated keeps no times), weights:MODEL (learns what is shown, and answers without it), "
+    "retrieval:MODEL[,shuffled] (is shown what a store finds), oracle, guesser; shuffled:, blind: or undated: before "
+    "any of them; of loco also embedder:MODEL, chunks:MODEL and bm25"
 )
 ALL = "all"
 
@@ -147,7 +149,7 @@ def subject_of(spec: str, exam: Exam, seed: int = 0) -> Subject:
     Raises:
         InputError: it names nobody.
     """
-    from memspan.probes.subjects import Guesser, ModelSubject, Oracle, Shuffled, Undated
+    from memspan.probes.subjects import Blind, Guesser, ModelSubject, Oracle, Shuffled, Undated
 
     kind, colon, rest = spec.partition(":")
     if kind in ("memory", "context", "shuffled", "undated") and colon and not rest:
@@ -156,25 +158,37 @@ def subject_of(spec: str, exam: Exam, seed: int = 0) -> Subject:
         return Oracle(exam)
     if spec == "guesser":
         return Guesser(exam, seed)
+    if kind in ("shuffled", "blind", "undated", "weights", "retrieval") and colon and exam.role != "reader":
+        raise InputError(f"{exam.slug} has no {kind} subjects: it shows no context to change")
     if kind == "undated" and colon:
-        if exam.role != "reader":
-            raise InputError(f"{exam.slug} has no undated subjects: what it shows has no dates to lose")
         return Undated(subject_of(rest, exam, seed))
     if kind == "shuffled" and colon:
-        if exam.role != "reader":
-            raise InputError(f"{exam.slug} has no shuffled subjects: what it shows has no order to lose")
         return Shuffled(subject_of(rest, exam, seed), seed)
+    if kind == "blind" and colon:
+        return Blind(subject_of(rest, exam, seed))
     if kind == "memory" and colon:
         from memspan.longterm.examined import StoreRetriever, StoreStudent, StoreSubject
         from memspan.longterm.organizers import load_organizer
 
-        load_organizer(rest, "rules")
-        return {"reader": StoreSubject, "student": StoreStudent, "retriever": StoreRetriever}[exam.role](rest)
+        organizer, undated = _worded(rest, "undated")
+        load_organizer(organizer, "rules")
+        kinds = {"reader": StoreSubject, "student": StoreStudent, "retriever": StoreRetriever}
+        return kinds[exam.role](organizer, dated=not undated)
     if spec == "bm25" or (kind in ("embedder", "chunks") and colon):
         if exam.role != "retriever":
             raise InputError(f"{spec} ranks documents, and {exam.slug} asks for more: it can sit loco")
         return _retriever(kind, rest, spec)
     from memspan.models import load_language_model
+
+    if kind == "weights" and colon:
+        from memspan.probes.in_weights import WeightsSubject
+
+        return WeightsSubject(load_language_model(rest, dtype="float32"), name=spec)
+    if kind == "retrieval" and colon:
+        from memspan.longterm.examined import RetrievalSubject
+
+        reader, mixed = _worded(rest, "shuffled")
+        return RetrievalSubject(subject_of(reader, exam, seed), in_order=not mixed)
 
     if kind == "context" and colon:
         from memspan.context.bounded import BoundedLanguageModel
@@ -218,6 +232,16 @@ def _ranking(model: LanguageModel, spec: str) -> Subject:
 
     shown = ModelSubject(model, spec)
     return LikelihoodRetriever(model, spec) if "likelihood" in shown.forms else shown
+
+
+def _worded(spec: str, word: str) -> tuple[str, bool]:
+    """What stands before a word behind a comma, and whether that is there."""
+    before, comma, after = spec.rpartition(",")
+    if not comma:
+        return spec, False
+    if after != word:
+        raise InputError(f"{spec!r}: {after!r} is not known here; {word} is")
+    return before, True
 
 
 def _length(text: str) -> int:

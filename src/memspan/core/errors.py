@@ -19,6 +19,10 @@ class InputError(MemspanError, ValueError):
     exit_code = 2
 
 
+class ConflictError(InputError):
+    """Things were asked for together that exclude each other; the message names both and the reason."""
+
+
 class BudgetError(MemspanError):
     """A job cannot stay inside its budget, of bytes unless it says otherwise. Raised before the work starts.
 

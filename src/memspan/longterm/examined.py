@@ -1,20 +1,26 @@
 """A store as the subject of an exam: what an exam shows is added as episodes, and `ask` answers.
 
-It can also be taught, where what it studies it writes down, and can rank documents, which are episodes then.
+Questions of order are answered from the times of what is recalled. A store can also be taught, where what it studies
+it writes down, and can rank documents, which are episodes then. `RetrievalSubject` shows a model what a store finds.
 """
 
 from __future__ import annotations
 
+import hashlib
+import random
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from difflib import SequenceMatcher
 from typing import Any
 
 from memspan.core.footprint import Footprint
-from memspan.longterm.base import Episode
+from memspan.longterm.base import Episode, Recollection
 from memspan.longterm.memory import Memory
 
 _BEGIN = datetime(2024, 1, 1, tzinfo=UTC)
+_HITS = 5  # looked at for the place of a text
 DECLINED = "I do not know: not mentioned."
 
 
@@ -36,10 +42,11 @@ class StoreSubject:
     forms: tuple[Any, ...] = ("text", "likelihood")
 
     def __init__(self, organizer: str = "plain", *, dated: bool = True, **settings: Any) -> None:
-        self.name = f"memory:{organizer}" + ("" if dated else ", no times")
+        self.name = f"memory:{organizer}" + ("" if dated else ",undated")
         self._organizer, self._dated, self._settings = organizer, dated, settings
         self._memory: Memory | None = None
         self._shown: tuple[Any, ...] = ()
+        self._when: dict[str, tuple[datetime, int] | None] = {}
         self._item: Any = None
         self._now = _BEGIN
 
@@ -53,7 +60,7 @@ class StoreSubject:
             episodes = self._of_turns(shown) if item.turns else self._of_texts(shown)
             self._now = asked_at or max((e.at for e in episodes if e.at), default=_BEGIN) + timedelta(days=1)
             self._memory.add(episodes)
-            self._shown = shown
+            self._shown, self._when = shown, {}
         self._now = asked_at or self._now
 
     def _clock(self) -> datetime:
@@ -89,8 +96,7 @@ class StoreSubject:
         assert self._memory is not None
         options = [option.strip().strip('"') for option in choice.options]
         if choice.earliest:
-            moments = [hits[0].valid_at if (hits := self._memory.recall(option, 1)) else None for option in options]
-            return [0.0 if moment is None else -moment.timestamp() for moment in moments]
+            return self._by_order(choice.earliest)
         answer = self._ask(self._item.asked or choice.question)
         texts = [answer.text, *(hit.text for hit in answer.recollections)]
         scores = [
@@ -115,6 +121,33 @@ class StoreSubject:
     def _ask(self, question: str) -> Any:
         assert self._memory is not None
         return self._memory.ask(question, as_of=self._item.as_of)
+
+    def _by_order(self, texts: Sequence[str]) -> list[float]:
+        """The earlier a text was met, the more; by lot where the store cannot tell the time of one."""
+        moments = [self.when(text) for text in texts]
+        if any(moment is None for moment in moments):
+            return [_lot(text) for text in texts]
+        known = sorted({moment for moment in moments if moment is not None}, reverse=True)
+        return [float(known.index(moment)) for moment in moments if moment is not None]
+
+    def when(self, text: str) -> tuple[datetime, int] | None:
+        """When a text was met: the time of the hit with the longest run of its words, the better hit where two have as
+        long a one, and how many words into that piece it begins; None without a hit or without times."""
+        if text in self._when:
+            return self._when[text]
+        best, place, longest = None, 0, -1
+        for hit in self.found(text, _HITS):
+            held, sought = hit.text.split(), text.split()
+            match = SequenceMatcher(None, held, sought, autojunk=False).find_longest_match()
+            if match.size > longest:
+                best, place, longest = hit.valid_at, match.a - match.b, match.size
+        self._when[text] = None if best is None else (best, place)
+        return self._when[text]
+
+    def found(self, text: str, k: int) -> list[Recollection]:
+        """Pieces that the store finds for a text, best first."""
+        assert self._memory is not None
+        return list(self._memory.recall(text, k=k))
 
     def count_tokens(self, text: str) -> None:
         """A store has no tokenizer."""
@@ -209,3 +242,58 @@ class StoreRetriever(StoreSubject):
 
 def _holds(text: str, words: str) -> bool:
     return re.search(rf"(?<!\w){re.escape(words)}(?!\w)", text, re.IGNORECASE) is not None
+
+
+class RetrievalSubject:
+    """A reader that is shown, instead of all that an item holds, what a store finds for the question.
+
+    Args:
+        reader: another subject, such as a model.
+        organizer: of the store.
+        k: pieces found for the question, or for each text of a question of order.
+        in_order: pieces are shown in the order of their times; else by lot.
+        settings: further arguments of `Memory.open`.
+    """
+
+    def __init__(
+        self, reader: Any, organizer: str = "plain", *, k: int = 2, in_order: bool = True, **settings: Any
+    ) -> None:
+        self.name = f"retrieval:{reader.name}" + ("" if in_order else ",shuffled")
+        self.forms: tuple[Any, ...] = reader.forms
+        self._reader, self._k, self._in_order = reader, k, in_order
+        self._store = StoreSubject(organizer, **settings)
+        self._item: Any = None
+
+    def read(self, item: Any) -> None:
+        """As a store does."""
+        self._item = item
+        self._store.read(item)
+
+    def write(self, item: Any) -> str:
+        """The reader's answer; pieces are found by the texts of the item's first choice where it asks for order."""
+        self._show(item.choices[0].earliest or (item.question,) if item.choices else (item.question,))
+        said: str = self._reader.write(item)
+        return said
+
+    def weigh(self, choice: Any) -> list[float]:
+        """The reader's figures."""
+        self._show(choice.earliest or (choice.question,))
+        weighed: list[float] = self._reader.weigh(choice)
+        return weighed
+
+    def count_tokens(self, text: str) -> int | None:
+        """The reader's."""
+        counted: int | None = self._reader.count_tokens(text)
+        return counted
+
+    def _show(self, cues: tuple[str, ...]) -> None:
+        hits = {hit.id: hit for cue in cues for hit in self._store.found(cue, self._k)}
+        found = [hit.text for hit in sorted(hits.values(), key=lambda hit: hit.valid_at or _BEGIN)]
+        if not self._in_order:
+            random.Random("".join(sorted(found))).shuffle(found)
+        self._reader.read(replace(self._item, context="\n\n".join(found), pieces=tuple(found)))
+
+
+def _lot(text: str) -> float:
+    """A number that has nothing to do with a text but is always the same for it."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big") / 2**48

@@ -205,6 +205,33 @@ class TransformersLanguageModel:
                 cache = self.model(head, use_cache=True, logits_to_keep=1)[self._cache_word]
             return [self._score(ids, start, cache, shared if cache is not None else 0) for ids, start in split]
 
+    def loglik_along(self, text: str, places: Sequence[tuple[int, Sequence[str]]]) -> list[list[float]]:
+        """`loglik` at several places of one text, which is read once.
+
+        Args:
+            places: how many characters of the text stand before the options, and the options; ascending.
+        """
+        import torch
+
+        out = []
+        cache, read = None, list[int]()
+        with self._lock, torch_threads(self.threads), torch.inference_mode():
+            for place, options in places:
+                split = [self._split(text[:place], option) for option in checked_texts(options)]
+                shared = min(start - 1 for _, start in split)
+                heads = {tuple(ids[:shared]) for ids, _ in split}
+                # Where an option changes how the text before it is cut into tokens, nothing that was read serves it.
+                if len(heads) > 1 or shared < len(read) or split[0][0][: len(read)] != read:
+                    out.append([self._score(ids, start, None, 0) for ids, start in split])
+                    continue
+                if shared > len(read):
+                    new = torch.tensor([split[0][0][len(read) : shared]], device=self.model.device)
+                    past: dict[str, Any] = {} if cache is None else {self._cache_word: cache}
+                    cache = self.model(new, use_cache=True, logits_to_keep=1, **past)[self._cache_word]
+                    read = split[0][0][:shared]
+                out.append([self._score(ids, start, cache, len(read)) for ids, start in split])
+        return out
+
     def count_tokens(self, text: str) -> int:
         """Tokens of the text alone, no special tokens."""
         return len(self._encode(text))

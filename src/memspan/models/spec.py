@@ -137,7 +137,7 @@ def hub_directory(repo: str) -> Path:
     problem = ""
     # The cache first: a model that is at hand must load without network, and without asking whether a newer one is out.
     for local in (True, False):
-        if not local and (unreachable := _unreachable(constants.ENDPOINT, constants.HF_HUB_OFFLINE)):
+        if not local and (unreachable := hub_unreachable(constants.ENDPOINT, constants.HF_HUB_OFFLINE)):
             problem = unreachable
             break
         try:
@@ -154,7 +154,7 @@ def hub_directory(repo: str) -> Path:
     )
 
 
-def _unreachable(hub: str, offline: bool) -> str:
+def hub_unreachable(hub: str, offline: bool) -> str:
     """Why the hub cannot be asked, empty when it answers: its own client would try again for minutes."""
     import httpx
 

@@ -1,1 +1,34 @@
-"""Planner: predicts bytes and chooses systems under a budget."""
+"""Planner: predicts bytes and chooses savers under a budget, before anything is spent.
+
+from memspan.planner import plan
+plan(Spec(config=config, batch=1, seq=2048), device_memory="16GiB").best()
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+_WHERE = {
+    "Hardware": "memspan.planner.work",
+    "Plan": "memspan.planner.search",
+    "Plans": "memspan.planner.search",
+    "imagine": "memspan.planner.imagine",
+    "measure_hardware": "memspan.planner.work",
+    "plan": "memspan.planner.search",
+}
+__all__ = ["Hardware", "Plan", "Plans", "imagine", "measure_hardware", "plan"]
+
+if TYPE_CHECKING:
+    from memspan.planner.imagine import imagine
+    from memspan.planner.search import Plan, Plans, plan
+    from memspan.planner.work import Hardware, measure_hardware
+
+
+def __getattr__(name: str) -> Any:
+    """Public names are imported when first used: torch is loaded only by whoever plans."""
+    if name not in _WHERE:
+        raise AttributeError(f"module 'memspan.planner' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_WHERE[name]), name)
+    globals()[name] = value
+    return value

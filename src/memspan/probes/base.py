@@ -41,15 +41,18 @@ class Choice:
     """One question of the likelihood form: which of the options follows; `right` is its place among them.
 
     Attributes:
+        earliest: of a question of order, a text for each option, of which the one that was met first tells the right
+            one: a store compares when it met them, and need not weigh words.
+        upto: cuts what stands before the question: so many characters of the context; None is all of it.
         declines: the place of the option that says that there is no answer, where there is one.
-        earliest: the options are events, and the right one is that which came first.
     """
 
     question: str
     options: tuple[str, ...]
     right: int
+    earliest: tuple[str, ...] = ()
+    upto: int | None = None
     declines: int | None = None
-    earliest: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +64,7 @@ class Item:
         context: what is shown first, whole; pieces: the same in parts, as a store takes it.
         question: in the text form, with what the answer should look like.
         answer: the right answer, in the form that the exam grades.
-        choices: of the likelihood form; the item's score is the share that is right.
+        choices: of the likelihood form.
         group: what results are broken down by: task, length in tokens, characters, depth.
         new_tokens: most tokens of a written answer.
         turns: of a conversation, what a store takes instead of the pieces.
@@ -131,6 +134,7 @@ class Exam(ABC):
     Class attributes:
         slug: its name.
         forms: in which it can be sat.
+        prefers: the form that is taken where a subject has it too; None is the subject's better one.
         least: tokens below which no item can be made.
         usual: lengths in tokens where none are asked for; 0 is the whole of what there is.
         breakdown: groups that reports break the score down by.
@@ -140,6 +144,7 @@ class Exam(ABC):
 
     slug: ClassVar[str]
     forms: ClassVar[tuple[Form, ...]] = FORMS
+    prefers: ClassVar[Form | None] = None
     least: ClassVar[int] = 1
     usual: ClassVar[tuple[int, ...]] = (1000,)
     breakdown: ClassVar[tuple[str, ...]] = ("task", "length")
@@ -167,6 +172,15 @@ class Exam(ABC):
     @abstractmethod
     def grade(self, item: Item, text: str) -> Grade:
         """Marks a written answer."""
+
+    def judge(self, item: Item, weighed: Sequence[Sequence[float]]) -> Grade:
+        """Marks the likelihood form, from a figure for each option of each choice: the share of choices got right."""
+        best = [max(range(len(figures)), key=figures.__getitem__) for figures in weighed]
+        return Grade(sum(one == c.right for one, c in zip(best, item.choices, strict=True)) / len(item.choices))
+
+    def chance(self, item: Item) -> float:
+        """What a guesser scores on an item in the likelihood form."""
+        return sum(1 / len(choice.options) for choice in item.choices) / len(item.choices)
 
     @abstractmethod
     def estimate(self, text: str) -> int:

@@ -95,7 +95,7 @@ class Episodic(Exam):
             options=tuple(f" {option}" for option in asked.options),
             right=asked.options.index(asked.right[0]) if asked.right else decline or 0,
             declines=decline,
-            earliest=asked.task == "order",
+            earliest=asked.options if asked.task == "order" else (),
         )
         how = "Answer in a few words" + (
             "." if decline is None else f', or with "{DECLINED}" if the conversation does not say.'

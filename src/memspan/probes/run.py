@@ -141,7 +141,7 @@ def run(
     Args:
         n: items of each length.
         lengths: in tokens of the subject's tokenizer; estimated where it has none.
-        form: "text" or "likelihood"; None takes the subject's better one that the exam has.
+        form: "text" or "likelihood"; None takes the one that the exam prefers, or the subject's better one.
         out: a folder for the answers, from which a run goes on.
         progress: show a bar also where stderr is no terminal.
         alike: lengths are estimated for every subject, so that all sit the same items.
@@ -192,7 +192,7 @@ def run(
             since = time.perf_counter()
     answered = tuple(done[item.id] for item in items)
     scores = [one.score for one in answered]
-    chances = [sum(1 / len(c.options) for c in item.choices) / len(item.choices) for item in items if item.choices]
+    chances = [exam.chance(item) for item in items if item.choices]
     return Report(
         exam=exam.slug,
         subject=subject.name,
@@ -217,7 +217,7 @@ def _form(exam: Exam, subject: Subject, form: Form | None) -> Form:
         raise InputError(f"form is {form!r}: choose one of {', '.join(FORMS)}")
     both = [one for one in subject.forms if one in exam.forms]
     if form is None and both:
-        return both[0]
+        return exam.prefers if exam.prefers in both else both[0]
     if form in both:
         assert form is not None
         return form
@@ -231,19 +231,17 @@ def _marked(exam: Exam, item: Item, said: Said, seconds: float, memory: Mapping[
     kept: str | list[int]
     if isinstance(said, str):
         kept, grade = said, exam.grade(item, said)
-        score, parsed, more = grade.score, grade.parsed, grade.more
     else:
         kept = [max(range(len(scores)), key=scores.__getitem__) for scores in said]
-        score = sum(best == choice.right for best, choice in zip(kept, item.choices, strict=True)) / len(kept)
-        parsed, more = True, {}
+        grade = exam.judge(item, said)
     return Answered(
         id=item.id,
         group=item.group,
-        score=score,
-        parsed=parsed,
+        score=grade.score,
+        parsed=grade.parsed,
         said=kept,
         seconds=round(seconds, 4),
-        more={**more, **memory},
+        more={**grade.more, **memory},
     )
 
 

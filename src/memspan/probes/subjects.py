@@ -29,6 +29,8 @@ class ModelSubject:
         self.model, self.name = model, name or model.name
         self.forms: tuple[Form, ...] = ("likelihood", "text")
         self._context = ""
+        self._along: tuple[Choice, ...] = ()
+        self._weighed: dict[Choice, list[float]] = {}
         try:
             model.loglik("a", [" b"])
         except UnsupportedModelError:
@@ -38,6 +40,7 @@ class ModelSubject:
         """Keeps the text: a prompt is read when it is asked about."""
         window = self.model.context_window
         self._context = item.context
+        self._along, self._weighed = tuple(c for c in item.choices if c.upto is not None and not c.question), {}
         if window is not None:
             longest = max((c.question + max(c.options, key=len) for c in item.choices), key=len, default="")
             needed = self.model.count_tokens(item.context) + max(
@@ -56,7 +59,14 @@ class ModelSubject:
 
     def weigh(self, choice: Choice) -> list[float]:
         """Mean log-probability of each option's tokens, without a chat template."""
-        sums = self.model.loglik(f"{self._context}{choice.question}", choice.options)
+        if choice in self._along and self._context and hasattr(self.model, "loglik_along"):
+            if not self._weighed:
+                places = [(one.upto, one.options) for one in self._along]
+                figures = self.model.loglik_along(self._context, places)
+                self._weighed = dict(zip(self._along, figures, strict=True))
+            sums = self._weighed[choice]
+        else:
+            sums = self.model.loglik(f"{self._context[: choice.upto]}{choice.question}", choice.options)
         return [
             total / max(1, self.model.count_tokens(option)) for total, option in zip(sums, choice.options, strict=True)
         ]
@@ -139,7 +149,13 @@ class _Around:
         return said
 
     def weigh(self, choice: Choice) -> list[float]:
-        """As the subject does."""
+        """As the subject does.
+
+        Raises:
+            InputError: the choice is about a place of the context, which is another one after shuffling.
+        """
+        if choice.upto is not None:
+            raise InputError(f"{self.name}: this exam weighs at places of the context; let it write (--form text)")
         weighed: list[float] = self._inner.weigh(choice)
         return weighed
 
@@ -147,6 +163,17 @@ class _Around:
         """The subject's."""
         counted: int | None = self._inner.count_tokens(text)
         return counted
+
+
+class Blind(_Around):
+    """A subject that is not shown the context: what it scores, the question alone gives away."""
+
+    def __init__(self, subject: Any) -> None:
+        super().__init__(subject, "blind")
+
+    def read(self, item: Item) -> None:
+        """Nothing of it."""
+        self._inner.read(replace(item, context="", pieces=(), turns=()))
 
 
 class Undated(_Around):

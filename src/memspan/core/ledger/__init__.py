@@ -78,6 +78,9 @@ class Ledger:
         context: cache, or list of them, to watch from the start; see `watch_context`.
         activations: False counts only weights, gradients, optimizer state and context, at next to no cost in time.
             None means True, unless only stores are given: then tensors are left alone and torch is not needed.
+        record: keep every change, for `trace`; takes some hundred bytes for each.
+
+    Entered inside of a `FakeTensorMode`, a ledger counts fake tensors as if they were real; else they hold no bytes.
 
     Raises:
         InputError: an argument is of the wrong kind.
@@ -92,12 +95,13 @@ class Ledger:
         stores: Holder | Iterable[Holder] = (),
         context: object = None,
         activations: bool | None = None,
+        record: bool = False,
     ) -> None:
         self._stores = [stores] if isinstance(stores, Holder) else list(stores)
         for store in self._stores:
             if not isinstance(store, Holder):
                 raise InputError(f"a store must have footprint(), and {type(store).__name__} has none")
-        self._account = Account()
+        self._account = Account(record=record)
         self._store_lines: dict[tuple[str, str], StoreLine] = {}
         self._watch: TensorWatch | None = None
         self._state = "new"
@@ -175,6 +179,34 @@ class Ledger:
         """Seconds since entry, and what was held: the largest state of each of at most 2048 stretches of time."""
         self._read()
         return self._account.timeline()
+
+    def mark(self, name: str) -> None:
+        """Begin a stretch of the block, such as "forward", whose peak `stretches` tells apart from the others'.
+
+        Raises:
+            InputError: the block is not open, or the name is empty.
+        """
+        if self._state != "open" or not name:
+            raise InputError("mark names a stretch of an open block: call it inside of the `with`, with a word")
+        if self._watch is not None:
+            self._watch.refresh()
+        self._account.mark(name)
+
+    @property
+    def stretches(self) -> dict[str, Footprint]:
+        """By the name of its mark: what was held at the moment of that stretch with the most bytes in memory."""
+        self._read()
+        return {name: self._account.footprint(column) for name, column in self._account.stretches.items()}
+
+    def trace(self) -> dict[str, list[tuple[str, str, int]]]:
+        """Every change of each stretch in its order: tier, place and bytes, negative where they were freed.
+
+        "" is the stretch before the first mark. Bytes that move to another tier are freed in the one and come in the
+        other. Empty without `record`.
+        """
+        self._read()
+        keys = self._account.keys()
+        return {name: [(*keys[slot], n) for slot, n in changes] for name, changes in self._account.trace.items()}
 
     def watch_context(self, context: object) -> None:
         """Count the tensors inside an object (a cache, slots, a list of tensors) as context, while the object lives.

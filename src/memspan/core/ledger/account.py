@@ -38,14 +38,21 @@ class Account:
         now: bytes per slot.
         most: largest bytes per slot so far, each at its own moment.
         peak: bytes per slot at the moment with the most bytes in memory.
+        stretches: the same of each stretch between two marks, by the name of the mark that began it.
+        trace: with `record`, all changes of each stretch in their order: slot, bytes.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(self, clock: Callable[[], float] = time.perf_counter, *, record: bool = False) -> None:
         self.clock = clock
         self.events: list[Any] = []
         self.now: list[int] = []
         self.most: list[int] = []
         self.peak: list[int] = []
+        self.stretches: dict[str, list[int]] = {}
+        self.trace: dict[str, list[tuple[int, int]]] = {}
+        self._record = record
+        self._stretch = ""  # the mark that began the stretch at hand, "" before the first
+        self._stretch_memory: dict[str, int] = {}
         self._keys: list[tuple[str, str]] = []
         self._slots: dict[tuple[str, str], int] = {}
         self._memory = self._total = 0
@@ -78,9 +85,13 @@ class Account:
         if found is None:
             found = self._slots[key] = len(self._keys)
             self._keys.append(key)
-            for column in (self.now, self.most, self.peak):
+            for column in (self.now, self.most, self.peak, *self.stretches.values()):
                 column.append(0)
         return found
+
+    def keys(self) -> list[tuple[str, str]]:
+        """Tier and place of each slot."""
+        return self._keys.copy()
 
     def tier(self, slot: int) -> str:
         """The tier of a slot."""
@@ -105,14 +116,27 @@ class Account:
         if late:
             self.settle()
         for line, slot in late:
+            if self._record:
+                self.trace.setdefault(self._stretch, []).extend(((line.slot, -line.booked), (slot, line.booked)))
             self.now[line.slot] -= line.booked
             self.now[slot] += line.booked
             self.most[slot] = max(self.most[slot], self.now[slot])
             line.slot = slot
 
+    def mark(self, name: str) -> None:
+        """Count all events, and begin a stretch; one of the same name goes on with the other's largest state."""
+        self.settle()
+        self._stretch = name
+        if self._memory > self._stretch_memory.get(name, -1):
+            self._stretch_memory[name] = self._memory
+            self.stretches[name] = self.now.copy()
+
     def settle(self) -> None:
         """Count all events."""
         events, now, most = self.events, self.now, self.most
+        stretch = self._stretch
+        stretch_memory = self._stretch_memory.get(stretch, 0) if stretch else None
+        trace = self.trace.setdefault(stretch, []) if self._record else None
         in_memory = [place != "disk" for _, place in self._keys]
         while events:  # a garbage collection during the loop can add to them
             batch = events[:]
@@ -124,6 +148,8 @@ class Account:
                     slot = line.slot
                     line.booked += change
                 now[slot] += change
+                if trace is not None:
+                    trace.append((slot, change))
                 self._total += change
                 if in_memory[slot]:
                     self._memory += change
@@ -133,6 +159,9 @@ class Account:
                     if (self._memory, self._total) > (self._peak_memory, self._peak_total):
                         self._peak_memory, self._peak_total = self._memory, self._total
                         self.peak = now.copy()
+                    if stretch_memory is not None and self._memory > stretch_memory:
+                        stretch_memory = self._stretch_memory[stretch] = self._memory
+                        self.stretches[stretch] = now.copy()
                 if when >= self._edge:
                     self._point(when)
                 if self._memory >= self._top_memory:

@@ -84,6 +84,7 @@ class TensorWatch:
         self._tick = tick
         self._live: dict[int, StorageLine] = {}
         self._fresh_slots: dict[torch.device, int | None] = {}
+        self._fake = False  # a fake mode holds over the whole block, so that fake tensors stand for real ones
         self._freed = self._make_freed()
         self._undo = ExitStack()
         if optimizer is not None:
@@ -93,8 +94,10 @@ class TensorWatch:
 
     def start(self) -> None:
         """Attach; if that fails, nothing stays attached."""
+        import torch
         from torch.optim.optimizer import register_optimizer_step_post_hook
 
+        self._fake = torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE) is not None
         with self._undo:
             if self._model_refs or self._optimizers:
                 self._undo.callback(register_optimizer_step_post_hook(self._after_step).remove)
@@ -156,6 +159,10 @@ class TensorWatch:
                 found.setdefault(line.key, (line, slot_of(tier, place_of(line.slot))))
         for line in list(self._live.values()):
             if line.key not in found:
+                storage = line()
+                if storage is not None and storage.nbytes() != line.nbytes:  # resized without an operation
+                    self._account.book(line, storage.nbytes() - line.nbytes)
+                    line.nbytes = storage.nbytes()
                 found[line.key] = (line, slot_of("activations", place_of(line.slot)))
         self._account.move([(line, slot) for line, slot in found.values() if line.slot != slot])
         self._account.settle()
@@ -278,18 +285,22 @@ class TensorWatch:
         """The lines of tensors; a line comes as often as tensors share it."""
         for tensor in tensors:
             for storage in storages(tensor):
-                line = self._line(storage)
+                line = self._line(storage, tensor.device)
                 if line is not None:
                     yield line
 
-    def _line(self, storage: torch.UntypedStorage) -> StorageLine | None:
-        """The line of a storage, made if it has none, brought to its present size; None where it holds no bytes."""
+    def _line(self, storage: torch.UntypedStorage, device: torch.device | None = None) -> StorageLine | None:
+        """The line of a storage, made if it has none, brought to its present size; None where it holds no bytes.
+
+        `device` is that of the tensor: a fake tensor stands on a storage of the device "meta".
+        """
         # PyTorch keeps one Python object per storage for as long as the storage lives, so its id names the storage.
         key = id(storage)
         line = self._live.get(key)
         nbytes = storage.nbytes()
         if line is None:
-            slot = self._fresh_slot(storage.device)
+            home = storage.device
+            slot = self._fresh_slot(device if self._fake and device is not None else home)
             if slot is None or nbytes == 0:
                 return None
             line = StorageLine(storage, self._freed)
@@ -362,7 +373,7 @@ def _mode(watch: TensorWatch) -> TorchDispatchMode:
                 for value in tree_leaves(output):
                     if isinstance(value, plain):
                         for storage in storages(value):
-                            book(storage)
+                            book(storage, value.device)
             if len(events) > _MANY:
                 refresh()
             return output
@@ -394,7 +405,8 @@ def storages(tensor: torch.Tensor) -> Sequence[torch.UntypedStorage]:
     layout = tensor.layout
     if is_traceable_wrapper_subclass(tensor):
         names, _ = tensor.__tensor_flatten__()
-        parts = [getattr(tensor, name) for name in names]
+        # DTensor names its mesh of devices beside its local tensor.
+        parts = [part for name in names if isinstance(part := getattr(tensor, name), torch.Tensor)]
     elif layout is torch.strided:
         try:
             return (tensor.untyped_storage(),)

@@ -1,0 +1,317 @@
+"""Which savers together make a job fit, best first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from memspan.core.budget import format_bytes, parse_bytes
+from memspan.core.errors import BudgetError, InputError, MissingExtraError, ModelError
+from memspan.core.footprint import Footprint
+from memspan.planner.imagine import imagine
+from memspan.planner.work import Hardware, measure_hardware
+from memspan.training.base import Loss, OptimizerFactory, Saver, Stack, find_saver, known_savers
+from memspan.training.estimate import Estimate, memory, replicated
+from memspan.training.spec import Spec
+from memspan.training.step import language_model_loss
+
+BEAM = 4  # combinations of each size that are extended further
+MOST = 32  # combinations that are looked at
+_ADAPTERS = "adapters"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """One way to do the job, on each rank.
+
+    Attributes:
+        savers: slugs, in the order in which they change the step; none is plain AdamW.
+        estimate: what the step holds.
+        how: "repeated" (from the steps of one and of two layers) or "whole"; "+ formula" where ranks share it.
+        seconds: of a step, estimated: nothing overlaps, and nothing else uses the device.
+        exact: the update is the plain one's but for rounding.
+        quality: what is known to be lost.
+        over: bytes by place that are missing; empty where the job fits.
+        serves: it does what the task says; plain AdamW does not where the base model is to stay frozen.
+    """
+
+    savers: tuple[str, ...]
+    estimate: Estimate
+    how: str
+    seconds: float
+    exact: bool
+    quality: str
+    over: dict[str, int] = field(default_factory=dict)
+    serves: bool = True
+
+    @property
+    def fits(self) -> bool:
+        """Whether it stays within the memory there is."""
+        return not self.over
+
+    @property
+    def peak(self) -> int:
+        """Bytes in memory at the moment with the most."""
+        return memory(self.estimate.peak)
+
+    @property
+    def binding(self) -> str:
+        """What the peak consists of most, and when: what a further saver should take on."""
+        tiers = self.estimate.peak.by_tier
+        tier = max(tiers, key=lambda name: tiers[name]) if tiers else "nothing"
+        return f"{tier} in the {_WHEN[self.estimate.busiest]}"
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON types; bytes, and seconds."""
+        estimate = self.estimate
+        return {
+            "savers": list(self.savers),
+            "peak_bytes": self.peak,
+            "by_tier": estimate.peak.by_tier,
+            "by_place": estimate.peak.by_place,
+            "highest": estimate.highest.by_tier,
+            "stretches": {name: held.by_tier for name, held in estimate.stretches.items()},
+            "fits": self.fits,
+            "serves": self.serves,
+            "over": self.over,
+            "binding": self.binding,
+            "seconds_per_step": self.seconds,
+            "exact": self.exact,
+            "quality": self.quality,
+            "how": self.how,
+            "parameters": estimate.parameters,
+            "trainable": estimate.trainable,
+            "flops": estimate.flops,
+            "sent_bytes": estimate.sent,
+        }
+
+
+_WHEN = {
+    "forward": "forward pass",
+    "backward": "backward pass",
+    "clip": "clipping",
+    "update": "update",
+    "clear": "update",
+    "after": "work after the update",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plans:
+    """All ways that were looked at, best first: what fits before what does not, exact before inexact, then by speed.
+
+    Attributes:
+        spec: the job.
+        plans: at least the plain one.
+        skipped: savers that cannot serve this job, and why.
+        hardware: on which the seconds are reckoned.
+        device_memory, host_memory: bytes that there are; None is no bound.
+    """
+
+    spec: Spec
+    plans: tuple[Plan, ...]
+    skipped: dict[str, str]
+    hardware: Hardware
+    device_memory: int | None
+    host_memory: int | None
+
+    def __iter__(self) -> Iterator[Plan]:
+        return iter(self.plans)
+
+    @property
+    def plain(self) -> Plan:
+        """AdamW and nothing else."""
+        return next(plan for plan in self.plans if not plan.savers)
+
+    @property
+    def least(self) -> Plan:
+        """The plan with the smallest peak."""
+        return min(self.plans, key=lambda plan: (not plan.serves, plan.peak))
+
+    def best(self) -> Plan:
+        """The first plan, which fits.
+
+        Raises:
+            BudgetError: none does; names the bytes that would do.
+        """
+        first = self.plans[0]
+        if not first.serves:
+            raise InputError(f"no saver for the task {self.spec.task} can be used here: {self._reasons()}")
+        if first.fits:
+            return first
+        least = self.least
+        how = " and ".join(least.savers) or "plain AdamW"
+        raise BudgetError(
+            f"the least that this job takes ({how})",
+            needed=least.peak,
+            allowed=self.device_memory or 0,
+            advice=f"{format_bytes(least.peak)} of memory would do; or lower the batch or the length",
+        )
+
+    def _reasons(self) -> str:
+        return "; ".join(f"{slug}: {reason}" for slug, reason in self.skipped.items()) or "none was named"
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON types."""
+        spec = self.spec
+        return {
+            "job": {
+                name: getattr(spec, name)
+                for name in ("task", "batch", "seq", "dtype", "attention", "devices", "device", "layers")
+            },
+            "device_memory": self.device_memory,
+            "host_memory": self.host_memory,
+            "needed_bytes": self.least.peak,
+            "hardware": {
+                "flops": self.hardware.flops,
+                "bandwidth": self.hardware.bandwidth,
+                "link": self.hardware.link,
+                "measured": self.hardware.measured,
+            },
+            "plans": [plan.to_json() for plan in self.plans],
+            "skipped": self.skipped,
+        }
+
+
+def plan(
+    spec: Spec,
+    *,
+    savers: Sequence[Saver | str] | None = None,
+    device_memory: str | int | None = None,
+    host_memory: str | int | None = None,
+    optimizer: OptimizerFactory | None = None,
+    loss: Loss = language_model_loss,
+    clip: float | None = None,
+    hardware: Hardware | None = None,
+    whole: bool = False,
+    most: int = MOST,
+    progress: Callable[[int], None] | None = None,
+) -> Plans:
+    """Predict what a job takes, alone and with every combination of savers that promises most.
+
+    Combinations grow one saver at a time from the four smallest of each size, so that not all are looked at where there
+    are many savers. None is predicted by rule: each step is run on tensors without bytes.
+
+    Args:
+        spec: the job.
+        savers: which may be used; None means the ordinary ones and those of the catalogue that work.
+        device_memory: bytes on each device, as "16GiB"; with `spec.device` "cpu" it is this machine's RAM.
+        host_memory: bytes of RAM beside accelerators.
+        optimizer: AdamW by default.
+        loss: of the job, when it is no language model.
+        clip: norm that gradients are clipped to.
+        hardware: None times this machine's CPU.
+        whole: run the whole model's steps, not those of one and of two layers.
+        most: combinations to look at.
+        progress: called with 1 after each combination.
+
+    Raises:
+        UnsupportedModelError: the plain step itself cannot be run without values.
+        InputError: a number of bytes is malformed, or a saver that was named cannot serve the job.
+    """
+    bounds = (_bytes(device_memory), _bytes(host_memory))
+    hardware = hardware or measure_hardware(spec.torch_dtype)
+    skipped: dict[str, str] = {}
+    candidates = list(_candidates(spec, savers, skipped))
+
+    def serves(together: Sequence[Saver]) -> bool:
+        return spec.task != "lora" or any(_ADAPTERS in saver.brings for saver in together)
+
+    def look(stack: Stack) -> Plan:
+        estimate, how = imagine(spec, stack, optimizer, loss=loss, clip=clip, whole=whole)
+        if spec.devices > 1:
+            shared = any("distribution" in saver.touches for saver in stack.savers)
+            estimate = stack.estimate(spec, estimate) if shared else replicated(spec, estimate)
+            how = f"{how} + formula"
+        if progress is not None:
+            progress(1)
+        return Plan(
+            savers=stack.slugs,
+            estimate=estimate,
+            how=how,
+            seconds=hardware.seconds(estimate.flops, estimate.traffic, estimate.sent),
+            exact=stack.exact,
+            quality=stack.quality,
+            over=_over(estimate.peak, spec, *bounds),
+            serves=serves(stack.savers),
+        )
+
+    found: dict[tuple[str, ...], Plan] = {(): look(Stack())}
+    # What a saver needs, another brings, so a combination that is none by itself may be extended all the same.
+    beam: list[tuple[Saver, ...]] = [()]
+    while beam and len(found) < most:
+        longer: dict[tuple[str, ...], tuple[Saver, ...]] = {}
+        for held in beam:
+            for saver in candidates:
+                if saver not in held:
+                    together = tuple(sorted((*held, saver), key=candidates.index))
+                    longer[tuple(one.slug for one in together)] = together
+        reached = []
+        for together in longer.values():
+            if len(found) >= most:
+                break
+            try:
+                stack = Stack(together)
+                if not serves(together):
+                    reached.append((0, together))
+                    continue
+                made = look(stack)
+            except (InputError, ModelError) as error:
+                if len(together) == 1 and not together[0].needs:
+                    skipped[together[0].slug] = str(error)
+                elif len(together) == 1:
+                    reached.append((0, together))
+                continue
+            found[made.savers] = made
+            reached.append((made.peak, together))
+        beam = [together for _, together in sorted(reached, key=lambda pair: pair[0])[:BEAM]]
+    order = sorted(found.values(), key=_rank)
+    return Plans(
+        spec=spec,
+        plans=tuple(order),
+        skipped=skipped,
+        hardware=hardware,
+        device_memory=bounds[0],
+        host_memory=bounds[1],
+    )
+
+
+def _rank(one: Plan) -> tuple[Any, ...]:
+    if one.fits:
+        return (not one.serves, 0, not one.exact, one.seconds, one.peak, one.savers)
+    return (not one.serves, 1, one.peak, one.seconds, one.savers)
+
+
+def _candidates(spec: Spec, named: Sequence[Saver | str] | None, skipped: dict[str, str]) -> Iterable[Saver]:
+    for one in known_savers() if named is None else named:
+        try:
+            saver = find_saver(one) if isinstance(one, str) else one
+            Stack([saver]) if not saver.needs else None
+            if spec.task not in saver.tasks:
+                continue
+            if spec.devices == 1 and saver.touches == {"distribution"}:
+                continue
+            saver.check(spec)
+        except (InputError, ModelError, MissingExtraError) as error:
+            if named is not None:
+                raise
+            skipped[one if isinstance(one, str) else one.slug] = str(error)
+            continue
+        yield saver
+
+
+def _over(held: Footprint, spec: Spec, device: int | None, host: int | None) -> dict[str, int]:
+    """Bytes by place that are too many."""
+    bounds: dict[str, int | None] = {"device": device, "ram": host}
+    if spec.device == "cpu":  # device and host are one memory
+        bounds = {"ram": min((bound for bound in (device, host) if bound is not None), default=None)}
+    return {
+        where: held.by_place.get(where, 0) - bound
+        for where, bound in bounds.items()
+        if bound is not None and held.by_place.get(where, 0) > bound
+    }
+
+
+def _bytes(value: str | int | None) -> int | None:
+    return None if value is None else parse_bytes(value)

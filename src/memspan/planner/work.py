@@ -1,0 +1,135 @@
+"""How much work a step is, and how fast a machine does it: what predicted seconds are made of."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from memspan.core.errors import InputError
+
+_SIDE = 1024  # of the matrices whose product is timed
+# Numbers of the vector whose sum is timed: 8 MiB in float32, as activations are. From 32 MiB on, glibc gives the memory
+# of every tensor back to the system, and what is timed is page faults.
+_COPIED = 2 << 20
+_RUNS = 5
+_CPU_ATTENTION = "aten::_scaled_dot_product_flash_attention_for_cpu"
+
+
+class WorkMode(TorchDispatchMode):
+    """Counts what the operations of its block do.
+
+    Attributes:
+        flops: of matrix products, convolutions and attention; a multiply-add is two.
+        traffic: bytes that all other operations read and write; views are free.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.flops = 0
+        self.traffic = 0
+        self._free: dict[Any, bool] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        output = func(*args, **kwargs)
+        counted = flop_registry.get(func._overloadpacket)
+        if counted is not None:
+            self.flops += counted(*args, **kwargs, out_val=output)
+        elif func._schema.name.startswith(_CPU_ATTENTION):
+            self.flops += _attention_flops(func._schema.name, args)
+        elif not self._is_view(func):
+            self.traffic += _bytes(args) + _bytes((output,))
+        return output
+
+    def _is_view(self, func: Any) -> bool:
+        found = self._free.get(func)
+        if found is None:
+            returns = func._schema.returns
+            # A view returns an alias that it does not write to; an operation in place returns one that it does.
+            found = bool(returns) and all(r.alias_info is not None and not r.alias_info.is_write for r in returns)
+            self._free[func] = found
+        return found
+
+
+def _attention_flops(name: str, args: Any) -> int:
+    """Of the CPU's flash kernel, which PyTorch's table of formulas lacks: two products forward, five backward."""
+    backward = name.endswith("_backward")
+    query, key, value = args[1:4] if backward else args[:3]
+    batch, heads, rows, width = query.shape
+    product = 2 * batch * heads * rows * key.shape[2]
+    if backward:
+        return int(product * (3 * width + 2 * value.shape[3]))
+    return int(product * (width + value.shape[3]))
+
+
+def _bytes(values: Any) -> int:
+    total = 0
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            total += value.numel() * value.element_size()
+        elif isinstance(value, list | tuple):
+            total += _bytes(value)
+    return total
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hardware:
+    """How fast a device works.
+
+    Attributes:
+        flops: floating-point operations a second in matrix products, in the dtype of the job.
+        bandwidth: bytes a second that elementwise operations read and write.
+        link: bytes a second from one rank to the next; None leaves communication out of account.
+        measured: it was timed on this machine.
+
+    Raises:
+        InputError: a rate is not positive.
+    """
+
+    flops: float
+    bandwidth: float
+    link: float | None = None
+    measured: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("flops", "bandwidth", "link"):
+            value = getattr(self, name)
+            if value is not None and not (value > 0 and math.isfinite(value)):
+                raise InputError(f"{name} is {value}: a rate must be above 0")
+
+    def seconds(self, flops: int, traffic: int, sent: int = 0) -> float:
+        """Seconds of a step in which nothing overlaps: an estimate, and no promise."""
+        return flops / self.flops + traffic / self.bandwidth + (sent / self.link if self.link else 0.0)
+
+
+def measure_hardware(dtype: torch.dtype = torch.float32, *, link: float | None = None) -> Hardware:
+    """Time a matrix product and a sum on this machine's CPU, with the threads that PyTorch is set to use; under 1 s.
+
+    Processor time counts, shared by the threads, so that what else the machine does is left out of account.
+    """
+    left = torch.ones(_SIDE, _SIDE, dtype=dtype)
+    vector = torch.ones(_COPIED, dtype=dtype)
+    products = _fastest(lambda: left @ left)
+    sums = _fastest(lambda: vector + 1)
+    return Hardware(
+        flops=2 * _SIDE**3 / products,
+        bandwidth=2 * vector.numel() * dtype.itemsize / sums,
+        link=link,
+        measured=True,
+    )
+
+
+def _fastest(work: Any) -> float:
+    work()
+    times = []
+    for _ in range(_RUNS):
+        begun = time.process_time()
+        work()
+        times.append(time.process_time() - begun)
+    return max(min(times), 1e-9) / torch.get_num_threads()

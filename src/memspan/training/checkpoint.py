@@ -1,0 +1,211 @@
+"""A training's whole state in one file, written whole or not at all, and taken up again bit by bit.
+
+The file is safetensors, written tensor by tensor so that no second copy is held; what is no tensor stands as JSON in
+its header. Loading copies into the tensors that exist.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from memspan.core.errors import InputError
+from memspan.training.base import Stack
+
+_FORMAT = "memspan-training-1"
+_NAMES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e5m2: "F8_E5M2",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+_TENSOR, _ITEMS, _TUPLE = "$tensor", "$items", "$tuple"
+
+
+def save_training(
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    stack: Stack,
+    *,
+    step: int,
+    settings: Mapping[str, Any],
+) -> None:
+    """Write model, optimizer, the savers' states, torch's random state and the position in the data.
+
+    Args:
+        path: of the file; replaced only once the new one is on the disk.
+        step: steps that are done, which is the position in the data.
+        settings: what a resumed training must agree on, as JSON types.
+
+    Raises:
+        InputError: a state holds something that is neither tensor nor JSON.
+    """
+    tensors: dict[Any, tuple[int, Tensor]] = {}
+    header = {
+        "format": _FORMAT,
+        "step": step,
+        "settings": dict(settings),
+        "model": _pack(model.state_dict(), tensors),
+        "optimizer": _pack(optimizer.state_dict(), tensors),
+        "savers": _pack(stack.state_dict(), tensors),
+        "random": _pack(torch.get_rng_state(), tensors),
+    }
+    part = path.with_name(path.name + ".part")
+    with part.open("wb") as file:
+        _write(file, [tensor for _, tensor in tensors.values()], {"memspan": json.dumps(header)})
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the new name, too, must survive a loss of power
+    finally:
+        os.close(folder)
+
+
+def load_training(
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    stack: Stack,
+    *,
+    settings: Mapping[str, Any],
+) -> int:
+    """Take up a training that `save_training` wrote; returns the steps that are done.
+
+    Raises:
+        InputError: the file is damaged, of another model, or was made with other settings.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {}).get("memspan", "{}"))
+            if header.get("format") != _FORMAT:
+                raise InputError(f"{path} is no checkpoint of this training")
+            for name, value in json.loads(json.dumps(dict(settings))).items():
+                if header["settings"].get(name) != value:
+                    raise InputError(
+                        f"the checkpoint {path} was made with {name} {header['settings'].get(name)!r}, not {value!r}:"
+                        " resume with its settings, or start in another folder"
+                    )
+
+            def tensor(number: int) -> Tensor:
+                found: Tensor = file.get_tensor(str(number))
+                return found
+
+            _load_model(path, model, header["model"], tensor)
+            _load_optimizer(path, optimizer, _unpack(header["optimizer"], tensor))
+            stack.load_state_dict(_unpack(header["savers"], tensor))
+            torch.set_rng_state(_unpack(header["random"], tensor))
+            return int(header["step"])
+    except (OSError, SafetensorError, ValueError, KeyError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"the checkpoint {path} cannot be read: {error}") from error
+
+
+def _load_model(path: Path, model: nn.Module, packed: Any, tensor: Callable[[int], Tensor]) -> None:
+    target = model.state_dict()
+    if set(packed) != set(target):
+        raise InputError(f"the checkpoint {path} is of another model: its tensors have other names")
+    with torch.no_grad():
+        for name, reference in packed.items():
+            value, place = _unpack(reference, tensor), target[name]
+            if not isinstance(place, Tensor):
+                continue
+            if value.shape != place.shape or value.dtype != place.dtype:
+                raise InputError(
+                    f"the checkpoint {path} is of another model: {name} is {value.dtype} {tuple(value.shape)} there and"
+                    f" {place.dtype} {tuple(place.shape)} here"
+                )
+            place.copy_(value)
+
+
+def _load_optimizer(path: Path, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load without the cast to the parameter's dtype that PyTorch's own loading makes: 8-bit states are codes."""
+    if type(optimizer).load_state_dict is not torch.optim.Optimizer.load_state_dict:
+        optimizer.load_state_dict(state)
+        return
+    groups = optimizer.param_groups
+    if [len(group["params"]) for group in groups] != [len(group["params"]) for group in state["param_groups"]]:
+        raise InputError(f"the checkpoint {path} is of another optimizer: it has other groups of parameters")
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    for group, saved in zip(groups, state["param_groups"], strict=True):
+        group.update({name: value for name, value in saved.items() if name != "params"})
+    optimizer.state.clear()
+    for number, values in state["state"].items():
+        optimizer.state[parameters[number]] = values
+
+
+# --- trees of tensors and plain values -------------------------------------------------------------------------------
+
+
+def _pack(value: Any, tensors: dict[Any, tuple[int, Tensor]]) -> Any:
+    """The value as JSON types; its tensors are collected, one that is met again, such as a tied one, once."""
+    if isinstance(value, Tensor):
+        key = (value.data_ptr(), value.shape, value.stride(), value.dtype) if value.numel() else len(tensors)
+        number, _ = tensors.setdefault(key, (len(tensors), value.detach()))
+        return {_TENSOR: number}
+    if isinstance(value, Mapping):
+        if all(isinstance(key, str) and not key.startswith("$") for key in value):
+            return {key: _pack(one, tensors) for key, one in value.items()}
+        return {_ITEMS: [[_pack(key, tensors), _pack(one, tensors)] for key, one in value.items()]}
+    if isinstance(value, tuple):
+        return {_TUPLE: [_pack(one, tensors) for one in value]}
+    if isinstance(value, list):
+        return [_pack(one, tensors) for one in value]
+    if value is None or isinstance(value, str | int | float):
+        return value
+    raise InputError(f"a training's state can hold tensors, numbers and words, not a {type(value).__name__}")
+
+
+def _unpack(value: Any, tensor: Callable[[int], Tensor]) -> Any:
+    if isinstance(value, dict):
+        if _TENSOR in value:
+            return tensor(value[_TENSOR])
+        if _ITEMS in value:
+            return {_unpack(key, tensor): _unpack(one, tensor) for key, one in value[_ITEMS]}
+        if _TUPLE in value:
+            return tuple(_unpack(one, tensor) for one in value[_TUPLE])
+        return {key: _unpack(one, tensor) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_unpack(one, tensor) for one in value]
+    return value
+
+
+def _write(file: Any, tensors: list[Tensor], metadata: dict[str, str]) -> None:
+    """The safetensors format: length of the header, header, tensors one after the other."""
+    header: dict[str, Any] = {"__metadata__": metadata}
+    at = 0
+    for number, tensor in enumerate(tensors):
+        if tensor.dtype not in _NAMES:
+            raise InputError(f"a training's state holds tensors of {tensor.dtype}, which the file format lacks")
+        end = at + tensor.numel() * tensor.element_size()
+        header[str(number)] = {
+            "dtype": _NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [at, end],
+        }
+        at = end
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    file.write(len(text).to_bytes(8, "little") + text)
+    for tensor in tensors:
+        if tensor.numel():
+            file.write(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
