@@ -101,6 +101,8 @@ class Saver:
         exact: the update is the plain one's but for rounding.
         quality: what is known to be lost, in a few words; "none" where it is exact.
         uniform: it treats all layers alike, so that a deep model may be predicted from a shallow one's steps.
+        updates_in_backward: parameters are updated inside the backward pass, after which there are no gradients to clip
+            or to add to.
     """
 
     slug: ClassVar[str] = ""
@@ -113,6 +115,7 @@ class Saver:
     exact: ClassVar[bool] = True
     quality: ClassVar[str] = "none"
     uniform: ClassVar[bool] = False
+    updates_in_backward: bool = False
 
     def __init__(self, config: Any = None, **options: Any) -> None:
         if config is None:

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from memspan.core.errors import InputError
+from memspan.core.errors import ConflictError, InputError
 from memspan.training.base import Batch, Loss, Stack
 
 
@@ -33,6 +33,9 @@ class Step:
         stack: the savers.
         loss: what computes the loss from the model and a batch, before the savers change it.
         clip: gradients are scaled down to this norm; None leaves them.
+
+    Raises:
+        ConflictError: gradients are to be clipped, and a saver updates parameters before all gradients are known.
     """
 
     def __init__(
@@ -44,6 +47,8 @@ class Step:
         *,
         clip: float | None = None,
     ) -> None:
+        if clip is not None:
+            refuse_clipping(stack)
         self.model, self.optimizer, self.stack, self.clip = model, optimizer, stack, clip
         self.loss = stack.loss(loss)
 
@@ -69,6 +74,16 @@ class Step:
         mark("after")
         self.stack.after_step()
         return loss
+
+
+def refuse_clipping(stack: Stack) -> None:
+    """Raise ConflictError if a saver updates parameters before the norm of all gradients is known."""
+    for saver in stack.savers:
+        if saver.updates_in_backward:
+            raise ConflictError(
+                f"{saver.slug} updates parameters inside the backward pass, before the norm of all gradients is known: "
+                "do not clip, or give it in_backward=False"
+            )
 
 
 def _unheard(name: str) -> None:

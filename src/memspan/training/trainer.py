@@ -20,6 +20,7 @@ from memspan.core.errors import InputError, MissingExtraError
 from memspan.core.ledger import Ledger
 from memspan.training.base import AdamW, OptimizerFactory, Saver, Stack
 from memspan.training.estimate import memory
+from memspan.training.step import refuse_clipping
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +79,8 @@ def for_trainer(
                 self._context = None
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if args.max_grad_norm:
+                refuse_clipping(stack)
             ledger.__enter__()
 
         def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
