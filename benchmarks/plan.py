@@ -25,7 +25,8 @@ from common import machine, machine_line, positive, say, table, versions
 
 from memspan.core.ledger import Ledger
 from memspan.models.configuration import load_config, load_trainable
-from memspan.planner import Hardware, imagine, measure_hardware
+from memspan.planner import Hardware, measure_hardware
+from memspan.planner.imagine import imagine
 from memspan.training import AdamW, Spec, Stack, Step
 from memspan.training.estimate import Estimate, memory
 

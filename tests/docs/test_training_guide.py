@@ -12,7 +12,7 @@ import torch
 
 from memspan.core.ledger import Ledger
 from memspan.core.testing import tiny_llama
-from memspan.planner import imagine
+from memspan.planner.imagine import imagine
 from memspan.training import AdamW, Saver, Spec, Stack, Step
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")

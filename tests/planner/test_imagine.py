@@ -17,8 +17,8 @@ from torch import nn  # noqa: E402
 from memspan.core.errors import UnsupportedModelError  # noqa: E402
 from memspan.core.footprint import Footprint  # noqa: E402
 from memspan.core.ledger import Ledger  # noqa: E402
-from memspan.planner import imagine  # noqa: E402
 from memspan.planner.fake import imagined  # noqa: E402
+from memspan.planner.imagine import imagine  # noqa: E402
 from memspan.training import AdamW, Saver, Spec, Stack, Step  # noqa: E402
 
 SIZE: dict[str, Any] = {

@@ -11,7 +11,8 @@ pytest.importorskip("transformers")
 
 from memspan.core.errors import BudgetError, InputError  # noqa: E402
 from memspan.core.testing import tiny_llama  # noqa: E402
-from memspan.planner import Hardware, imagine, measure_hardware, plan, show  # noqa: E402
+from memspan.planner import Hardware, measure_hardware, plan, show  # noqa: E402
+from memspan.planner.imagine import imagine  # noqa: E402
 from memspan.training import Estimate, Saver, Spec  # noqa: E402
 from memspan.training.estimate import sharded  # noqa: E402
 

@@ -11,7 +11,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from memspan.core.ledger import Ledger
 from memspan.core.testing import tiny_llama
-from memspan.planner import imagine
+from memspan.planner.imagine import imagine
 from memspan.training import AdamW, Estimate, Saver, Spec, Stack, Step
 from memspan.training.estimate import sharded
 

@@ -13,14 +13,12 @@ _WHERE = {
     "Hardware": "memspan.planner.work",
     "Plan": "memspan.planner.search",
     "Plans": "memspan.planner.search",
-    "imagine": "memspan.planner.imagine",
     "measure_hardware": "memspan.planner.work",
     "plan": "memspan.planner.search",
 }
-__all__ = ["Hardware", "Plan", "Plans", "imagine", "measure_hardware", "plan"]
+__all__ = ["Hardware", "Plan", "Plans", "measure_hardware", "plan"]
 
 if TYPE_CHECKING:
-    from memspan.planner.imagine import imagine
     from memspan.planner.search import Plan, Plans, plan
     from memspan.planner.work import Hardware, measure_hardware
 
