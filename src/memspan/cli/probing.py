@@ -70,7 +70,7 @@ def probe(options: argparse.Namespace) -> int:
     report = run(
         exam,
         subject_of(subjects[0], exam, options.seed),
-        n=20 if options.n is None else options.n,
+        n=_many(options),
         lengths=lengths,
         seed=options.seed,
         form=options.form,
@@ -125,16 +125,17 @@ def lengths_of(options: argparse.Namespace) -> list[int]:
     return [] if options.length is None else [_length(part) for part in options.length.split(",")]
 
 
+def _many(options: argparse.Namespace) -> int:
+    """Items of each length, of one exam."""
+    return 20 if options.n is None else int(options.n)
+
+
 def _export(options: argparse.Namespace, exam: Exam, lengths: list[int]) -> int:
     if options.out is None:
         raise InputError("--export needs a folder to write to: --out DIR")
     from memspan.probes.export import export
 
-    items = [
-        item
-        for length in lengths
-        for item in exam.items(20 if options.n is None else options.n, length, options.seed, exam.estimate)
-    ]
+    items = [item for length in lengths for item in exam.items(_many(options), length, options.seed, exam.estimate)]
     files = export(exam, items, options.export, Path(options.out).expanduser(), options.form)
     if options.json:
         print(json.dumps({"exam": exam.slug, "items": len(items), "files": [str(path) for path in files]}, indent=2))

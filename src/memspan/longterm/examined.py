@@ -80,11 +80,11 @@ class StoreSubject:
         ]
 
     def _of_texts(self, pieces: Any) -> list[Episode]:
-        return [
-            Episode(text, at=_BEGIN + timedelta(minutes=i) if self._dated else None, session="exam", id=f"E:{i}")
-            for i, text in enumerate(pieces)
-            if text.strip()
-        ]
+        return [self._of_text(i, text) for i, text in enumerate(pieces) if text.strip()]
+
+    def _of_text(self, i: int, text: str) -> Episode:
+        at = _BEGIN + timedelta(minutes=i) if self._dated else None
+        return Episode(text, at=at, session="exam", id=f"E:{i}")
 
     def write(self, item: Any) -> str:
         """What the store answers."""
@@ -94,9 +94,9 @@ class StoreSubject:
     def weigh(self, choice: Any) -> list[float]:
         """Options by what is recalled on the question; see the class."""
         assert self._memory is not None
-        options = [option.strip().strip('"') for option in choice.options]
         if choice.earliest:
             return self._by_order(choice.earliest)
+        options = [option.strip().strip('"') for option in choice.options]
         answer = self._ask(self._item.asked or choice.question)
         texts = [answer.text, *(hit.text for hit in answer.recollections)]
         scores = [
@@ -181,12 +181,8 @@ class StoreStudent(StoreSubject):
         """Add each text as often as it is shown; batches, rates and orders are for those who learn by steps."""
         assert self._memory is not None
         for _ in range(exposures):
-            episodes = []
-            for text in texts:
-                at = _BEGIN + timedelta(minutes=self._written) if self._dated else None
-                episodes.append(Episode(text, at=at, session="exam", id=f"E:{self._written}"))
-                self._written += 1
-            self._memory.add(episodes)
+            self._memory.add([self._of_text(i, text) for i, text in enumerate(texts, self._written)])
+            self._written += len(texts)
         return 0
 
     def familiarity(self, texts: Sequence[str]) -> list[float]:
@@ -238,10 +234,6 @@ class StoreRetriever(StoreSubject):
             found.append(scores)
         self.close()
         return found
-
-
-def _holds(text: str, words: str) -> bool:
-    return re.search(rf"(?<!\w){re.escape(words)}(?!\w)", text, re.IGNORECASE) is not None
 
 
 class RetrievalSubject:
@@ -297,3 +289,7 @@ class RetrievalSubject:
 def _lot(text: str) -> float:
     """A number that has nothing to do with a text but is always the same for it."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big") / 2**48
+
+
+def _holds(text: str, words: str) -> bool:
+    return re.search(rf"(?<!\w){re.escape(words)}(?!\w)", text, re.IGNORECASE) is not None

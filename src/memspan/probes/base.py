@@ -175,8 +175,8 @@ class Exam(ABC):
 
     def judge(self, item: Item, weighed: Sequence[Sequence[float]]) -> Grade:
         """Marks the likelihood form, from a figure for each option of each choice: the share of choices got right."""
-        best = [max(range(len(figures)), key=figures.__getitem__) for figures in weighed]
-        return Grade(sum(one == c.right for one, c in zip(best, item.choices, strict=True)) / len(item.choices))
+        pairs = zip(weighed, item.choices, strict=True)
+        return Grade(sum(likeliest(figures) == choice.right for figures, choice in pairs) / len(item.choices))
 
     def chance(self, item: Item) -> float:
         """What a guesser scores on an item in the likelihood form."""
@@ -199,6 +199,11 @@ class Exam(ABC):
     def guess(self, item: Item, chance: random.Random) -> str:
         """A written answer by lot, from what the item shows."""
         return ", ".join(chance.choice(choice.options) for choice in item.choices)
+
+
+def likeliest(figures: Sequence[float]) -> int:
+    """The place of the largest figure, the first of equals."""
+    return max(range(len(figures)), key=figures.__getitem__)
 
 
 def check_length(exam: Exam, length: int) -> None:

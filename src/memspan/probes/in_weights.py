@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
 from memspan.core.errors import InputError
 from memspan.models.base import LanguageModel, LocalLanguageModel
+from memspan.models.hardware import torch_threads
 from memspan.probes.base import Choice, Item
 from memspan.probes.subjects import ModelSubject
 
@@ -153,13 +153,5 @@ class WeightsSubject:
                 parameter.grad = None
         return losses
 
-    @contextmanager
-    def _threads(self) -> Iterator[None]:
-        from memspan.models.hardware import torch_threads
-
-        count = getattr(self.model, "threads", None)
-        if count is None:
-            yield
-            return
-        with torch_threads(count):
-            yield
+    def _threads(self) -> AbstractContextManager[None]:
+        return torch_threads(getattr(self.model, "threads", None))

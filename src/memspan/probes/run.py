@@ -19,7 +19,7 @@ from typing import Any
 
 from memspan.core.errors import InputError, StoreError
 from memspan.models.progress import progress_bar
-from memspan.probes.base import FORMS, Exam, Form, Item, Said, Subject, check_length
+from memspan.probes.base import FORMS, Exam, Form, Item, Said, Subject, check_length, likeliest
 from memspan.probes.statistics import interval
 
 SCHEMA = "memspan-exam-1"
@@ -232,7 +232,7 @@ def _marked(exam: Exam, item: Item, said: Said, seconds: float, memory: Mapping[
     if isinstance(said, str):
         kept, grade = said, exam.grade(item, said)
     else:
-        kept = [max(range(len(scores)), key=scores.__getitem__) for scores in said]
+        kept = [likeliest(figures) for figures in said]
         grade = exam.judge(item, said)
     return Answered(
         id=item.id,

@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import Any, ClassVar, Literal, get_args
 
 from memspan.core.errors import InputError
-from memspan.probes.base import Choice, Count, Exam, Form, Grade, Item, Subject
+from memspan.probes.base import Choice, Count, Exam, Form, Grade, Item, Subject, likeliest
 from memspan.probes.run import Report, run
 from memspan.probes.sort_recall.books import chronicle, read_book
 from memspan.probes.sort_recall.pairs import Sequenced, SortItem, paper_bins
@@ -290,4 +290,4 @@ def best_prompt(subject: Subject, *, n: int = 20, length: int = 512, seed: int =
         run(SortRecall(**{**options, "prompt": prompt}), subject, n=n, lengths=[length], seed=seed).score
         for prompt in range(len(PROMPTS))
     ]
-    return max(range(len(scores)), key=scores.__getitem__)
+    return likeliest(scores)
