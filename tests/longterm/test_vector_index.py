@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import shutil
+import threading
+import time
 import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
@@ -226,6 +228,76 @@ def test_what_is_forgotten_is_in_no_file(index: str | IndexChoice, tmp_path: Pat
         same_as_exact(memory, path)
         memory.forget(everything=True)
         assert not path.with_name("a.db-index").exists()
+
+
+@pytest.mark.parametrize("then", ["forgotten at once", "taken in first"])
+def test_what_a_killed_extension_left_beyond_its_row_is_forgotten_too(then: str, tmp_path: Path, monkeypatch: Any):
+    path = tmp_path / "a.db"
+    with opened(path) as memory:
+        memory.add(turns(300))
+        memory.embed_pending()
+
+    class Killed(BaseException):
+        """The process is no more."""
+
+    def die(*args: Any, **options: Any) -> None:
+        raise Killed
+
+    memory = opened(path)
+    memory.add(turns(10, 300))
+    memory.embed_pending()
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(vector_index.VectorIndexes, "_finish", die)
+        memory.maintain()
+    memory.close()
+    with opened(path) as memory:
+        mark = code_of(memory, "e305")
+        assert mark in b"".join(each.read_bytes() for each in folders(path)[0].iterdir())
+        if then == "taken in first":  # the process that forgets dies too, before the files are written anew
+            with monkeypatch.context() as patch, pytest.raises(Killed):
+                patch.setattr(vector_index.VectorIndexes, "erase", die)
+                memory.forget(["e305"])
+            memory.maintain()
+        else:
+            assert memory.forget(["e305"]).purged
+        memory.maintain(prune=True)
+        assert mark not in content(path)
+        assert memory.check() == []
+        same_as_exact(memory, path)
+
+
+def test_a_process_that_forgets_waits_for_one_that_takes_the_forgotten_in(tmp_path: Path, monkeypatch: Any):
+    path, reached, report = tmp_path / "a.db", threading.Event(), []
+    with opened(path) as memory:
+        memory.add(turns(300))
+        memory.embed_pending()
+        memory.add(turns(10, 300))
+        memory.embed_pending()
+        mark = code_of(memory, "e305")
+        finish = vector_index.VectorIndexes._finish
+
+        def late(self: Any, *args: Any) -> Any:
+            monkeypatch.setattr(vector_index.VectorIndexes, "_finish", finish)
+            forgetting.start()
+            assert reached.wait(30)
+            time.sleep(0.2)
+            assert not report, "it holds that the index was never given what it forgets"
+            return finish(self, *args)
+
+        def forget() -> None:
+            with opened(path) as other:
+                erase = vector_index.VectorIndexes.erase
+                monkeypatch.setattr(
+                    vector_index.VectorIndexes, "erase", lambda *a, **o: (reached.set(), erase(*a, **o))[1]
+                )
+                report.append(other.forget(["e305"]))
+
+        forgetting = threading.Thread(target=forget)
+        monkeypatch.setattr(vector_index.VectorIndexes, "_finish", late)
+        memory.maintain()
+        forgetting.join()
+        assert report[0].purged and mark not in content(path)
+        assert memory.check() == []
 
 
 def test_a_process_that_is_writing_an_index_ends_what_another_could_not(tmp_path: Path, monkeypatch: Any):

@@ -9,7 +9,8 @@ than its row says, which does no harm. `mark` is in the row and in the folder, a
 a folder that does not belong to this state of the store (which was restored from a copy) is found out and made again.
 
 A trigger puts the passages that the index has still to lose into `vector_gone`. `erase` takes them off the files, and
-`forget` waits for it.
+`forget` waits for it. The trigger looks no further than the row says; so while `mark` and `next` differ (a change is
+going on, or its process died) `erase` waits its turn, and takes off what lies beyond.
 """
 
 from __future__ import annotations
@@ -240,6 +241,7 @@ class VectorIndexes:
         places = index.footprint().by_place
         told = (last, len(index), mark, mark, places.get("disk", 0), places.get("ram", 0), number)
         with self._store.write(now, space) as tx:
+            before = _ready(tx)
             kept = tx.execute(
                 "UPDATE vector_index SET ready = 1, upto = ?, size = ?, mark = ?, next = ?, disk = ?, ram = ?"
                 " WHERE id = ?",
@@ -248,6 +250,8 @@ class VectorIndexes:
             if kept:
                 tx.execute("DELETE FROM vector_index WHERE space = ? AND id <> ?", (tx.space_id, number))
                 _forget_gone(tx, gone)
+                if before is not None and before["id"] == number and before["upto"] < last:
+                    _note_gone(tx, _beyond(index, before["upto"]))
         return bool(kept)
 
     @contextlib.contextmanager
@@ -293,7 +297,9 @@ class VectorIndexes:
             every: also what an index lost before.
         """
         with self._store.read(now, space) as tx:
-            known = tx.execute("SELECT min(ready) FROM vector_index WHERE space = ?", (tx.space_id,)).fetchone()[0]
+            known = tx.execute(
+                "SELECT min(ready AND mark = next) FROM vector_index WHERE space = ?", (tx.space_id,)
+            ).fetchone()[0]
             if known is None or (known and not len(_gone(tx)) and not every):
                 self.sweep()
                 return True
@@ -308,7 +314,7 @@ class VectorIndexes:
                 return True
             try:
                 with self._changing(now, space, row) as (index, mark):
-                    index.delete(gone)
+                    index.delete(gone if row["mark"] == row["next"] else np.union1d(gone, _beyond(index, row["upto"])))
                     index.scrub()
                     self._finish(now, space, row["id"], index, row["upto"], gone, mark)
                 self._sweep()
@@ -438,6 +444,19 @@ def _forget_gone(tx: Transaction, gone: I64) -> None:
     tx.executemany(
         "DELETE FROM vector_gone WHERE space = ? AND passage = ?", [(tx.space_id, int(passage)) for passage in gone]
     )
+
+
+def _note_gone(tx: Transaction, held: I64) -> None:
+    """Note those of an index's passages that are no more: the trigger did not, while the row did not reach to them."""
+    there = {row[0] for row in tx.select("SELECT id FROM passage WHERE id IN ({ids})", held.tolist())}
+    lost = [(tx.space_id, passage) for passage in held.tolist() if passage not in there]
+    tx.executemany("INSERT OR IGNORE INTO vector_gone (space, passage) VALUES (?, ?)", lost)
+
+
+def _beyond(index: VectorIndex, upto: int) -> I64:
+    """The passages after one that an index holds."""
+    ids = index.ids
+    return ids[ids > upto]
 
 
 def _last(tx: Transaction, upto: int) -> int:
