@@ -174,19 +174,25 @@ def show(report: dict[str, Any]) -> str:
 
 def draw(report: dict[str, Any], path: Path) -> None:
     """Perplexity by position, and what is remembered, one colour a system."""
+    from matplotlib import colormaps
     from matplotlib.figure import Figure
+    from matplotlib.ticker import ScalarFormatter
 
     made = {slug: row for slug, row in report["systems"].items() if "error" not in row}
-    figure = Figure(figsize=(11, 4.2))
+    figure = Figure(figsize=(12, 4.4))
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
-    for slug, row in made.items():
+    colours = colormaps["tab20"].colors
+    for i, (slug, row) in enumerate(made.items()):
         points = [(n * report["window"], row["perplexity"][n]) for n in BANDS if row["perplexity"][n] is not None]
         if points:
-            left.plot(*zip(*points, strict=True), marker="o", markersize=3, label=slug)
+            style = {"marker": "osv^D"[i % 5], "linestyle": ("-", "--")[i % 2], "color": colours[i % len(colours)]}
+            left.plot(*zip(*points, strict=True), markersize=4, label=slug, **style)
     left.set(xlabel="tokens read", ylabel="perplexity", xscale="log", yscale="log")
     left.set_xticks([n * report["window"] for n in BANDS], [f"{n * report['window']:,}" for n in BANDS], fontsize=8)
     left.minorticks_off()
-    left.legend(fontsize=7)
+    left.set_yticks([15, 20, 25, 30, 40, 50, 70, 100])
+    left.yaxis.set_major_formatter(ScalarFormatter())
+    left.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     at = range(len(made))
     right.barh([i + 0.2 for i in at], [row["words"]["nats"] for row in made.values()], 0.4, label="words")
     right.barh([i - 0.2 for i in at], [row["numbers"]["nats"] for row in made.values()], 0.4, label="numbers")
