@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from memspan.cli.main import main
+from memspan.cli.probing import subject_of
 from memspan.core.errors import ModelError
 from memspan.models import load_language_model
 from memspan.models.endpoint import EndpointLanguageModel
@@ -79,6 +80,20 @@ def test_an_endpoint_that_falls_silent_loses_nothing(tmp_path):
         model.endpoint.close()
         server.shutdown()
         server.server_close()
+
+
+def test_how_long_an_endpoint_is_waited_for_is_said_on_the_command_line(capsys):
+    server = Server(patience=1_000)
+    spec = f"openai:{server.url}#m"
+    try:
+        subject = subject_of(f"undated:{spec}", Episodic(), timeout=0.25)
+        assert subject._inner.model.endpoint.timeout == 0.25
+        subject._inner.model.endpoint.close()
+        assert main(["probe", "episodic", "--subject", spec, "--timeout", "0"]) == 2
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert "must be above 0 seconds" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("form", ["likelihood", "text"])

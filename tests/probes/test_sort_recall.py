@@ -296,8 +296,8 @@ def test_figures_of_chance():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--subject", "memory:plain,undatd"], "undated is"),
-        (["--subject", "memory:heap,undated"], "heap"),
+        (["--subject", "retrieval:oracle,shuffld"], "shuffled is"),
+        (["--subject", "undated:memory:heap"], "heap"),
         (["--subject", "oracle", "--option", "book=/absent.txt"], "cannot be read"),
     ],
 )
@@ -311,12 +311,12 @@ def test_from_the_command_line(tmp_path, capsys):
     book.write_text(chronicle(4_000, seed=5), encoding="utf-8")
     words = ["probe", "sort-recall", "--option", f"book={book}", "--option", "reads=book", "--n", "24", "--json"]
     scores = {}
-    for subject in ("memory:plain", "memory:plain,undated"):
+    for subject in ("memory:plain", "undated:memory:plain"):
         assert main([*words, "--subject", subject, "--length", "1k"]) == 0
         said = json.loads(capsys.readouterr().out)
         scores[said["subject"]] = said["score"]
     assert scores["memory:plain"] >= 0.9
-    assert scores["memory:plain,undated"] <= 0.75
+    assert scores["undated:memory:plain"] <= 0.75
     folder = make_word_model(tmp_path / "model", window=4_096)
     for subject in (f"blind:{folder}", f"weights:{folder}", f"retrieval:{folder}", f"retrieval:{folder},shuffled"):
         options = ["--subject", subject, "--n", "2", "--length", "300", "--json"]

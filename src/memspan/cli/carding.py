@@ -30,7 +30,7 @@ def card(options: argparse.Namespace, specs: list[str]) -> int:
     folder = Path(options.out or FOLDER).expanduser()
     found = sit_all(
         _exams(recordings(options.data)),
-        [_kept(spec, options.seed) for spec in specs],
+        [_kept(spec, options.seed, options.timeout) for spec in specs],
         n=N if options.n is None else options.n,
         lengths=lengths_of(options),
         seed=options.seed,
@@ -71,7 +71,7 @@ def _exams(recorded: dict[str, list[Any]]) -> dict[str, Callable[[], Exam]]:
     return {slug: partial(make, find_exam(slug)) for slug in slugs}
 
 
-def _kept(spec: str, seed: int) -> Callable[[Exam], Subject]:
+def _kept(spec: str, seed: int, timeout: float) -> Callable[[Exam], Subject]:
     """The subject of a spec, made once for each role, but for those that look at the exam."""
     from memspan.cli.probing import subject_of
 
@@ -79,9 +79,9 @@ def _kept(spec: str, seed: int) -> Callable[[Exam], Subject]:
 
     def subject(exam: Exam) -> Subject:
         if spec.rpartition(":")[2] in ("oracle", "guesser"):
-            return subject_of(spec, exam, seed)
+            return subject_of(spec, exam, seed, timeout)
         if exam.role not in made:
-            made[exam.role] = subject_of(spec, exam, seed)
+            made[exam.role] = subject_of(spec, exam, seed, timeout)
         return made[exam.role]
 
     return subject

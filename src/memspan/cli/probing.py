@@ -6,6 +6,7 @@ import argparse
 import json
 import re
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +18,10 @@ if TYPE_CHECKING:
     from memspan.probes.run import Report
 
 SUBJECTS = (
-    "a model (bundled, a Hugging Face id, a path, openai:URL#MODEL), context:SLUG[@BYTES][:MODEL], memory:ORGANIZER "
-    "(memory:ORGANIZER,undated keeps no times), weights:MODEL (learns what is shown, and answers without it), "
-    "retrieval:MODEL[,shuffled] (is shown what a store finds), oracle, guesser; shuffled:, blind: or undated: before "
-    "any of them; of loco also embedder:MODEL, chunks:MODEL and bm25"
+    "a model (bundled, a Hugging Face id, a path, openai:URL#MODEL), context:SLUG[@BYTES][:MODEL], memory:ORGANIZER, "
+    "weights:MODEL (learns what is shown, and answers without it), retrieval:MODEL[,shuffled] (is shown what a store "
+    "finds), oracle, guesser; shuffled:, blind: or undated: (keeps no times) before any of them; of loco also "
+    "embedder:MODEL, chunks:MODEL and bm25"
 )
 ALL = "all"
 
@@ -44,6 +45,9 @@ def add_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--n", type=int, metavar="N", help="items of each length (default: 20; of all: 12)")
     sub.add_argument("--form", choices=("text", "likelihood"), help="write, or weigh options; the subject's better one")
     sub.add_argument("--seed", type=int, default=0, help="of the items (default: 0)")
+    sub.add_argument(
+        "--timeout", type=float, default=60.0, metavar="SECONDS", help="each wait for an endpoint (default: 60)"
+    )
     sub.add_argument(
         "--data", action="append", default=[], metavar="PATH", help="files of locomo, beam or longmemeval (repeatable)"
     )
@@ -69,7 +73,7 @@ def probe(options: argparse.Namespace) -> int:
 
     report = run(
         exam,
-        subject_of(subjects[0], exam, options.seed),
+        subject_of(subjects[0], exam, options.seed, options.timeout),
         n=_many(options),
         lengths=lengths,
         seed=options.seed,
@@ -144,8 +148,8 @@ def _export(options: argparse.Namespace, exam: Exam, lengths: list[int]) -> int:
     return 0
 
 
-def subject_of(spec: str, exam: Exam, seed: int = 0) -> Subject:
-    """Whoever a spec names.
+def subject_of(spec: str, exam: Exam, seed: int = 0, timeout: float = 60.0) -> Subject:
+    """Whoever a spec names; `timeout` is in seconds, of an endpoint.
 
     Raises:
         InputError: it names nobody.
@@ -153,7 +157,7 @@ def subject_of(spec: str, exam: Exam, seed: int = 0) -> Subject:
     from memspan.probes.subjects import Blind, Guesser, ModelSubject, Oracle, Shuffled, Undated
 
     kind, colon, rest = spec.partition(":")
-    if kind in ("memory", "context", "shuffled", "undated") and colon and not rest:
+    if kind in ("memory", "context", "shuffled", "undated") and colon and not rest.removeprefix("memory:"):
         raise InputError(f"--subject {spec} names nobody behind the colon: {SUBJECTS}")
     if spec == "oracle":
         return Oracle(exam)
@@ -161,17 +165,18 @@ def subject_of(spec: str, exam: Exam, seed: int = 0) -> Subject:
         return Guesser(exam, seed)
     if kind in ("shuffled", "blind", "undated", "weights", "retrieval") and colon and exam.role != "reader":
         raise InputError(f"{exam.slug} has no {kind} subjects: it shows no context to change")
-    if kind == "undated" and colon:
-        return Undated(subject_of(rest, exam, seed))
+    undated = spec.startswith("undated:memory:")  # a store has times of its own for what comes without
+    if kind == "undated" and colon and not undated:
+        return Undated(subject_of(rest, exam, seed, timeout))
     if kind == "shuffled" and colon:
-        return Shuffled(subject_of(rest, exam, seed), seed)
+        return Shuffled(subject_of(rest, exam, seed, timeout), seed)
     if kind == "blind" and colon:
-        return Blind(subject_of(rest, exam, seed))
-    if kind == "memory" and colon:
+        return Blind(subject_of(rest, exam, seed, timeout))
+    if undated or (kind == "memory" and colon):
         from memspan.longterm.examined import StoreRetriever, StoreStudent, StoreSubject
         from memspan.longterm.organizers import load_organizer
 
-        organizer, undated = _worded(rest, "undated")
+        organizer = spec.rpartition(":")[2]
         load_organizer(organizer, "rules")
         kinds = {"reader": StoreSubject, "student": StoreStudent, "retriever": StoreRetriever}
         return kinds[exam.role](organizer, dated=not undated)
@@ -181,16 +186,16 @@ def subject_of(spec: str, exam: Exam, seed: int = 0) -> Subject:
         return _retriever(kind, rest, spec)
     from memspan.models import load_language_model
 
+    load = partial(load_language_model, timeout=timeout)
     if kind == "weights" and colon:
         from memspan.probes.in_weights import WeightsSubject
 
-        return WeightsSubject(load_language_model(rest, dtype="float32"), name=spec)
+        return WeightsSubject(load(rest, dtype="float32"), name=spec)
     if kind == "retrieval" and colon:
         from memspan.longterm.examined import RetrievalSubject
 
         reader, mixed = _worded(rest, "shuffled")
-        return RetrievalSubject(subject_of(reader, exam, seed), in_order=not mixed)
-
+        return RetrievalSubject(subject_of(reader, exam, seed, timeout), in_order=not mixed)
     if kind == "context" and colon:
         from memspan.context.bounded import BoundedLanguageModel
 
@@ -199,17 +204,17 @@ def subject_of(spec: str, exam: Exam, seed: int = 0) -> Subject:
         from memspan.context.reader import find_system
 
         find_system(slug)
-        bounded = BoundedLanguageModel(load_language_model(model or "bundled"), slug, budget or None)
+        bounded = BoundedLanguageModel(load(model or "bundled"), slug, budget or None)
         return _ranking(bounded, spec) if exam.role == "retriever" else ModelSubject(bounded, spec)
     if exam.role == "student":
         from memspan.models.local import TransformersLanguageModel
         from memspan.probes.students import ModelStudent
 
-        taught = load_language_model(spec, dtype="float32")
+        taught = load(spec, dtype="float32")
         return (
             ModelStudent(taught, spec) if isinstance(taught, TransformersLanguageModel) else ModelSubject(taught, spec)
         )
-    loaded = load_language_model(spec)
+    loaded = load(spec)
     return _ranking(loaded, spec) if exam.role == "retriever" else ModelSubject(loaded, spec)
 
 

@@ -42,7 +42,7 @@ class StoreSubject:
     forms: tuple[Any, ...] = ("text", "likelihood")
 
     def __init__(self, organizer: str = "plain", *, dated: bool = True, **settings: Any) -> None:
-        self.name = f"memory:{organizer}" + ("" if dated else ",undated")
+        self.name = ("" if dated else "undated:") + f"memory:{organizer}"
         self._organizer, self._dated, self._settings = organizer, dated, settings
         self._memory: Memory | None = None
         self._shown: tuple[Any, ...] = ()
@@ -263,13 +263,13 @@ class RetrievalSubject:
 
     def write(self, item: Any) -> str:
         """The reader's answer; pieces are found by the texts of the item's first choice where it asks for order."""
-        self._show(item.choices[0].earliest or (item.question,) if item.choices else (item.question,))
+        self._show(item.choices[0].earliest if item.choices else (), item.question)
         said: str = self._reader.write(item)
         return said
 
     def weigh(self, choice: Any) -> list[float]:
         """The reader's figures."""
-        self._show(choice.earliest or (choice.question,))
+        self._show(choice.earliest, choice.question)
         weighed: list[float] = self._reader.weigh(choice)
         return weighed
 
@@ -278,7 +278,8 @@ class RetrievalSubject:
         counted: int | None = self._reader.count_tokens(text)
         return counted
 
-    def _show(self, cues: tuple[str, ...]) -> None:
+    def _show(self, texts: tuple[str, ...], question: str) -> None:
+        cues = texts or (self._item.asked or question,)
         hits = {hit.id: hit for cue in cues for hit in self._store.found(cue, self._k)}
         found = [hit.text for hit in sorted(hits.values(), key=lambda hit: hit.valid_at or _BEGIN)]
         if not self._in_order:

@@ -5,7 +5,7 @@ distance, half of them shown in the right order; the answer is a label. What is 
 (`book`), or from Python any sequence (`build`). Whoever sits it decides what is measured: a model with the excerpt in
 its context, `blind:` the same without, which is what the segments alone give away; `weights:` a model that learned the
 excerpt or the book; `retrieval:` a model that is shown what a store finds for both segments; and a store, whose top
-hits are compared by when they were added (`memory:plain`, which fails when it keeps no times: `memory:plain,undated`).
+hits are compared by when they were added (`memory:plain`, which fails when it keeps no times: `undated:memory:plain`).
 
 Notable choices. The last edge of the paper's bins is 0.8 of the excerpt, as in the official code, not as in its data's
 README. Segments that occur twice have no place and are never drawn; headings are taken out; positions of excerpts and
