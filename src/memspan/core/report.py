@@ -53,8 +53,11 @@ svg text.limit-text { fill: var(--fails); } .curve { fill: none; stroke-width: 2
 # --- plots -----------------------------------------------------------------------------------------------------------
 
 
-def line_plot(series: Series) -> str:
-    """An SVG of lines with axes, ticks, a legend, and the threshold when there is one."""
+def line_plot(series: Series, names: Sequence[str] = ()) -> str:
+    """An SVG of lines with axes, ticks, a legend, and the threshold when there is one.
+
+    `names` are those of all plots of a page, so that a name has one colour in all of them.
+    """
     points = {name: [(x, y) for x, y in zip(*xy, strict=True) if y is not None] for name, xy in series.lines.items()}
     xs = [x for line in points.values() for x, _ in line]
     ys = [y for line in points.values() for _, y in line]
@@ -63,13 +66,14 @@ def line_plot(series: Series) -> str:
     x_ticks = log_ticks(min(xs), max(xs)) if series.log_x else ticks(min(xs), max(xs))
     shape: Callable[[float], float] = math.log10 if series.log_x else float
     across = _scale(shape(x_ticks[0]), shape(x_ticks[-1]), _LEFT, WIDTH - _RIGHT)
-    legend, top = _legend(points)
+    places = {name: place for place, name in enumerate(names or points)}
+    legend, top = _legend({name: places[name] for name in points})
     frame, up = _frame(series, ys, top)
     for tick in x_ticks:
         x = across(shape(tick))
         frame.append(f'<text x="{x:.1f}" y="{HEIGHT - _BOTTOM + 18}" text-anchor="middle">{number(tick)}</text>')
-    for place, (name, line) in enumerate(points.items()):
-        colour, dash = place % _COLOURS + 1, place % 3 + 1
+    for name, line in points.items():
+        colour, dash = places[name] % _COLOURS + 1, places[name] % 3 + 1
         path = " ".join(f"{across(shape(x)):.1f},{up(y):.1f}" for x, y in sorted(line))
         frame.append(f'<polyline class="curve s{colour} d{dash}" points="{path}"/>')
         frame += [
@@ -86,7 +90,7 @@ def bar_plot(series: Series) -> str:
     ys = [y for _, values in series.lines.values() for y in values if y is not None]
     if not ys:
         return '<p class="small">Nothing to plot: no value is finite.</p>'
-    legend, top = _legend(series.lines)
+    legend, top = _legend({name: place for place, name in enumerate(series.lines)})
     frame, up = _frame(series, [0.0, *ys], top)
     group = (WIDTH - _LEFT - _RIGHT) / len(labels)
     width = 0.8 * group / len(series.lines)
@@ -160,10 +164,10 @@ def _frame(series: Series, ys: Sequence[float], top: float) -> tuple[list[str], 
     return out, up
 
 
-def _legend(names: Iterable[str]) -> tuple[list[str], float]:
+def _legend(places: Mapping[str, int]) -> tuple[list[str], float]:
     """The names beside their colours, in as many rows as they need, and where the plot begins below them."""
     out, x, y = [], float(_LEFT), float(_TOP)
-    for place, name in enumerate(names):
+    for name, place in places.items():
         needed = 30 + 6.8 * len(name)
         if x > _LEFT and x + needed > WIDTH - _RIGHT:
             x, y = float(_LEFT), y + 18

@@ -110,7 +110,8 @@ def _exam(card: Card, exam: str) -> str:
     if any(len(found) > 1 for found in by_length.values()):
         lines = {name: ([x for x, *_ in found], [y for _, y, _ in found]) for name, found in by_length.items()}
         title = f"{exam}: score by length"
-        out.append(_figure(Series(lines=lines, x_label="tokens shown, estimated", y_label="score", title=title)))
+        series = Series(lines=lines, x_label="tokens shown, estimated", y_label="score", title=title)
+        out.append(_figure(series, card.subjects))
     held = {
         name: ([size for _, _, size in found if size], [y for _, y, size in found if size])
         for name, found in by_length.items()
@@ -118,7 +119,7 @@ def _exam(card: Card, exam: str) -> str:
     if held := {name: both for name, both in held.items() if both[0]}:
         title, held_by = f"{exam}: score by bytes", "bytes held of the context or in the store"
         series = Series(lines=held, x_label=held_by, y_label="score", title=title, log_x=True)
-        out.append(_figure(series, "a point a length"))
+        out.append(_figure(series, card.subjects, "a point a length"))
     out += [_tasks(reports), _figures(reports), "</section>"]
     return "\n".join(part for part in out if part)
 
@@ -132,9 +133,9 @@ def _by_length(report: Report) -> list[tuple[int, float, int]]:
     return sorted(found)
 
 
-def _figure(series: Series, more: str = "") -> str:
+def _figure(series: Series, names: Sequence[str], more: str = "") -> str:
     said = escape(series.title) + (f"; {escape(more)}" if more else "")
-    return f"<figure>{line_plot(series)}<figcaption>{said}</figcaption></figure>"
+    return f"<figure>{line_plot(series, names)}<figcaption>{said}</figcaption></figure>"
 
 
 def _tasks(reports: Sequence[Report]) -> str:
