@@ -61,7 +61,7 @@ def stream(slug: str, tokens: int) -> list[dict[str, float]]:
     chance = torch.Generator().manual_seed(0)
     block = max(64, tokens // BLOCKS)
     rows = []
-    with memspan.context(slug, tiny_llama(), budget="200KiB", chunk=64) as reader:
+    with memspan.context(slug, tiny_llama(positions=1024), budget="200KiB", chunk=64) as reader:
         for at in range(0, tokens, block):
             begun = time.process_time()
             reader.feed(torch.randint(0, 64, (block,), generator=chance))
