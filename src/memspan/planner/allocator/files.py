@@ -149,9 +149,7 @@ def _read(path: str | Path) -> tuple[Problem, tuple[int, ...] | None]:
 def _columns(given: list[str], name: str) -> list[str]:
     missing = [word for word in REQUIRED if word not in given]
     if missing:
-        raise InputError(
-            f"{name} lacks the column {' and '.join(missing)}; its first line is {','.join(given)[:200]!r}"
-        )
+        raise InputError(f"{name} lacks the column {', '.join(missing)}; its first line is {','.join(given)[:200]!r}")
     twice = {word for word in given if given.count(word) > 1}
     if twice:
         raise InputError(f"{name} has the column {' and '.join(sorted(twice))} twice")
