@@ -119,7 +119,7 @@ def _place_all(problem: Problem, names: str, capacity: int | None, seconds: floa
                 steps = int(1_000 * part) - shown
                 if steps > 0:
                     shown += steps
-                    advance(steps, said)  # noqa: B023 - called in this turn of the loop only
+                    advance(steps, said)
 
             found.append(allocator.place(problem, capacity=capacity, seconds=seconds, tick=tick))
         if found[-1].stopped == "interrupted":

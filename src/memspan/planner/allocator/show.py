@@ -42,11 +42,8 @@ def plot(placement: Placement, path: Path, capacity: int | None = None) -> Path:
     low = np.array(placement.offsets, float)[owner]
     high = low + problem.size[owner]
     scale, unit = _scale(placement.peak)
-    corners = np.stack(
-        [np.stack([start, low / scale], 1), np.stack([end, low / scale], 1)]
-        + [np.stack([end, high / scale], 1), np.stack([start, high / scale], 1)],
-        axis=1,
-    )
+    sides = ((start, low), (end, low), (end, high), (start, high))
+    corners = np.stack([np.stack([x, y / scale], 1) for x, y in sides], axis=1)
     figure = Figure(figsize=(10, 6), layout="constrained")
     axes = figure.subplots()
     # Neighbours in the list get colours far apart: steps of the golden ratio through the colour map.
