@@ -6,7 +6,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from memspan.cli import allocating
 from memspan.core.budget import parse_bytes
+from memspan.core.errors import InputError
 
 if TYPE_CHECKING:
     from memspan.planner.work import Hardware
@@ -17,6 +19,8 @@ examples:
   memspan plan --model bundled --seq 2048 --device-memory 4GiB
   memspan plan --model llama7b/config.json --dtype bfloat16 --seq 4096 --device-memory 80GB --explain
   memspan plan --model config.json --task pretrain --batch 8 --devices 64 --flops 312e12 --bandwidth 2TB --link 100GB
+  memspan plan --model bundled --seq 128 --record step.csv
+  memspan plan --trace step.csv --allocator all --plot address.png
 
 """
 
@@ -62,6 +66,7 @@ def add_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--explain", action="store_true", help="show how the numbers came about")
     sub.add_argument("--whole", action="store_true", help="run the whole model's step, not those of two layers")
     sub.add_argument("--plot", metavar="FILE", help="draw the tiers of each plan (PNG, SVG or PDF)")
+    allocating.add_options(sub)
 
 
 def job(options: argparse.Namespace) -> Spec:
@@ -87,6 +92,13 @@ def job(options: argparse.Namespace) -> Spec:
 
 def plan(options: argparse.Namespace) -> int:
     """`memspan plan`."""
+    if options.trace:
+        return allocating.allocate(options)
+    for name in ("capacity", "allocator", "seconds", "out"):
+        if getattr(options, name) is not None:
+            raise InputError(f"--{name} is about addresses: it goes with --trace FILE")
+    if options.record:
+        return allocating.record(options)
     from memspan.cli.verbs import _print_json, _table
     from memspan.models.progress import progress_bar
     from memspan.models.spec import require_local
@@ -137,7 +149,6 @@ def names(text: str) -> list[str]:
 
 
 def _hardware(options: argparse.Namespace) -> Hardware | None:
-    from memspan.core.errors import InputError
     from memspan.planner.work import Hardware, measure_hardware
 
     link = None if options.link is None else float(parse_bytes(options.link))
