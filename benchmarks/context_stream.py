@@ -74,13 +74,12 @@ def draw(streams: dict[str, list[dict[str, float]]], path: Path) -> None:
     """Bytes and time of every stream over the tokens read."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 3.2))
+    figure = Figure(figsize=(10, 3.4), layout="constrained")
     for axis, key, label in zip(figure.subplots(1, 2), ("bytes", "us"), ("bytes held", "CPU µs a token"), strict=True):
         for slug, rows in streams.items():
             axis.plot([row["tokens"] for row in rows], [row[key] for row in rows], label=slug)
         axis.set(xlabel="tokens read", ylabel=label, ylim=(0, None))
-        axis.legend(fontsize=8)
-    figure.tight_layout()
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside right center", fontsize=8)
     figure.savefig(path, dpi=120)
 
 
