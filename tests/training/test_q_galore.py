@@ -144,7 +144,7 @@ def test_updates_in_the_backward_pass_are_the_same_and_free_gradients():
         with Ledger(model, optimizer=optimizer) as ledger:
             step(BATCH)
         most.append(ledger.highest.by_tier.get("gradients", 0))
-    assert most[1] < most[0] / 4
+    assert 0 < most[1] < most[0] / 4
 
 
 def test_gradients_are_not_accumulated_or_clipped_where_they_are_gone():
@@ -267,6 +267,4 @@ def test_the_plan_is_what_a_step_holds():
     )
     with Ledger(model, optimizer=optimizer, stores=stack) as ledger:
         step(spec.random_batch(), ledger)
-    for tier in ("weights", "optimizer"):
-        assert found.highest.by_tier[tier] == ledger.highest.by_tier[tier]
-    assert found.peak.total == pytest.approx(ledger.peak.total, rel=0.01)
+    assert found.stretches == ledger.stretches and found.highest == ledger.highest

@@ -202,9 +202,22 @@ def _with_one_piece(short: Changes, long: Changes, times: int) -> Parts | None:
 
 def _with_pieces(short: Changes, long: Changes, times: int) -> Parts | None:
     """The same for several pieces, and for changes whose bytes grow with the depth, such as a list of norms."""
-    more = len(long) - len(short)
-    if more < 0:
+    if len(long) < len(short):
         return None
+    # What both begin and end with is set aside, since the time goes with the product of lengths.
+    head = next((i for i, (x, y) in enumerate(zip(short, long, strict=False)) if x != y), len(short))
+    left = len(short) - head
+    ends = zip(reversed(short[head:]), reversed(long[head:]), strict=False)
+    tail = next((i for i, (x, y) in enumerate(ends) if x != y), left)
+    middle = _aligned(short[head : head + left - tail], long[head : len(long) - tail], times)
+    if middle is None:
+        return None
+    return [(short[:head], 1), *middle, (short[head + left - tail :], 1)]
+
+
+def _aligned(short: Changes, long: Changes, times: int) -> Parts | None:
+    """What `_with_pieces` gives, found by trying all ways to put pieces in."""
+    more = len(long) - len(short)
     # best[put][in_piece]: the least cost so far, with `put` of long's changes put in, and the steps that led there.
     # Beginning a piece costs 1, a change that has grown 2, so that pieces stay whole.
     nowhere = (len(short) + len(long)) * 2
@@ -234,7 +247,7 @@ def _with_pieces(short: Changes, long: Changes, times: int) -> Parts | None:
 
 
 def _walked_back(short: Changes, long: Changes, times: int, came: list[list[list[int]]], side: int) -> Parts:
-    """The pieces along the way that `_with_pieces` found, from its end to its beginning."""
+    """The pieces along the way that `_aligned` found, from its end to its beginning."""
     i, put = len(short), len(long) - len(short)
     parts: list[tuple[Changes, int]] = []
     while i or put:

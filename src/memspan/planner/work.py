@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from memspan.core.errors import InputError
+from memspan.training.pieces import standing
 
 _SIDE = 1024  # of the matrices whose product is timed
 # Numbers of the vector whose sum is timed: 8 MiB in float32, as activations are. From 32 MiB on, glibc gives the memory
@@ -40,11 +41,11 @@ class WorkMode(TorchDispatchMode):
         output = func(*args, **kwargs)
         counted = flop_registry.get(func._overloadpacket)
         if counted is not None:
-            self.flops += counted(*args, **kwargs, out_val=output)
+            self.flops += standing() * counted(*args, **kwargs, out_val=output)
         elif func._schema.name.startswith(_CPU_ATTENTION):
-            self.flops += _attention_flops(func._schema.name, args)
+            self.flops += standing() * _attention_flops(func._schema.name, args)
         elif not self._is_view(func):
-            self.traffic += _bytes(args) + _bytes((output,))
+            self.traffic += standing() * (_bytes(args) + _bytes((output,)))
         return output
 
     def _is_view(self, func: Any) -> bool:

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from memspan.core.codecs import Affine, Codebook, Codec, Packed, dynamic_map
 from memspan.core.errors import InputError, UnsupportedModelError
 from memspan.training.base import OptimizerFactory, Saver
-from memspan.training.packed_adam import PackedAdamW, decaying
+from memspan.training.packed_adam import OtherOptimizer, PackedAdamW, decaying
 from memspan.training.quantized_linear import QuantizedLinear, replace_modules
 from memspan.training.spec import Spec
 
@@ -147,8 +147,15 @@ class GaLoreAdamW(PackedAdamW):
             layer.store(weight, self._generator(parameter, state, 0))
 
     def _direction(self, gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Tensor:
-        parts = [direction for _, _, direction in self._directions(gradient, state, group)]
-        return (parts[0] if len(parts) == 1 else torch.cat(parts)).view(gradient.shape)
+        whole: Tensor | None = None
+        for start, stop, direction in self._directions(gradient, state, group):
+            if stop - start == gradient.numel():
+                return direction.view(gradient.shape)  # type: ignore[no-any-return]
+            if whole is None:
+                whole = torch.empty(gradient.numel(), dtype=torch.float32, device=gradient.device)
+            whole[start:stop] = direction
+        assert whole is not None
+        return whole.view(gradient.shape)
 
     def _generator(self, parameter: nn.Parameter, state: dict[str, Any], use: int) -> torch.Generator:
         """Random numbers of this seed, parameter, step and use."""
@@ -306,7 +313,7 @@ class QGaLore(Saver):
 
     def optimizer(self, factory: OptimizerFactory) -> OptimizerFactory:
         """What makes AdamW on low-rank views."""
-        return _Factory(self, factory)
+        return OtherOptimizer(self.make, factory)
 
     def make(self, model: nn.Module, factory: OptimizerFactory) -> GaLoreAdamW:
         """The optimizer of a changed model, with the settings of the one that it replaces."""
@@ -380,33 +387,6 @@ class QGaLore(Saver):
         if rank and rank >= side:
             raise InputError(f"rank is {rank}: {name}, {tuple(weight.shape)}, has no more than {side}; lower it")
         return rank
-
-
-@dataclass(frozen=True)
-class _Factory:
-    """The settings of one factory, and the optimizer of q-galore."""
-
-    saver: QGaLore
-    before: OptimizerFactory
-
-    @property
-    def lr(self) -> float:
-        return self.before.lr
-
-    @property
-    def betas(self) -> tuple[float, float]:
-        return self.before.betas
-
-    @property
-    def eps(self) -> float:
-        return self.before.eps
-
-    @property
-    def weight_decay(self) -> float:
-        return self.before.weight_decay
-
-    def __call__(self, model: nn.Module) -> torch.optim.Optimizer:
-        return self.saver.make(model, self.before)
 
 
 def _head(module: nn.Module) -> Any:

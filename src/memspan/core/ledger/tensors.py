@@ -103,7 +103,13 @@ class TensorWatch:
                 self._undo.callback(register_optimizer_step_post_hook(self._after_step).remove)
             for parameter in self._parameters():
                 if parameter.requires_grad and parameter.is_leaf:
-                    self._undo.callback(parameter.register_post_accumulate_grad_hook(self._after_grad).remove)
+                    handle = parameter.register_post_accumulate_grad_hook(self._after_grad)
+                    # The others are put in again, to come after it: an optimizer that works inside the backward pass frees
+                    # the gradient in its hook. (PyTorch does not go by `move_to_end`.)
+                    hooks = parameter._post_accumulate_grad_hooks
+                    for number in [number for number in hooks if number != handle.id]:
+                        hooks[number] = hooks.pop(number)
+                    self._undo.callback(handle.remove)
             for module in self._cache_users():
                 before, after = _ModuleHook(self._before_forward), _ModuleHook(self._after_forward)
                 self._undo.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)
