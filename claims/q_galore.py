@@ -9,13 +9,11 @@ float32; with MEMSPAN_DATA that is `books/lcet10.txt`, else it is made up. Table
 
 from __future__ import annotations
 
-import os
 from functools import cache
-from pathlib import Path
 from statistics import fmean
 
 import torch
-from _context_data import made_up
+from _training_data import learn_bytes, text
 from torch import nn
 
 from memspan.core.claims import Evidence, Part, at_least, at_most
@@ -179,45 +177,10 @@ def unbiased() -> Part:
 # --- language model --------------------------------------------------------------------------------------------------
 
 
-@cache
-def text() -> tuple[torch.Tensor, str]:
-    """Bytes of running text, and what it is."""
-    folder = os.environ.get("MEMSPAN_DATA")
-    book = Path(folder) / "books" / "lcet10.txt" if folder else None
-    if book is not None and book.is_file():
-        return torch.tensor(list(book.read_bytes())), book.name
-    return torch.tensor(list(made_up(0, 6_000).encode())), "made-up text"
-
-
 def language(saver: QGaLore | None, rate: float, steps: int, seed: int) -> dict[str, float]:
-    """Train on the first nine tenths; the loss of the last one, and how many decompositions it took."""
-    ids, _ = text()
-    ids = ids % 256
-    cut = len(ids) * 9 // 10
-    model = tiny_llama(layers=2, hidden=128, vocabulary=256, seed=seed)
-    stack = Stack([] if saver is None else [saver])
-    model, optimizer = stack.prepare(model.train(), AdamW(lr=rate))
-    step = Step(model, optimizer, stack)
-    chance = torch.Generator().manual_seed(seed)
-
-    def batch(low: int, high: int, rows: int) -> torch.Tensor:
-        starts = torch.randint(low, high - 64, (rows, 1), generator=chance)
-        return ids[starts + torch.arange(64)]
-
-    for number in range(steps):
-        factor = min(1.0, (number + 1) / (0.1 * steps)) * (1 - 0.9 * number / steps)
-        for group in optimizer.param_groups:
-            group["lr"] = rate * factor
-        rows = batch(0, cut, 8)
-        step({"input_ids": rows, "labels": rows})
-    model.eval()
-    chance.manual_seed(1_000)
-    with torch.no_grad():
-        losses = [
-            float(model(input_ids=rows, labels=rows).loss) for rows in (batch(cut, len(ids), 32) for _ in range(8))
-        ]
-    refreshes = 0 if saver is None else saver.report()["refreshes"]
-    return {"loss": fmean(losses), "decompositions": refreshes}
+    """The loss of held-out bytes after training, and how many decompositions it took."""
+    loss, _ = learn_bytes([] if saver is None else [saver], rate, steps, seed)
+    return {"loss": loss, "decompositions": 0 if saver is None else saver.report()["refreshes"]}
 
 
 def trained(seed: int) -> list[Part]:

@@ -213,11 +213,13 @@ class Float8(Codec):
         format: "e4m3" (3 bits of mantissa) or "e5m2" (2 bits, and a wider range).
         group: values that share a scale; None: one scale for all.
         short_scales: scales in bfloat16, rounded up; for small groups, where four bytes each would weigh.
+        nonzero: what is not 0 is never read back as 0; for values that others are divided by.
     """
 
     format: str = "e4m3"
     group: int | None = 128
     short_scales: bool = False
+    nonzero: bool = False
 
     def __post_init__(self) -> None:
         _check_format(self.format)
@@ -235,14 +237,17 @@ class Float8(Codec):
 
     def _encode(self, rows: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Packed]:
         largest = torch.finfo(FLOAT8[self.format]).max
-        scale = rows.abs().amax(1) / largest
+        scale = torch.linalg.vector_norm(rows, torch.inf, dim=1) / largest
         _refuse(scale)
         scale = torch.where(scale > _TINY / largest, scale, 0.0)
         if self.short_scales:
             # A scale rounded down would cut off the largest values: one unit in bfloat16's last place more at most.
             scale = (scale * (1 + 2**-8)).to(torch.bfloat16)
         divisor = torch.where(scale > 0, scale.float(), torch.inf).unsqueeze(1)
-        return (rows / divisor).clamp_(-largest, largest).to(FLOAT8[self.format]), {"scale": scale}
+        scaled = (rows / divisor).clamp_(-largest, largest)
+        if self.nonzero:
+            _lift(scaled, rows, scale > 0, self.format)
+        return scaled.to(FLOAT8[self.format]), {"scale": scale}
 
     def _decode(self, codes: Tensor, packed: Packed) -> Tensor:
         return codes.float().mul_(packed["scale"].float().unsqueeze(1))
@@ -259,11 +264,18 @@ class ExpandedFloat8(Codec):
     Three things differ from the code, which otherwise fails (relative errors of 0.2 and more, or NaN): the smallest
     magnitude is taken over what is not 0, and is at least 1e-8 of the largest; a group of equal magnitudes has k = 1; k
     may be below 1, to make a group narrower. Groups of values below 1e-30 become zeros.
+
+    Args:
+        format: "e4m3" or "e5m2", as for `Float8`.
+        group: values that share the three numbers.
+        steps: into how many parts k is divided.
+        nonzero: what is not 0 is never read back as 0; for values that others are divided by.
     """
 
     format: str = "e4m3"
     group: int | None = 128
     steps: int = 16  # `expand_min` of the code
+    nonzero: bool = False
     scales: ClassVar[int] = 12
 
     def __post_init__(self) -> None:
@@ -293,6 +305,8 @@ class ExpandedFloat8(Codec):
         centre = most.sqrt() * least.sqrt()
         scale = (most / centre).pow(power) / top
         bent = (size / centre.unsqueeze(1)).pow_(power.unsqueeze(1)).div_(scale.unsqueeze(1)).clamp_(max=top)
+        if self.nonzero:
+            _lift(bent, rows, ~empty, self.format)
         scale = torch.where(empty, 0.0, scale)
         codes = bent.copysign_(rows).mul_((~empty).unsqueeze(1)).to(FLOAT8[self.format])
         return codes, {"scale": scale, "power": power, "centre": centre}
@@ -306,6 +320,16 @@ class ExpandedFloat8(Codec):
 _NARROWEST = 1e-8  # of a group's largest magnitude: what is smaller does not widen the range that is to be stored
 _MOST_POWER = 64.0
 _EQUAL = 1e-4  # groups whose largest magnitude is that little above the smallest are not bent
+
+
+def _lift(scaled: Tensor, rows: Tensor, kept: Tensor, name: str) -> None:
+    """Bring what is not 0 in `rows` [groups, group], and would be rounded to 0, to the smallest code of its sign.
+
+    `scaled` are the values as they go into the format, with or without signs; `kept` [groups]: groups not of zeros.
+    """
+    least = torch.finfo(FLOAT8[name]).smallest_normal * torch.finfo(FLOAT8[name]).eps  # the smallest subnormal number
+    lost = (rows != 0) & (scaled.abs() < least) & kept.unsqueeze(1)
+    torch.where(lost, torch.full_like(scaled, least).copysign_(scaled), scaled, out=scaled)
 
 
 def _refuse(bounds: Tensor) -> None:

@@ -104,8 +104,8 @@ class TensorWatch:
             for parameter in self._parameters():
                 if parameter.requires_grad and parameter.is_leaf:
                     handle = parameter.register_post_accumulate_grad_hook(self._after_grad)
-                    # The others are put in again, to come after it: an optimizer that works inside the backward pass frees
-                    # the gradient in its hook. (PyTorch does not go by `move_to_end`.)
+                    # The others are put in again, to come after it: an optimizer that works inside the backward pass
+                    # frees the gradient in its hook. (PyTorch does not go by `move_to_end`.)
                     hooks = parameter._post_accumulate_grad_hooks
                     for number in [number for number in hooks if number != handle.id]:
                         hooks[number] = hooks.pop(number)
