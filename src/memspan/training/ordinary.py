@@ -43,6 +43,9 @@ class Checkpointing(Saver):
             inner.activation_checkpointing_enable(settings)
         else:
             inner.gradient_checkpointing_enable(settings)
+        # transformers has made the embeddings' output require a gradient, for the other kind: below the lowest layer
+        # that trains, nothing needs to be kept or computed again.
+        inner.disable_input_require_grads()
         return model
 
     def finish(self, model: nn.Module) -> nn.Module:
