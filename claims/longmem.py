@@ -1,10 +1,13 @@
 """LongMem: a side network, trained on a frozen model, reads what left the model's window long ago.
 
-A: a toy model (4 layers of 64, each token embedded with the one before) is trained on streams of key and value pairs,
-with 128 tokens in sight, and frozen; the side network (2 layers) learns on longer streams, where a pair is asked for
-again 300 tokens or more after it was last seen. B: the bundled SmolLM2-135M-Instruct, frozen, with one side layer
-beside layers 21 and 22 of 30, learns on books; the text that it is tried on is held out. With MEMSPAN_DATA the books
-are `69087-0.txt`, `72600-0.txt` and, held out, `lcet10.txt`; else they are made up. C and D train little or nothing.
+A: a toy model (2 layers of 64, each token embedded with the one before) is trained on streams of key and value pairs,
+with 128 tokens in sight, and frozen; a side layer learns on longer streams, where a pair is asked for again 300 tokens
+or more after it was last seen. The bank is of the layer without whose attention the toy recalls least. B: the bundled
+SmolLM2-135M-Instruct, frozen, with one side layer beside layers 17 and 18 of 30, learns on books; the text that it is
+tried on is held out. The bank is of layer 18: on a text that comes twice, queries before any rotation put the largest
+share of all layers, 52 % in one head, on the token after the same one; at 0.75 of the depth it is 8 %. With
+MEMSPAN_DATA the books are `69087-0.txt`, `72600-0.txt` and, held out, `lcet10.txt`; else they are made up. C and D
+train little or nothing.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from memspan.core.claims import Evidence, Part, at_least, at_most
 from memspan.core.testing import tiny_llama
 
 TITLE = "A small side network reads a bank of what a frozen model has long let go"
-EXPECTED = "partly"  # the bank never becomes stale; what a few minutes teach its reader brings nothing yet
+EXPECTED = "partly"  # search by mean keys of 4 misses much of what the best 64 tokens are
 SEEDS = (0,)
 
 # Thresholds, fixed before the first run, from the card of the system.
@@ -40,7 +43,7 @@ CHANCE = 0.08
 FOUND = 0.6
 
 KEYS, VALUES = 64, 32
-TOY_STEPS, SIDE_STEPS, BOOK_STEPS = 700, 120, 40
+TOY_STEPS, SIDE_STEPS, BOOK_STEPS = 200, 200, 40
 
 
 # --- A: streams of pairs ---------------------------------------------------------------------------------------------
@@ -90,7 +93,7 @@ class Beside(torch.nn.Embedding):
 
 def toy_model(seed: int, steps: int):
     """A toy model that recalls values within 128 tokens, trained as a language model."""
-    model = tiny_llama(layers=4, hidden=64, heads=4, kv_heads=2, vocabulary=KEYS + VALUES, positions=256, seed=seed)
+    model = tiny_llama(layers=2, hidden=64, heads=4, kv_heads=2, vocabulary=KEYS + VALUES, positions=256, seed=seed)
     torch.manual_seed(seed)
     model.set_input_embeddings(Beside(KEYS + VALUES, 64))
     chance = torch.Generator().manual_seed(seed)
@@ -104,8 +107,10 @@ def toy_model(seed: int, steps: int):
         # A stream is as good under any naming of keys and of values: so that none is learned by heart.
         names = torch.cat((torch.randperm(KEYS, generator=chance), KEYS + torch.randperm(VALUES, generator=chance)))
         window = names[window]
-        scores = model(window, use_cache=False).logits[:, :-1:2]  # keys are drawn at random: nothing to learn there
-        loss = functional.cross_entropy(scores.flatten(0, 1), window[:, 1::2].flatten())
+        scores = model(window, use_cache=False).logits[:, :-1]
+        losses = functional.cross_entropy(scores.transpose(1, 2), window[:, 1:], reduction="none")
+        # Keys are drawn at random: little is to be learned there, and with a full share it is not learned to recall.
+        loss = losses[:, ::2].mean() + 0.1 * losses[:, 1::2].mean()
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -113,6 +118,19 @@ def toy_model(seed: int, steps: int):
         schedule.step()
     model.requires_grad_(False)
     return model.eval()
+
+
+def recalls(model, seed: int) -> int:
+    """The layer without whose attention the fewest values within 96 tokens are right."""
+    ids, ago = streams(24, 96, 0.0, torch.Generator().manual_seed(seed))
+    left = []
+    for layer in model.model.layers:
+        hook = layer.self_attn.o_proj.register_forward_pre_hook(lambda module, args: (torch.zeros_like(args[0]),))
+        with torch.no_grad():
+            hit = model(ids, use_cache=False).logits[:, :-1].argmax(-1) == ids[:, 1:]
+        hook.remove()
+        left.append(float(hit[ago[:, 1:] > 0].float().mean()))
+    return left.index(min(left))
 
 
 class Emptied(LongMem):
@@ -142,17 +160,17 @@ def toy(seed: int, steps: int, side_steps: int, verbose: bool = False):
     """Accuracies by network, [far, near], and the gates' shares."""
     model = toy_model(seed, steps)
     chance = torch.Generator().manual_seed(seed + 1)
-    learn, _ = streams(60, 1_024, 0.4, chance)
+    learn, _ = streams(400, 1_024, 0.7, chance)
     tried, ago = streams(4, 2_112, 0.4, chance)
     sizes = {"slots": 96, "chunk": 32}
-    system = LongMem(**sizes, capacity=2_048)
+    layer = (recalls(model, seed + 2) + 1) / len(model.model.layers)
+    system = LongMem(**sizes, capacity=2_048, layer=layer)
     system.fit(
         model,
         learn,
         steps=side_steps,
-        length=512,
-        batch=2,
-        lr=2e-3,
+        batch=4,
+        lr=5e-3,
         held_out=0.0,
         seed=seed,
         on_step=(lambda at, loss: print(at, round(loss, 3), flush=True) if at % 20 == 0 else None) if verbose else None,
@@ -183,7 +201,7 @@ def tokens(names: tuple[str, ...], each: int, seed: int) -> torch.Tensor:
     return torch.cat(out)
 
 
-BOOK = {"slots": 192, "chunk": 64, "side": (10,), "capacity": 8_192}
+BOOK = {"slots": 192, "chunk": 64, "side": (8,), "layer": 0.6, "capacity": 8_192}
 
 
 def book(learn: torch.Tensor, tried: torch.Tensor, steps: int, seed: int, rate: float = 3e-4):

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import pytest
 import torch
@@ -196,3 +197,22 @@ def test_adapters_of_low_rank_begin_as_nothing_and_learn(model):
         assert torch.equal(model(tokens).logits, plain)
     with pytest.raises(InputError, match="no linear layer"):
         LowRank(model, ("nowhere",))
+
+
+def test_some_parameters_have_a_rate_of_their_own_at_least(model):
+    class Faster(Shift):
+        least_rates = MappingProxyType({"up.bias": 0.05, "up.weight": 1e-6})
+
+    made = {}
+    for kind in (Shift, Faster):
+        made[kind] = kind()
+        made[kind].prepare(model)
+        begun = {name: value.detach().clone() for name, value in made[kind].named_parameters()}
+        made[kind].fit(model, ids(200), **{**SETTINGS, "steps": 1, "lr": 0.001, "warmup": 0.0})
+    moved = {
+        kind: {name: float((value.detach() - begun[name]).abs().max()) for name, value in one.named_parameters()}
+        for kind, one in made.items()
+    }
+    assert moved[Faster]["up.bias"] == pytest.approx(0.05, rel=0.01)
+    assert moved[Shift]["up.bias"] == pytest.approx(0.001, rel=0.01)
+    assert all(moved[Faster][name] == moved[Shift][name] for name in ("up.weight", "down.weight", "down.bias"))

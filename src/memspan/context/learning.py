@@ -13,10 +13,11 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol, Self
 
 import torch
@@ -42,6 +43,7 @@ class Learner(Protocol):
 
     Attributes:
         progress: share of the training that is done, set before each step; 1 where it is measured on held-out text.
+        least_rates: may be there: of some parameters, by name, a learning rate that `fit` raises theirs to.
     """
 
     config: Any
@@ -134,7 +136,8 @@ def fit(
     parameters = [p for p in learner.parameters() if p.requires_grad]
     if not parameters:
         raise InputError(f"{type(learner).__name__} has no parameter to train")
-    optimizer = torch.optim.AdamW(_groups(parameters, weight_decay), lr=lr)
+    optimizer = torch.optim.AdamW(_groups(learner, lr, weight_decay), lr=lr)
+    rates = [group["lr"] for group in optimizer.param_groups]
     settings: dict[str, Any] = {"steps": steps, "batch": batch, "length": length, "lr": lr, "warmup": warmup}
     settings |= {"weight_decay": weight_decay, "clip": clip, "seed": seed, "held_out": held_out}
     settings |= {"learner": type(learner).__name__, "config": json.loads(json.dumps(asdict(learner.config)))}
@@ -155,8 +158,8 @@ def fit(
         with progress_bar("learning", steps, force=progress) as advance, interrupts() as interrupted:
             advance(start)
             for step in range(start, steps):
-                for group in optimizer.param_groups:
-                    group["lr"] = lr * _rate(step, steps, warmup)
+                for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                    group["lr"] = rate * _rate(step, steps, warmup)
                 torch.manual_seed(seed * 1_000_003 + step)
                 chance = torch.Generator().manual_seed(seed * 1_000_003 + step)
                 learner.progress = step / steps
@@ -254,10 +257,15 @@ def _rate(step: int, steps: int, warmup: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
 
 
-def _groups(parameters: list[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
-    decayed = {"params": [p for p in parameters if p.dim() > 1], "weight_decay": weight_decay}
-    others = {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0}
-    return [group for group in (decayed, others) if group["params"]]
+def _groups(learner: Any, lr: float, weight_decay: float) -> list[dict[str, Any]]:
+    least: Mapping[str, float] = getattr(learner, "least_rates", {})
+    found: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in learner.named_parameters():
+        if parameter.requires_grad:
+            decay = weight_decay if parameter.dim() > 1 else 0.0
+            rate = max(lr, least.get(name, lr))
+            found.setdefault((rate, decay), []).append(parameter)
+    return [{"params": held, "lr": rate, "weight_decay": decay} for (rate, decay), held in found.items()]
 
 
 # --- what was learned, on the disk -----------------------------------------------------------------------------------
@@ -335,6 +343,7 @@ class LearningSystem(nn.Module, ContextSystem):
     """
 
     progress: float = 1.0
+    least_rates: Mapping[str, float] = MappingProxyType({})
 
     def __init__(self, config: Any = None, **options: Any) -> None:
         nn.Module.__init__(self)

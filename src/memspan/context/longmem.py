@@ -21,13 +21,16 @@ keep the model's own form (attention, then feed-forward) and the final norm stay
 parallel blocks and a trained copy. `side` leaves side layers out: such a layer passes the model's own difference on.
 The side layer that reads the bank is a copy of layer m at every depth, as it is at the paper's: the queries of another
 layer would have to learn what those keys mean. `fit` is AdamW with a half cosine; the paper: Adam (0.9, 0.98) at 2e-4,
-26 billion tokens, windows in order.
+26 billion tokens, windows in order. AdamW moves a number by about its rate at most, so that in a short training a gate
+would stay at ½: gates learn at 0.03 at least. What matters most is the layer: it must be one in which the model itself
+recalls, that is, whose queries fit keys of like contexts; one that does not leaves the side network nothing to find.
 """
 
 from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -88,6 +91,7 @@ class LongMem(LearningSystem):
     as_slots = True
     exact = False
     trees = False
+    least_rates = MappingProxyType({"gate": 0.03})
 
     # --- sizes -------------------------------------------------------------------------------------------------------
 
