@@ -71,7 +71,7 @@ class RandLora(Saver):
 
     Cost: d²/r + d trained numbers for a layer with the smaller side d, and, once for the model, a basis of about D d
     numbers of two bytes, or of two bits where they are binary or ternary. Kept for the backward pass is each layer's
-    input, or the d / r r numbers a token that B makes of it, where that is smaller.
+    input, or what B makes of it, where that is smaller: d numbers a token, d rounded up to a multiple of r.
 
     Args:
         config: a `RandLoraConfig`.
