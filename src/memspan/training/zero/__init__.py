@@ -17,7 +17,8 @@ Notation: Ψ parameters, N ranks, of which M at a time have the same rows.
 The paper's mixed precision has w, g, k = 2, 2, 12 bytes; training in float32 4, 4, 8, in bfloat16 2, 2, 4.
 
 Notable choices. Stages 1 and 2 are PyTorch's ZeroRedundancyOptimizer: whole tensors have one owner, so that ranks are
-uneven (`report` tells the largest and the mean; the first rank is always the fullest), gradients are reduced to their
+uneven (`report` tells the largest and the mean; at rest the first rank is the fullest, in the backward pass of stage 2
+another may hold a bucket more), gradients are reduced to their
 owner, in stage 2 freed everywhere else as soon as they are, and weights are whole on every rank, as in the paper.
 Stage 3 is FSDP2 (`fully_shard`), one layer at a time and the embeddings with the head, each tensor cut along its first
 dimension; with `reshard=False` weights stay gathered between the passes, which elsewhere is called ZeRO-2. All ranks

@@ -21,7 +21,7 @@ class Inputs:
     Args:
         group: ranks whose layers have the same inputs, each of which keeps its part; None keeps them whole.
         offload: in the memory of the host.
-        in_arena: in one arena, which is as large as the first pass shows.
+        in_arena: in one arena, which is as large as the first step shows, and there while a step needs it.
     """
 
     def __init__(self, group: Any, *, offload: bool, in_arena: bool) -> None:
@@ -50,6 +50,8 @@ class Inputs:
             part = torch.chunk(_padded(hidden, size), size)[dist.get_rank(self._group)]
         where = torch.device("cpu") if self._offload else device
         nbytes = room(part.numel() * part.element_size())
+        if self._in_arena and self._arena is None and self._most:
+            self._arena = Arena(self._most, device=where)
         self._held += nbytes
         self._most = max(self._most, self._held)
         slot: Slot | None = None
@@ -78,10 +80,9 @@ class Inputs:
 
         return give
 
-    def end_step(self, device: torch.device) -> None:
-        """Forget what a step has left, and size the arena by what it kept at most."""
-        if self._in_arena and self._most and (self._arena is None or self._arena.size < self._most):
-            self._arena = Arena(self._most, device=torch.device("cpu") if self._offload else device)
+    def end_step(self) -> None:
+        """Forget what a step has left."""
+        self._arena = None
         self._held = 0
 
 

@@ -90,7 +90,6 @@ class Zero(Saver):
         self.uniform = self.config.stage in (0, 3)  # else the tensors of a deeper model are dealt to other ranks
         self._group: Any = None  # of the ranks with rows of their own; None while there is nothing to share
         self._data = self._place = 1
-        self._model: nn.Module | None = None
         self._reducer: GradientReducer | None = None
         self._optimizer: torch.optim.Optimizer | None = None
         self._inputs: Inputs | None = None
@@ -117,7 +116,7 @@ class Zero(Saver):
         for name, parameter in model.named_parameters():
             if not parameter.is_floating_point():
                 raise UnsupportedModelError(f"zero cannot split {name}, which is of {parameter.dtype}: leave it out")
-        self._model, self._group = model, None
+        self._group = None
         if not ranks.shares(model):
             if ranks.count() == 1 and all(has_values(one) for one in model.parameters()):
                 warnings.warn("zero: there is one rank, nothing is split; start several with torchrun", stacklevel=2)
@@ -203,6 +202,9 @@ class Zero(Saver):
             if self._reducer is not None:
                 self._reducer.reset()
             raise
+        finally:
+            if self._inputs is not None:
+                self._inputs.end_step()
         if self._reducer is not None:
             self._reducer.settle()
 
@@ -220,11 +222,6 @@ class Zero(Saver):
         factor = (norm / (square.sqrt() + 1e-6)).clamp(max=1.0)
         for gradient in owned:
             gradient.mul_(factor.to(gradient.dtype))
-
-    def after_step(self) -> None:
-        """Size the arena by the step that was."""
-        if self._inputs is not None and self._model is not None:
-            self._inputs.end_step(next(self._model.parameters()).device)
 
     # --- besides -----------------------------------------------------------------------------------------------------
 
