@@ -17,7 +17,7 @@ from memspan.training import AdamW, Spec, Stack, Step, ranks, train
 from memspan.training.zero import Zero
 
 CASES: dict[str, dict[str, Any]] = {
-    "0": {"stage": 0},
+    "0": {"stage": 0, "bucket": 20_000},
     "1": {"stage": 1, "bucket": 20_000},
     "2": {"stage": 2, "bucket": 20_000},
     "3": {"stage": 3},

@@ -42,6 +42,7 @@ class GradientReducer:
         bucket: int = BUCKET,
     ) -> None:
         self._group, self._owners, self._free = group, owners, free
+        self._bytes = bucket
         self._size = dist.get_world_size(group)
         self._rank = dist.get_rank(group)
         self._buckets = _buckets([p for p in parameters if p.requires_grad], owners or {}, bucket)
@@ -57,6 +58,8 @@ class GradientReducer:
 
     def _come(self, parameter: Tensor) -> None:
         assert isinstance(parameter, nn.Parameter)
+        if not self._buffers:
+            self._allocate()
         number = self._place[parameter]
         self._waiting[number] -= 1
         if self._waiting[number] < 0 or number < self._next:
@@ -68,6 +71,8 @@ class GradientReducer:
     def settle(self) -> None:
         """Send what is left, zeros for parameters without a gradient; to be called after every backward pass."""
         while self._next < len(self._buckets):
+            if not self._buffers:
+                self._allocate()
             for parameter in self._buckets[self._next]:
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
@@ -99,7 +104,7 @@ class GradientReducer:
             gradients[0].div_(self._size)
             self._reduce(gradients[0], owner)
         else:
-            flat = self._buffer(gradients)
+            flat = self._buffers[gradients[0].dtype][: sum(one.numel() for one in gradients)]
             parts = [part.view_as(one) for part, one in zip(_split(flat, gradients), gradients, strict=True)]
             torch._foreach_copy_(parts, gradients)
             flat.div_(self._size)
@@ -117,15 +122,13 @@ class GradientReducer:
         else:
             dist.reduce(tensor, dist.get_global_rank(self._group, owner), group=self._group)
 
-    def _buffer(self, gradients: list[Tensor]) -> Tensor:
-        """The first numbers of the buffer for this dtype, which is made once a step, as long as its longest bucket."""
-        dtype = gradients[0].dtype
-        if dtype not in self._buffers:
-            longest = max(
-                sum(p.numel() for p in one) for one in self._buckets if len(one) > 1 and one[0].dtype == dtype
-            )
-            self._buffers[dtype] = torch.empty(longest, dtype=dtype, device=gradients[0].device)
-        return self._buffers[dtype][: sum(one.numel() for one in gradients)]
+    def _allocate(self) -> None:
+        """Make the buffer, for each dtype of which gradients are sent together, when the first gradient comes."""
+        for bucket in self._buckets:
+            first = bucket[0]
+            if len(bucket) > 1 and first.dtype not in self._buffers:
+                length = self._bytes // first.element_size()
+                self._buffers[first.dtype] = torch.empty(length, dtype=first.dtype, device=first.device)
 
 
 def _split(flat: Tensor, like: list[Tensor]) -> Sequence[Tensor]:
