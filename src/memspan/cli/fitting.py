@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +47,9 @@ def add_options(sub: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help='texts, or JSON lines with "text"; not needed with --resume',
     )
+    sub.epilog = "Several ranks share a training: torchrun --nproc-per-node 2 -m memspan train --savers zero …\n" + (
+        sub.epilog or ""
+    )
     sub.add_argument("--out", required=True, metavar="DIR", help="the run's folder: settings, metrics, plots, model")
     sub.add_argument("--budget", default="2GiB", metavar="BYTES", help="memory that training may take (default: 2GiB)")
     sub.add_argument(
@@ -67,8 +72,11 @@ def train(options: argparse.Namespace) -> int:
 
     require_local()
     from memspan.planner import show
+    from memspan.training import ranks
 
     folder = Path(options.out)
+    options.devices = ranks.launched()
+    first = int(os.environ.get("RANK", "0")) == 0
     if options.resume:
         _take_up(options, folder)
     elif (folder / CONFIG).exists():
@@ -78,10 +86,15 @@ def train(options: argparse.Namespace) -> int:
         raise InputError("there is nothing to train on: name files with --data")
     budget = parse_bytes(options.budget)
     spec = job(options)
-    plans, chosen = _choose(options, spec, budget)
-    _note(options, "\n".join([show.name(chosen) + " is used:", *show.explain(plans, chosen)[1:], ""]))
-    _write_config(options, folder, chosen, budget)
-    trained = _run(options, spec, texts, chosen, budget, folder)
+    planned = _choose(options, spec, budget) if first else None  # before the ranks meet: a plan leaves others out
+    with ranks.joined():
+        plans, chosen = ranks.first_says(planned)
+        if first:
+            _note(options, "\n".join([show.name(chosen) + " is used:", *show.explain(plans, chosen)[1:], ""]))
+            _write_config(options, folder, chosen, budget)
+        trained = _run(options, spec, texts, chosen, budget, folder)
+    if not first:
+        return 0
     report = {
         "out": str(folder),
         "model": str(folder / "model"),
@@ -115,7 +128,7 @@ def _run(options: argparse.Namespace, spec: Spec, texts: list[str], chosen: Plan
 
     from memspan.models.configuration import load_tokenizer, load_trainable
     from memspan.models.spec import quiet_transformers
-    from memspan.training import AdamW, TokenBatches
+    from memspan.training import AdamW, Stack, TokenBatches, ranks
     from memspan.training import train as run
     from memspan.training.data import tokens_of
 
@@ -127,14 +140,16 @@ def _run(options: argparse.Namespace, spec: Spec, texts: list[str], chosen: Plan
     else:
         model, tokenizer = load_trainable(options.model, dtype=spec.dtype, attention=spec.attention)
     tokens = tokens_of(texts, tokenizer, vocabulary=spec.config.get_text_config().vocab_size)
-    batches = TokenBatches(tokens, batch=spec.batch, seq=spec.seq, seed=options.seed)
+    stack = Stack(chosen.savers)
+    rows = spec.batch * stack.row_ranks(spec.devices)  # of all ranks; each takes its part
+    batches = TokenBatches(tokens, batch=rows, seq=spec.seq, seed=options.seed)
     warm = options.warmup
     try:
         trained = run(
             model,
             batches,
             steps=options.steps,
-            savers=chosen.savers,
+            savers=stack,
             optimizer=AdamW(lr=options.lr, weight_decay=options.weight_decay),
             clip=options.clip,
             schedule=(lambda step: min(1.0, (step + 1) / warm)) if warm else None,
@@ -148,9 +163,11 @@ def _run(options: argparse.Namespace, spec: Spec, texts: list[str], chosen: Plan
             plot=True,
         )
     except KeyboardInterrupt:
-        if not options.quiet:
+        if not options.quiet and not ranks.rank():
             print(f"memspan: kept in {folder}; memspan train --resume --out {folder} goes on", file=sys.stderr)
         raise
+    if ranks.rank():
+        return trained
     with quiet_transformers():
         trained.model.save_pretrained(folder / "model")  # type: ignore[operator]
         if tokenizer is not None:
@@ -182,6 +199,10 @@ def _choose(options: argparse.Namespace, spec: Spec, budget: int) -> tuple[Plans
             clip=options.clip,
             progress=advance,
         )
+    if spec.devices > 1:
+        plans = replace(plans, plans=tuple(one for one in plans if Stack(one.savers).distributing is not None))
+        if not plans.plans:
+            raise InputError(f"{spec.devices} ranks share the job, and no saver says what: --savers zero, for example")
     if wanted is None:
         return plans, plans.best()
     chosen = next((one for one in plans if list(one.savers) == wanted), None)

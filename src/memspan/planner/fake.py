@@ -83,3 +83,23 @@ def imagined() -> Iterator[None]:
         nn.Module._apply = apply  # type: ignore[method-assign]
         if collecting:
             gc.enable()
+
+
+@contextmanager
+def left_out(ranks: int) -> Iterator[None]:
+    """Be the first of so many ranks, of which no other exists: collectives return at once, and send nothing."""
+    import torch.distributed as dist
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    dist.init_process_group("fake", rank=0, world_size=ranks, store=FakeStore())
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def can_leave_out(ranks: int) -> bool:
+    """Whether `left_out` can stand for so many: not inside of a process group, and not without torch.distributed."""
+    import torch.distributed as dist
+
+    return ranks > 1 and dist.is_available() and not dist.is_initialized()

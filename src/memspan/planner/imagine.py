@@ -11,20 +11,21 @@ one with something put in, as in stacks of layers that differ, the whole model's
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
 from memspan.core.errors import UnsupportedModelError
 from memspan.core.footprint import Footprint
 from memspan.core.ledger import Ledger
-from memspan.planner.fake import imagined
+from memspan.planner.fake import can_leave_out, imagined, left_out
 from memspan.planner.work import WorkMode
 from memspan.training.base import AdamW, Loss, OptimizerFactory, Stack
 from memspan.training.estimate import STRETCHES, Estimate
 from memspan.training.spec import Spec
 from memspan.training.step import Step, language_model_loss
 
-SHALLOW = 1  # layers of the smaller of the two steps
+SHALLOW = 1  # layers of the smaller of the two steps, where no saver asks for more
 Key = tuple[str, str]  # tier and place
 Changes = list[tuple[Key, int]]
 Parts = Sequence[tuple[Changes, int]]  # changes, and how often they come
@@ -37,14 +38,14 @@ class Trace:
     Attributes:
         base: bytes by tier and place when it began.
         changes: by stretch, every change in its order.
-        counts: parameters, trainable parameters, FLOPs, bytes of traffic: all grow linearly with the depth.
+        counts: parameters, trainable parameters, FLOPs, bytes of traffic, bytes sent: all grow linearly with the depth.
         unit: bytes of the largest layer's parameters.
         beside: what the savers hold outside of the step's tensors.
     """
 
     base: dict[Key, int]
     changes: dict[str, Changes]
-    counts: tuple[int, int, int, int]
+    counts: tuple[int, int, int, int, int]
     unit: int
     beside: Footprint
 
@@ -66,15 +67,18 @@ def trace(
     Raises:
         UnsupportedModelError: the step depends on the values of tensors, or the configuration is of no known model.
     """
-    with imagined():
+    alone = runs_alone(spec, stack)
+    rows = spec.batch * (stack.row_ranks(spec.devices) if alone else 1)
+    whole = replace(spec, batch=rows)  # the batch of all ranks, of which each takes its part
+    with left_out(spec.devices) if alone else nullcontext(), imagined():
         model, made = stack.prepare(spec.build(), optimizer or AdamW())
         model.train()
         step = Step(model, made, stack, loss, clip=clip)
-        step(spec.random_batch())
+        step(whole.random_batch())
         stack.make_worst()
         work = WorkMode()
         with Ledger(model, optimizer=made, record=True) as ledger, work:
-            batch = spec.random_batch()
+            batch = whole.random_batch()
             base = dict(ledger.now.entries)
             step(batch, ledger)
             del batch
@@ -85,9 +89,16 @@ def trace(
             sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
             work.flops,
             work.traffic,
+            work.sent,
         )
         by_stretch = {name: [((tier, place), n) for tier, place, n in changes.get(name, [])] for name in STRETCHES}
         return Trace(base, by_stretch, counts, _unit(model), stack.footprint())
+
+
+def runs_alone(spec: Spec, stack: Stack) -> bool:
+    """Whether one rank's step is run with the others left out; else what they take off it is a formula."""
+    saver = stack.distributing
+    return saver is not None and saver.runs_alone and can_leave_out(spec.devices)
 
 
 def imagine(
@@ -100,6 +111,9 @@ def imagine(
     whole: bool = False,
 ) -> tuple[Estimate, str]:
     """What a step of this job would hold on one rank, without the formulas for several; and how that was found.
+
+    With several devices, a saver that `runs_alone` has its rank run, the fullest one. Others, and all where a process
+    group exists, are run as on one device.
 
     Args:
         spec, stack, optimizer, loss, clip: the job, as `train` takes it.
@@ -119,11 +133,12 @@ def imagine(
     found, beside, how = None, Footprint(), "whole"
     layers = spec.layers
     uniform = all(saver.uniform for saver in stack.savers)
-    if not whole and uniform and layers is not None and layers > SHALLOW + 2 and _alike(spec):
+    least = max((saver.settles for saver in stack.savers), default=SHALLOW)
+    if not whole and uniform and layers is not None and layers > least + 2 and _alike(spec):
         try:
-            short, long = run(spec.with_layers(SHALLOW)), run(spec.with_layers(SHALLOW + 1))
-            found = _repeated(short, long, layers - SHALLOW, lambda: run(spec.with_layers(SHALLOW + 2)))
-            beside = Footprint(_extended(short.beside.entries, long.beside.entries, layers - SHALLOW))
+            short, long = run(spec.with_layers(least)), run(spec.with_layers(least + 1))
+            found = _repeated(short, long, layers - least, lambda: run(spec.with_layers(least + 2)))
+            beside = Footprint(_extended(short.beside.entries, long.beside.entries, layers - least))
             how = "repeated" if found is not None else how
         except (UnsupportedModelError, ValueError, IndexError, KeyError):
             pass  # a configuration that cannot be cut; the whole model says what is wrong, if anything is
@@ -183,8 +198,8 @@ def _repeated(short: Trace, long: Trace, times: int, longer: Callable[[], Trace]
         parts.append((name, found))
     base = _extended(short.base, long.base, times)
     pairs = zip(short.counts, long.counts, strict=True)
-    parameters, trainable, flops, traffic = (_further(one, two, times) for one, two in pairs)
-    counts = (parameters, trainable, flops, traffic)
+    parameters, trainable, flops, traffic, sent = (_further(one, two, times) for one, two in pairs)
+    counts = (parameters, trainable, flops, traffic, sent)
     estimate = _replay(base, parts, replace(long, counts=counts))
     key = ("activations", "ram")
     first, second = (_sum(step.changes["forward"]).get(key, 0) for step in (short, long))
@@ -301,7 +316,7 @@ def _replay(base: dict[Key, int], stretches: Iterable[tuple[str, Parts]], facts:
                         if total > most:
                             best, most = dict(held), total
         peaks[name] = Footprint({key: n for key, n in best.items() if n})
-    parameters, trainable, flops, traffic = facts.counts
+    parameters, trainable, flops, traffic, sent = facts.counts
     return Estimate(
         stretches=peaks,
         highest=Footprint({key: n for key, n in highest.items() if n}),
@@ -310,6 +325,7 @@ def _replay(base: dict[Key, int], stretches: Iterable[tuple[str, Parts]], facts:
         unit=facts.unit,
         flops=flops,
         traffic=traffic,
+        sent=sent,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from memspan.core.budget import format_bytes, parse_bytes
 from memspan.core.errors import BudgetError, InputError, MissingExtraError, ModelError
 from memspan.core.footprint import Footprint
-from memspan.planner.imagine import imagine
+from memspan.planner.imagine import imagine, runs_alone
 from memspan.planner.work import Hardware, measure_hardware
 from memspan.training.base import Loss, OptimizerFactory, Saver, Stack, find_saver, known_savers
 from memspan.training.estimate import Estimate, memory, replicated
@@ -28,12 +28,14 @@ class Plan:
     Attributes:
         savers: slugs, in the order in which they change the step; none is plain AdamW.
         estimate: what the step holds.
-        how: "repeated" (from the steps of one and of two layers) or "whole"; "+ formula" where ranks share it.
+        how: "repeated" (from the steps of one and of two layers) or "whole"; where ranks share it, "+ rank"
+            (one was run, the others left out) or "+ formula".
         seconds: of a step, estimated: nothing overlaps, and nothing else uses the device.
         exact: the update is the plain one's but for rounding.
         quality: what is known to be lost.
         over: bytes by place that are missing; empty where the job fits.
         serves: it does what the task says; plain AdamW does not where the base model is to stay frozen.
+        explained: how ranks share it, line by line.
     """
 
     savers: tuple[str, ...]
@@ -44,6 +46,7 @@ class Plan:
     quality: str
     over: dict[str, int] = field(default_factory=dict)
     serves: bool = True
+    explained: tuple[str, ...] = ()
 
     @property
     def fits(self) -> bool:
@@ -221,9 +224,12 @@ def plan(
     def look(stack: Stack) -> Plan:
         estimate, how = imagine(spec, stack, optimizer, loss=loss, clip=clip, whole=whole)
         if spec.devices > 1:
-            shared = any("distribution" in saver.touches for saver in stack.savers)
-            estimate = stack.estimate(spec, estimate) if shared else replicated(spec, estimate)
-            how = f"{how} + formula"
+            if runs_alone(spec, stack):
+                how = f"{how} + rank"
+            else:
+                shared = stack.distributing is not None
+                estimate = stack.estimate(spec, estimate) if shared else replicated(spec, estimate)
+                how = f"{how} + formula"
         if progress is not None:
             progress(1)
         return Plan(
@@ -235,6 +241,7 @@ def plan(
             quality=stack.quality,
             over=_over(estimate.peak, spec, *bounds),
             serves=serves(stack.savers),
+            explained=tuple(stack.explain(spec, estimate)) if spec.devices > 1 else (),
         )
 
     found: dict[tuple[str, ...], Plan] = {(): look(Stack())}
@@ -290,7 +297,7 @@ def _candidates(spec: Spec, named: Sequence[Saver | str] | None, skipped: dict[s
             Stack([saver]) if not saver.needs else None
             if spec.task not in saver.tasks:
                 continue
-            if spec.devices == 1 and saver.touches == {"distribution"}:
+            if spec.devices == 1 and "distribution" in saver.touches and named is None:
                 continue
             saver.check(spec)
         except (InputError, ModelError, MissingExtraError) as error:

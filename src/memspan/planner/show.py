@@ -83,8 +83,10 @@ def explain(plans: Plans, one: Plan) -> list[str]:
         "repeated": "one layer's step and two layers' were run on tensors without bytes, and their difference repeated",
         "whole": "the whole model's step was run on tensors without bytes",
     }
-    how, _, formula = one.how.partition(" + ")
-    lines.append(f"  how          {ways[how]}{'; ranks by formula' if formula else ''}")
+    how, _, shared = one.how.partition(" + ")
+    rest = {"": "", "formula": "; ranks by formula", "rank": "; of the ranks the fullest, the others left out"}
+    lines.append(f"  how          {ways[how]}{rest[shared]}")
+    lines += one.explained
     return lines
 
 

@@ -28,17 +28,22 @@ class WorkMode(TorchDispatchMode):
     Attributes:
         flops: of matrix products, convolutions and attention; a multiply-add is two.
         traffic: bytes that all other operations read and write; views are free.
+        sent: bytes that collectives of `torch.distributed` take from this rank to the others, as a ring sends them.
     """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.flops = 0
         self.traffic = 0
+        self.sent = 0
         self._free: dict[Any, bool] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         output = func(*args, **kwargs)
+        if func.namespace == "c10d":
+            self.sent += _sent(func, args)
+            return output
         counted = flop_registry.get(func._overloadpacket)
         if counted is not None:
             self.flops += standing() * counted(*args, **kwargs, out_val=output)
@@ -56,6 +61,35 @@ class WorkMode(TorchDispatchMode):
             found = bool(returns) and all(r.alias_info is not None and not r.alias_info.is_write for r in returns)
             self._free[func] = found
         return found
+
+
+# Of each collective, how often a rank sends the bytes of its largest tensors, times (N - 1) / N where they are divided.
+_ROUNDS = {
+    "allreduce_": 2.0,
+    "reduce_": 1.0,
+    "broadcast_": 1.0,
+    "_allgather_base_": 1.0,
+    "_reduce_scatter_base_": 1.0,
+}
+
+
+def _sent(func: Any, args: Any) -> int:
+    """Bytes that a rank sends in a collective; a broadcast and a reduction pass through a chain of all ranks."""
+    name = func._schema.name.split("::")[1]
+    if name == "send":
+        return _bytes(args[:1])
+    if name not in _ROUNDS:
+        return 0
+    group = next((arg for arg in args if isinstance(arg, torch.ScriptObject)), None)
+    size = _size(group)
+    largest = max((_bytes((arg,)) for arg in args if isinstance(arg, torch.Tensor | list | tuple)), default=0)
+    return round(_ROUNDS[name] * largest * (size - 1) / size)
+
+
+def _size(group: Any) -> int:
+    import torch.distributed as dist
+
+    return int(dist.ProcessGroup.unbox(group).size()) if group is not None else dist.get_world_size()
 
 
 def _attention_flops(name: str, args: Any) -> int:

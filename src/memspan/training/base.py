@@ -101,6 +101,10 @@ class Saver:
         exact: the update is the plain one's but for rounding.
         quality: what is known to be lost, in a few words; "none" where it is exact.
         uniform: it treats all layers alike, so that a deep model may be predicted from a shallow one's steps.
+        settles: layers that a model needs until each further one adds the same to a step, where `uniform`; more than
+            one where layers work ahead of one another.
+        runs_alone: with several devices, the planner runs one rank of it in one process, the others left out; without,
+            `estimate` is asked.
         updates_in_backward: parameters are updated inside the backward pass, after which there are no gradients to clip
             or to add to.
     """
@@ -114,7 +118,9 @@ class Saver:
     tasks: ClassVar[frozenset[str]] = frozenset(TASKS)
     exact: ClassVar[bool] = True
     quality: ClassVar[str] = "none"
-    uniform: ClassVar[bool] = False
+    uniform: bool = False
+    settles: ClassVar[int] = 1
+    runs_alone: ClassVar[bool] = False
     updates_in_backward: bool = False
 
     def __init__(self, config: Any = None, **options: Any) -> None:
@@ -164,6 +170,10 @@ class Saver:
         """Entered around the forward and the backward pass of every step."""
         return nullcontext()
 
+    def clip(self, model: nn.Module, norm: float) -> None:
+        """Scale the gradients down to this norm of all of them; asked of the saver that touches the distribution."""
+        nn.utils.clip_grad_norm_(model.parameters(), norm)
+
     def after_step(self) -> None:
         """Called after every update, when gradients are gone."""
 
@@ -175,12 +185,21 @@ class Saver:
 
     # --- besides -----------------------------------------------------------------------------------------------------
 
+    def row_ranks(self, devices: int) -> int:
+        """Into how many parts `batch` divides the rows of a batch, where so many ranks share the job."""
+        return 1
+
     def estimate(self, spec: Spec, before: Estimate) -> Estimate:
         """What a rank holds with this saver, from what it would hold without: by formula.
 
-        Asked only of savers that touch the distribution, when `spec.devices` is more than one; all others are run.
+        Asked only of savers that touch the distribution, when `spec.devices` is more than one and their step cannot be
+        run; all others are run.
         """
         return before
+
+    def explain(self, spec: Spec, estimate: Estimate) -> list[str]:
+        """Lines that derive what it saves, for `memspan plan --explain`."""
+        return []
 
     def footprint(self) -> Footprint:
         """Bytes that it holds where the ledger does not look: files, host memory of accelerators."""
@@ -226,6 +245,16 @@ class Stack:
         """The savers' names."""
         return tuple(saver.slug for saver in self.savers)
 
+    @property
+    def distributing(self) -> Saver | None:
+        """The one that touches the distribution."""
+        return next((saver for saver in self.savers if "distribution" in saver.touches), None)
+
+    def row_ranks(self, devices: int) -> int:
+        """Into how many parts the rows of a batch are divided, where so many ranks share the job."""
+        one = self.distributing
+        return 1 if one is None else one.row_ranks(devices)
+
     def check(self, spec: Spec) -> None:
         """Return if all can serve the job.
 
@@ -266,6 +295,14 @@ class Stack:
                 stack.enter_context(saver.step_context())
             yield
 
+    def clip(self, model: nn.Module, norm: float) -> None:
+        """Scale the gradients down to this norm of all of them, on all ranks."""
+        one = self.distributing
+        if one is not None:
+            one.clip(model, norm)
+        else:
+            nn.utils.clip_grad_norm_(model.parameters(), norm)
+
     def after_step(self) -> None:
         """To be called after every update."""
         for saver in self.savers:
@@ -277,11 +314,13 @@ class Stack:
             saver.make_worst()
 
     def estimate(self, spec: Spec, before: Estimate) -> Estimate:
-        """What a rank holds, by the formulas of those that touch the distribution."""
-        for saver in self.savers:
-            if "distribution" in saver.touches:
-                before = saver.estimate(spec, before)
-        return before
+        """What a rank holds, by the formula of the saver that touches the distribution."""
+        one = self.distributing
+        return before if one is None else one.estimate(spec, before)
+
+    def explain(self, spec: Spec, estimate: Estimate) -> list[str]:
+        """Lines that derive what the savers save."""
+        return [line for saver in self.savers for line in saver.explain(spec, estimate)]
 
     def footprint(self) -> Footprint:
         """What all hold where the ledger does not look."""

@@ -2,11 +2,15 @@
 
 The file is safetensors, written tensor by tensor so that no second copy is held; what is no tensor stands as JSON in
 its header. Loading copies into the tensors that exist.
+
+Of several ranks the first writes the file, with every tensor whole, so that it is the file of one process; a training
+may be taken up by another number of ranks, though bit by bit only by the same. One tensor at a time is gathered.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from memspan.core.errors import InputError
+from memspan.training import ranks
 from memspan.training.base import Stack
 
 _FORMAT = "memspan-training-1"
@@ -52,19 +57,27 @@ def save_training(
         step: steps that are done, which is the position in the data.
         settings: what a resumed training must agree on, as JSON types.
 
+    All ranks of a training call it together.
+
     Raises:
         InputError: a state holds something that is neither tensor nor JSON.
     """
-    tensors: dict[Any, tuple[int, Tensor]] = {}
+    tensors: dict[Any, tuple[int, Any]] = {}
+    states = ranks.from_all(torch.get_rng_state())
     header = {
         "format": _FORMAT,
         "step": step,
         "settings": dict(settings),
         "model": _pack(model.state_dict(), tensors),
-        "optimizer": _pack(optimizer.state_dict(), tensors),
+        "optimizer": _pack(_optimizer_state(optimizer), tensors),
         "savers": _pack(stack.state_dict(), tensors),
-        "random": _pack(torch.get_rng_state(), tensors),
+        "random": _pack(states if len(states) > 1 else states[0], tensors),
     }
+    if ranks.rank():
+        for _, tensor in tensors.values():
+            _gathered(tensor)
+        ranks.first_says(None)
+        return
     part = path.with_name(path.name + ".part")
     with part.open("wb") as file:
         _write(file, [tensor for _, tensor in tensors.values()], {"memspan": json.dumps(header)})
@@ -76,6 +89,7 @@ def save_training(
         os.fsync(folder)  # the new name, too, must survive a loss of power
     finally:
         os.close(folder)
+    ranks.first_says(None)  # it is kept; no rank goes on before
 
 
 def load_training(
@@ -110,9 +124,12 @@ def load_training(
                 return found
 
             _load_model(path, model, header["model"], tensor)
-            _load_optimizer(path, optimizer, _unpack(header["optimizer"], tensor))
+            _load_optimizer(path, optimizer, header["optimizer"], tensor)
             stack.load_state_dict(_unpack(header["savers"], tensor))
-            torch.set_rng_state(_unpack(header["random"], tensor))
+            states = _unpack(header["random"], tensor)
+            states = states if isinstance(states, list) else [states]
+            if ranks.rank() < len(states):  # a rank that was not there keeps the state that it began with
+                torch.set_rng_state(states[ranks.rank()])
             return int(header["step"])
     except (OSError, SafetensorError, ValueError, KeyError) as error:
         if isinstance(error, InputError):
@@ -134,33 +151,95 @@ def _load_model(path: Path, model: nn.Module, packed: Any, tensor: Callable[[int
                     f"the checkpoint {path} is of another model: {name} is {value.dtype} {tuple(value.shape)} there and"
                     f" {place.dtype} {tuple(place.shape)} here"
                 )
-            place.copy_(value)
+            place.copy_(ranks.divided_like(value, place))
 
 
-def _load_optimizer(path: Path, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Load without the cast to the parameter's dtype that PyTorch's own loading makes: 8-bit states are codes."""
-    if type(optimizer).load_state_dict is not torch.optim.Optimizer.load_state_dict:
-        optimizer.load_state_dict(state)
+def _owns(optimizer: torch.optim.Optimizer) -> Callable[[Tensor], bool] | None:
+    """Says of a parameter whether this rank has its state; None where every rank has all, or its part of all."""
+    found: Callable[[Tensor], bool] | None = getattr(optimizer, "owns", None)
+    return found
+
+
+def _plain(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether the state is a dictionary by parameter, as PyTorch's optimizers have it."""
+    return _owns(optimizer) is not None or type(optimizer).load_state_dict is torch.optim.Optimizer.load_state_dict
+
+
+def _optimizer_state(optimizer: torch.optim.Optimizer) -> Any:
+    """The state of all ranks, as `Optimizer.state_dict` has it; what other ranks hold stands for itself."""
+    if _owns(optimizer) is None:
+        return optimizer.state_dict()
+    numbers = {p: n for n, p in enumerate(p for group in optimizer.param_groups for p in group["params"])}
+    mine = {numbers[p]: state for p, state in optimizer.state.items()}
+    said = ranks.from_all({n: {name: _said(value) for name, value in state.items()} for n, state in mine.items()})
+    state: dict[int, Any] = {}
+    for owner, told in enumerate(said):
+        for number, values in told.items():
+            here = mine.get(number, {})
+            state[number] = {
+                name: ranks.Held(owner, value[1], value[2], here.get(name)) if isinstance(value, tuple) else value
+                for name, value in values.items()
+            }
+    groups = [
+        {name: [numbers[p] for p in value] if name == "params" else value for name, value in group.items()}
+        for group in optimizer.param_groups
+    ]
+    return {"state": dict(sorted(state.items())), "param_groups": groups}
+
+
+def _said(value: Any) -> Any:
+    """What other ranks are told of a value: of a tensor its shape and dtype."""
+    return (_TENSOR, tuple(value.shape), value.dtype) if isinstance(value, Tensor) else value
+
+
+def _load_optimizer(path: Path, optimizer: Any, packed: Any, tensor: Callable[[int], Tensor]) -> None:
+    """Load without the cast to the parameter's dtype that PyTorch's own loading makes: 8-bit states are codes.
+
+    A rank reads what it has a part of, one parameter at a time.
+    """
+    if not _plain(optimizer):
+        optimizer.load_state_dict(_unpack(packed, tensor))
         return
     groups = optimizer.param_groups
-    if [len(group["params"]) for group in groups] != [len(group["params"]) for group in state["param_groups"]]:
+    saved_groups = _unpack(packed["param_groups"], tensor)
+    if [len(group["params"]) for group in groups] != [len(group["params"]) for group in saved_groups]:
         raise InputError(f"the checkpoint {path} is of another optimizer: it has other groups of parameters")
     parameters = [parameter for group in groups for parameter in group["params"]]
-    for group, saved in zip(groups, state["param_groups"], strict=True):
+    for group, saved in zip(groups, saved_groups, strict=True):
         group.update({name: value for name, value in saved.items() if name != "params"})
     optimizer.state.clear()
-    for number, values in state["state"].items():
-        optimizer.state[parameters[number]] = values
+    owns = _owns(optimizer)
+    for number, values in _items(packed["state"]):
+        parameter = parameters[number]
+        if owns is None or owns(parameter):
+            optimizer.state[parameter] = {
+                name: _part(_unpack(value, tensor), parameter) for name, value in _items(values)
+            }
+
+
+def _part(value: Any, parameter: Tensor) -> Any:
+    """This rank's part of a state: of a tensor with the parameter's shape, divided as the parameter is."""
+    if isinstance(value, Tensor) and value.shape == parameter.shape:
+        return ranks.divided_like(value, parameter)
+    return value
+
+
+def _gathered(tensor: Any) -> Tensor | None:
+    """A tensor whole, on the first rank; what is divided has to be asked for by all."""
+    return tensor.fetch() if isinstance(tensor, ranks.Held) else ranks.whole(tensor)
 
 
 # --- trees of tensors and plain values -------------------------------------------------------------------------------
 
 
-def _pack(value: Any, tensors: dict[Any, tuple[int, Tensor]]) -> Any:
+def _pack(value: Any, tensors: dict[Any, tuple[int, Any]]) -> Any:
     """The value as JSON types; its tensors are collected, one that is met again, such as a tied one, once."""
+    if isinstance(value, ranks.Held):
+        number = len(tensors)
+        tensors[number] = (number, value)
+        return {_TENSOR: number}
     if isinstance(value, Tensor):
-        key = (value.data_ptr(), value.shape, value.stride(), value.dtype) if value.numel() else len(tensors)
-        number, _ = tensors.setdefault(key, (len(tensors), value.detach()))
+        number, _ = tensors.setdefault(_key(value, len(tensors)), (len(tensors), value.detach()))
         return {_TENSOR: number}
     if isinstance(value, Mapping):
         if all(isinstance(key, str) and not key.startswith("$") for key in value):
@@ -173,6 +252,21 @@ def _pack(value: Any, tensors: dict[Any, tuple[int, Tensor]]) -> Any:
     if value is None or isinstance(value, str | int | float):
         return value
     raise InputError(f"a training's state can hold tensors, numbers and words, not a {type(value).__name__}")
+
+
+def _key(tensor: Tensor, fresh: int) -> Any:
+    """What two tensors have in common that are the same, on every rank alike."""
+    from torch.distributed.tensor import DTensor
+
+    if isinstance(tensor, DTensor):
+        local = tensor.to_local()
+        return (local.untyped_storage().data_ptr() or fresh, local.storage_offset(), tensor.shape, tensor.dtype)
+    return (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype) if tensor.numel() else fresh
+
+
+def _items(packed: Any) -> list[tuple[Any, Any]]:
+    """Keys and packed values of a packed dictionary; its keys are numbers or words."""
+    return [(key, value) for key, value in packed[_ITEMS]] if _ITEMS in packed else list(packed.items())
 
 
 def _unpack(value: Any, tensor: Callable[[int], Tensor]) -> Any:
@@ -189,14 +283,14 @@ def _unpack(value: Any, tensor: Callable[[int], Tensor]) -> Any:
     return value
 
 
-def _write(file: Any, tensors: list[Tensor], metadata: dict[str, str]) -> None:
+def _write(file: Any, tensors: list[Any], metadata: dict[str, str]) -> None:
     """The safetensors format: length of the header, header, tensors one after the other."""
     header: dict[str, Any] = {"__metadata__": metadata}
     at = 0
     for number, tensor in enumerate(tensors):
         if tensor.dtype not in _NAMES:
             raise InputError(f"a training's state holds tensors of {tensor.dtype}, which the file format lacks")
-        end = at + tensor.numel() * tensor.element_size()
+        end = at + math.prod(tensor.shape) * tensor.dtype.itemsize
         header[str(number)] = {
             "dtype": _NAMES[tensor.dtype],
             "shape": list(tensor.shape),
@@ -206,6 +300,7 @@ def _write(file: Any, tensors: list[Tensor], metadata: dict[str, str]) -> None:
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     file.write(len(text).to_bytes(8, "little") + text)
-    for tensor in tensors:
-        if tensor.numel():
+    for held in tensors:
+        tensor = _gathered(held)
+        if tensor is not None and tensor.numel():
             file.write(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data)

@@ -22,6 +22,7 @@ from memspan.core.errors import BudgetError, InputError, MissingExtraError
 from memspan.core.footprint import Footprint
 from memspan.core.ledger import Ledger
 from memspan.models.progress import progress_bar
+from memspan.training import ranks
 from memspan.training.base import AdamW, Batch, Loss, OptimizerFactory, Saver, Stack
 from memspan.training.checkpoint import load_training, save_training
 from memspan.training.estimate import memory
@@ -77,6 +78,9 @@ def train(
     the end, and on Ctrl-C; a training that was stopped or killed at any moment goes on from the last one with `resume`,
     and comes to the same losses and weights bit by bit (same machine, same number of threads).
 
+    Where torchrun started several ranks, each calls this with the same arguments, inside of `ranks.joined()`; one of
+    the savers says what they share. `batches` gives the rows of all ranks. The first writes, and has the model.
+
     Args:
         model: changed in place, or wrapped, by the savers.
         batches: gives batch number i, from 0 on; a sequence begins anew at its end.
@@ -87,8 +91,9 @@ def train(
         clip: gradients are scaled down to this norm.
         schedule: factor of the learning rate at step i, from 0 on.
         seed: of torch's random state inside; the caller's is left as it was.
-        budget: bytes in memory; when a step has exceeded it, a checkpoint is written and the training ends.
-        out: folder of the run: metrics.jsonl and the checkpoint.
+        budget: bytes in memory, of each rank; when a step has exceeded it, a checkpoint is written and the training
+            ends.
+        out: folder of the run: metrics.jsonl and the checkpoint; of several ranks, all must see it.
         resume: go on from the checkpoint in `out`, where there is one.
         settings: what a resumed training must agree on besides the savers and the seed.
         progress: show a bar, with the loss and the peak.
@@ -97,7 +102,7 @@ def train(
     Raises:
         ConflictError, InputError: before the first step: savers exclude each other, an option is out of range, or the
             checkpoint does not fit. During it: the loss is not finite.
-        BudgetError: more was held than the budget allows.
+        BudgetError: more was held than the budget allows, by any rank.
     """
     if steps < 1 or save_every < 1:
         raise InputError(f"steps is {steps} and save_every is {save_every}: both must be at least 1")
@@ -106,17 +111,22 @@ def train(
     if plot and importlib.util.find_spec("matplotlib") is None:
         raise MissingExtraError("matplotlib, which plots need,", "pip install 'memspan[plot]'")
     stack = savers if isinstance(savers, Stack) else Stack(savers)
+    if ranks.count() > 1 and stack.distributing is None:
+        raise InputError(f"there are {ranks.count()} ranks, and no saver says what they share: add zero, for example")
     bound = None if budget is None else Budget.parse(budget)
     folder = None if out is None else Path(out)
     checkpoint = None if folder is None else folder / CHECKPOINT
     agreed = {"savers": list(stack.slugs), "seed": seed, **(settings or {})}
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-        if not resume and checkpoint is not None and checkpoint.exists():
+        held = ranks.first_says(checkpoint is not None and checkpoint.exists())
+        if not resume and held:
             raise InputError(f"{folder} holds a training: go on with resume, or choose another folder")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         run = _Run(model, stack, optimizer or AdamW(), loss, clip, schedule, bound, folder, agreed)
+        if ranks.rank():
+            torch.manual_seed(seed + (ranks.rank() << 32))  # ranks must not drop the same
         begun = time.perf_counter()
         done = run.take_up() if resume else 0
         losses = run.go(_numbered(batches), done, steps, save_every, progress, plot)
@@ -170,6 +180,9 @@ class _Run:
         done = load_training(path, self.step.model, self.optimizer, self.stack, settings=self.settings)
         lines = (self.folder / METRICS).read_text(encoding="utf-8").splitlines()[:done]
         self._losses = [json.loads(line)["loss"] for line in lines]
+        ranks.first_says(None)  # no rank may write before all have read
+        if ranks.rank():
+            return done
         part = self.folder / (METRICS + ".part")
         part.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
         part.replace(self.folder / METRICS)
@@ -185,24 +198,26 @@ class _Run:
         plot: bool,
     ) -> list[float]:
         """All steps from `done` on."""
+        first = ranks.rank() == 0
         ledger = Ledger(self.step.model, optimizer=self.optimizer, stores=self.stack)
-        with interrupts() as pressed, progress_bar("training", steps - done, show=progress) as advance:
+        with interrupts() as pressed, progress_bar("training", steps - done, show=first and progress) as advance:
             try:
                 with ledger, self._metrics(done) as file:
                     for number in range(done, steps):
                         self._one(number, batches, ledger, file)
-                        last = number + 1 == steps or pressed()
                         self.peak = ledger.peak
+                        most, stop = ranks.largest(memory(self.peak), pressed())  # a rank alone must not stop
+                        last = number + 1 == steps or bool(stop)
                         advance(1, f"loss {self._losses[-1]:.3f}, peak {format_bytes(memory(self.peak))}")
-                        exceeded = self.bound is not None and memory(self.peak) > self.bound.total
+                        exceeded = self.bound is not None and most > self.bound.total
                         if last or exceeded or (number + 1) % save_every == 0:
                             self._save(number + 1)
                         if exceeded:
-                            self._refuse(number + 1)
-                        if pressed():
+                            self._refuse(number + 1, int(most))
+                        if stop:
                             raise KeyboardInterrupt
             finally:
-                if plot:
+                if plot and first:
                     self._plot(ledger)
         return self._losses
 
@@ -228,7 +243,7 @@ class _Run:
             file.flush()
 
     def _metrics(self, done: int) -> Any:
-        if self.folder is None:
+        if self.folder is None or ranks.rank():
             return nullcontext()
         return (self.folder / METRICS).open("a" if done else "w", encoding="utf-8")
 
@@ -237,13 +252,13 @@ class _Run:
             path = self.folder / CHECKPOINT
             save_training(path, self.step.model, self.optimizer, self.stack, step=step, settings=self.settings)
 
-    def _refuse(self, step: int) -> None:
+    def _refuse(self, step: int, needed: int) -> None:
         assert self.bound is not None
         kept = "" if self.folder is None else f"; step {step} is kept in {self.folder}"
         tiers = ", ".join(f"{tier} {format_bytes(n)}" for tier, n in self.peak.by_tier.items())
         raise BudgetError(
             f"step {step} ({tiers})",
-            needed=memory(self.peak),
+            needed=needed,
             allowed=self.bound.total,
             advice=f"raise the budget, lower the batch or the length, or add a saver{kept}",
         )

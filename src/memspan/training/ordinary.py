@@ -103,15 +103,18 @@ class ChunkedLoss(Saver):
         size = self.config.tokens
 
         @functools.wraps(plain)
-        def forward(*args: Any, labels: Tensor | None = None, **kwargs: Any) -> Any:
+        def forward(*args: Any, labels: Tensor | None = None, shift_labels: Tensor | None = None, **kwargs: Any) -> Any:
             from transformers.modeling_outputs import CausalLMOutput
 
+            given = {"labels": labels, "shift_labels": shift_labels}
             if labels is None or not inner.training:
-                return plain(*args, **kwargs, **({} if labels is None else {"labels": labels}))
+                return plain(*args, **kwargs, **{name: one for name, one in given.items() if one is not None})
             items = kwargs.pop("num_items_in_batch", None)
             kwargs.pop("logits_to_keep", None)
             hidden = base(*args, **kwargs)[0]
-            target = nn.functional.pad(labels, (0, 1), value=IGNORED)[..., 1:].reshape(-1)
+            if shift_labels is None:
+                shift_labels = nn.functional.pad(labels, (0, 1), value=IGNORED)[..., 1:]
+            target = shift_labels.reshape(-1)
             count = (target != IGNORED).sum() if items is None else torch.as_tensor(items, device=hidden.device)
             loss = _ChunkedLoss.apply(hidden.flatten(0, -2), head.weight, head.bias, target, count, size)  # type: ignore[no-untyped-call]
             make: Any = CausalLMOutput

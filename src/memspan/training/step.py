@@ -66,7 +66,7 @@ class Step:
             loss = loss.detach()
         mark("clip")
         if self.clip is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
+            self.stack.clip(self.model, self.clip)
         mark("update")
         self.optimizer.step()
         mark("clear")

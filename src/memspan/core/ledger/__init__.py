@@ -63,9 +63,8 @@ class Ledger:
     Not counted: tensors made before the block, other than weights, gradients, optimizer state and context; what a
     kernel allocates for itself while it runs; what an allocator keeps or adds by rounding; tensors made in threads
     other than the one that entered the block and its backward passes; what code compiled by Inductor allocates.
-    Memory mapped from files counts whole, loaded or not. A storage resized without an operation (`storage.resize_`,
-    which FSDP uses) is seen at the next reading. `rss` shows the process as the system sees it, to hold the sums
-    against.
+    Memory mapped from files counts whole, loaded or not. `rss` shows the process as the system sees it, to hold the
+    sums against.
 
     Models and optimizers are held weakly: deleting a model inside the block takes its weights off the books. On
     leaving the block, by an exception too, every hook and mode is gone, and the ledger keeps what it has counted.

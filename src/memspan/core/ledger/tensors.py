@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _MANY = 3 << 14  # length of the list of events at which they are counted, which bounds the memory they take
 _CACHE_WORDS = ("past_key_values", "cache", "cache_params")  # arguments and outputs of transformers models
+_open: list[TensorWatch] = []  # those that hear of storages resized without an operation
 _ALIAS, _FRESH, _RESIZED = range(3)  # an operation's outputs: views of its arguments, others, resized ones
 _RESIZING = ("aten::resize_", "aten::resize_as_", "aten::set_", "aten::lift_fresh")
 
@@ -118,6 +119,7 @@ class TensorWatch:
                 self._undo.callback(handle.remove)
             self.refresh()
             if self._activations:
+                self._undo.callback(_hear_resizing(self))
                 self._undo.enter_context(_mode(self))
             self._undo = self._undo.pop_all()
 
@@ -295,6 +297,12 @@ class TensorWatch:
                 if line is not None:
                     yield line
 
+    def resized(self, storage: torch.UntypedStorage) -> None:
+        """Book a storage that was resized without an operation."""
+        import torch
+
+        self._line(storage, torch.device("cpu") if storage.device.type == "meta" else storage.device)
+
     def _line(self, storage: torch.UntypedStorage, device: torch.device | None = None) -> StorageLine | None:
         """The line of a storage, made if it has none, brought to its present size; None where it holds no bytes.
 
@@ -327,6 +335,31 @@ class TensorWatch:
             place = {"cpu": "ram", "meta": None}.get(device.type, "device")
             slot = self._fresh_slots[device] = None if place is None else self._account.slot("activations", place)
             return slot
+
+
+def _hear_resizing(watch: TensorWatch) -> Callable[[], None]:
+    """Let a watch hear of every `storage.resize_`, which FSDP frees and allocates with; returns what ends that."""
+    import torch
+
+    kind: Any = torch.UntypedStorage
+    if not _open:
+        plain = kind.resize_
+
+        def resize_(storage: Any, size: int) -> Any:
+            result = plain(storage, size)
+            for one in _open:
+                one.resized(storage)
+            return result
+
+        kind.resize_ = resize_
+    _open.append(watch)
+
+    def undo() -> None:
+        _open.remove(watch)
+        if not _open:
+            del kind.resize_  # what was there before is inherited
+
+    return undo
 
 
 class _ModuleHook:
