@@ -2,8 +2,8 @@
 
 h: representation, observation -> hidden state; g: dynamics, hidden state and action -> hidden state and reward; f:
 prediction, hidden state -> policy over the three actions and value (Schrittwieser et al. 2020, arXiv 1911.08265). The
-nets are small, so that the search evaluates them in numpy; PyTorch trains them. Rewards and values are parts of the
-greedy mapping's benefit, which spans many orders of magnitude from program to program.
+nets are small, so that the search evaluates them in numpy; PyTorch trains them. Rewards are in
+units of the greedy mapping's benefit by decision, since benefits span many orders of magnitude from program to program.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ class AgentConfig:
     columns: int = 64  # of the observed grid, time
     unroll: int = 4  # steps of the model that are trained together (MuZero: 5)
     horizon: int = 10  # n of n-step returns (MuZero: 10 for Atari)
+    discount: float = 0.95  # of what follows, a decision: what a decision does shows within some dozens
     batch: int = 64  # positions of a training step
     updates: int = 8  # training steps after each game
     memory: int = 100  # games that are kept for training
@@ -50,8 +51,10 @@ class AgentConfig:
         for name in ("hidden", "simulations", "rows", "columns", "unroll", "horizon", "batch", "updates", "memory"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if not self.rate > 0 or not 0 <= self.noise <= 1 or not self.concentration > 0:
-            raise InputError("rate and concentration must be above 0, and noise between 0 and 1")
+        if not self.rate > 0 or not self.concentration > 0:
+            raise InputError("rate and concentration must be above 0")
+        if not 0 <= self.noise <= 1 or not 0 <= self.discount <= 1:
+            raise InputError("noise and discount must be between 0 and 1")
 
 
 class Nets(nn.Module):
@@ -163,7 +166,7 @@ class Agent:
         self.program, self.config = program, config or AgentConfig()
         self.best: MallocGame | None = None
         self.played = 0
-        self.unit = greedy(program)[1] or program.total
+        self.unit = (greedy(program)[1] or program.total) / len(program.turns)
         self._chance = np.random.default_rng(seed)
         observed = len(MallocGame(program).observe(self.config.rows, self.config.columns))
         with torch.random.fork_rng(devices=[]):
@@ -227,7 +230,7 @@ class Agent:
             else:
                 leaf = 0.0  # nothing is left to decide
             for node, action in reversed(path):
-                leaf += node.rewards[action]
+                leaf = node.rewards[action] + config.discount * leaf
                 node.visits[action] += 1
                 node.values[action] += leaf
                 mean = node.values[action] / node.visits[action]
@@ -251,7 +254,7 @@ class Agent:
         return total / config.updates
 
     def _batch(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Observations [b, o]; actions [b, k]; rewards [b, k]; policies [b, k+1, 3]; values [b, k+1]; there [b, k+1]."""
+        """Observed [b, o]; actions [b, k]; rewards [b, k]; policies [b, k+1, 3]; values [b, k+1]; there [b, k+1]."""
         config = self.config
         b, k = config.batch, config.unroll
         actions, rewards = np.zeros((b, k), np.int64), np.zeros((b, k), np.float32)
@@ -267,7 +270,10 @@ class Agent:
                 if at >= len(game.actions):
                     break
                 end = at + config.horizon
-                values[row, step] = sum(game.rewards[at:end]) + (game.values[end] if end < len(game.values) else 0.0)
+                later = game.values[end] if end < len(game.values) else 0.0
+                for reward in game.rewards[at:end][::-1]:
+                    later = reward + config.discount * later
+                values[row, step] = later
                 policies[row, step], there[row, step] = game.policies[at], 1.0
                 if step < k:
                     actions[row, step], rewards[row, step] = game.actions[at], game.rewards[at]
@@ -284,7 +290,7 @@ class Agent:
         for step in range(steps + 1):
             logits, value = self.nets.predict(hidden)
             cross = -(policies[:, step] * logits.log_softmax(-1)).sum(-1)
-            loss = loss + ((cross + (value - values[:, step]).square()) * there[:, step]).mean()
+            loss = loss + ((cross + 0.25 * (value - values[:, step]).square()) * there[:, step]).mean()
             if step < steps:
                 hidden, reward = self.nets.advance(hidden, actions[:, step])
                 loss = loss + ((reward - rewards[:, step]).square() * there[:, step]).mean()

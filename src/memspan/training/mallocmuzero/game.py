@@ -232,7 +232,7 @@ class MallocGame:
         self._apply(Action.DROP, -1)
 
     def _transfer(self, size: int, before: int, *, spend: bool = False) -> int | None:
-        """The latest instruction after which a transfer may begin that ends before another; None where there is none."""
+        """The latest instruction after which a transfer may begin that ends before another, or None."""
         need = float(size)
         at = before - 1
         while at >= 0:
