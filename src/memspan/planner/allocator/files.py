@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ from memspan.planner.allocator.problem import Buffer, Placement, Problem
 
 REQUIRED = ("id", "lower", "upper", "size")
 OPTIONAL = ("alignment", "gaps", "uses", "benefit", "alias", "kind", "offset")
+_GAP = re.compile(r"(-?\d+)-(-?\d+)")
 _NAMES = {"buffer": "id", "buffer_id": "id", "start": "lower", "begin": "lower", "end": "upper"}
 
 
@@ -166,13 +168,10 @@ def _buffer(cells: Mapping[str, str], inclusive: int) -> Buffer:
     for word in cells.get("gaps", "").split():
         if "@" in word:
             raise InputError(f"the gap {word!r} leaves a part of the buffer live, which is not supported")
-        start, dash, end = word.rpartition("-")
-        try:
-            if not dash:
-                raise ValueError
-            gaps.append((int(start), int(end) + inclusive))
-        except ValueError:
-            raise InputError(f"the gap {word!r} is not written as from-until") from None
+        found = _GAP.fullmatch(word)
+        if found is None:
+            raise InputError(f"the gap {word!r} is not written as from-until")
+        gaps.append((int(found[1]), int(found[2]) + inclusive))
     try:
         uses = tuple(int(word) for word in cells.get("uses", "").split())
         benefit = float(cells.get("benefit") or 0)

@@ -1,0 +1,356 @@
+"""mallocMuZero: the packing search against brute force and itself, the game's laws, the tree search and the agent."""
+
+from __future__ import annotations
+
+from itertools import permutations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from memspan.core.errors import InputError
+from memspan.planner.allocator import Buffer, PlacementError, Problem, Run, find_allocator
+from memspan.planner.allocator.problem import align
+from memspan.training.mallocmuzero import Action, MallocGame, Program, Stay, map_buffers, native, packing, reference
+from memspan.training.mallocmuzero.game import check_stays
+from memspan.training.mallocmuzero.mapping import fill, greedy, upper_bound
+from memspan.training.mallocmuzero.packing import luby
+from memspan.training.mallocmuzero.reference import FOUND, NONE, STOPPED, Shape
+from memspan.training.mallocmuzero.tree import TreeSearch, play_uniformly
+
+SEARCHES = [reference.search, *([native.search] if native.library() is not None else [])]
+
+
+def drawn(seed: int, n: int) -> Problem:
+    """Random buffers, some with gaps and alignments."""
+    chance = np.random.default_rng(seed)
+    buffers = []
+    for i in range(n):
+        lower = int(chance.integers(0, 12))
+        upper = lower + int(chance.integers(1, 9))
+        size, alignment = int(chance.integers(1, 12)), int(chance.choice([1, 1, 2, 4]))
+        gaps = ((lower + 1, lower + 2),) if upper - lower > 3 and chance.random() < 0.4 else ()
+        buffers.append(Buffer(f"b{i}", lower, upper, size, alignment, gaps))
+    return Problem(tuple(buffers))
+
+
+def cut_up(seed: int, n: int, height: int = 10_000, length: int = 400) -> Problem:
+    """A rectangle cut into n buffers: they fit `height`, in which not one byte is ever free."""
+    chance = np.random.default_rng(seed)
+    pieces = [(0, length, 0, height)]
+    while len(pieces) < n:
+        areas = np.array([(b - a) * (d - c) for a, b, c, d in pieces], float)
+        a, b, c, d = pieces.pop(int(chance.choice(len(pieces), p=areas / areas.sum())))
+        if chance.random() < 0.4 and b - a > 1:
+            cut = int(chance.integers(a + 1, b))
+            pieces += [(a, cut, c, d), (cut, b, c, d)]
+        elif d - c > 1:
+            cut = int(chance.integers(c + 1, d))
+            pieces += [(a, b, c, cut), (a, b, cut, d)]
+        else:
+            pieces.append((a, b, c, d))
+    order = chance.permutation(n)
+    return Problem(tuple(Buffer(str(i), *pieces[k][:2], pieces[k][3] - pieces[k][2]) for i, k in enumerate(order)))
+
+
+def least_peak(problem: Problem) -> int:
+    """The smallest peak: every order, each buffer on the highest end of those before it that it meets in time."""
+    best = 2**60
+    for order in permutations(range(len(problem))):
+        offsets: dict[int, int] = {}
+        peak = 0
+        for i in order:
+            below = [offsets[j] + problem.buffers[j].size for j in problem.neighbours[i] if j in offsets]
+            offsets[i] = align(max(below, default=0), problem.buffers[i].alignment)
+            peak = max(peak, offsets[i] + problem.buffers[i].size)
+        best = min(best, peak)
+    return best
+
+
+# --- packing ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+@pytest.mark.parametrize("seed", range(25))
+def test_a_search_finds_the_least_peak_and_proves_that_nothing_is_smaller(search, seed):
+    problem = drawn(seed, 6)
+    least = least_peak(problem)
+    shape = Shape.of(problem)
+    rank = np.random.default_rng(seed).permutation(6).astype(np.int64)
+    status, offsets, _, most = search(shape, rank, least, 10**6, np.zeros(6))
+    assert status == FOUND and most == 6
+    run = Run(problem)
+    run.offer(offsets.tolist())
+    assert run.peak == least
+    assert search(shape, rank, least - 1, 10**6, np.zeros(6))[0] == NONE
+    assert search(shape, rank, least, 1, np.zeros(6))[0] == STOPPED
+
+
+@pytest.mark.skipif(native.library() is None, reason="the search was not compiled")
+@pytest.mark.parametrize("seed", range(8))
+def test_the_compiled_search_is_the_reference_node_for_node(seed):
+    problem = drawn(seed, 30) if seed % 2 else cut_up(seed, 40)
+    shape = Shape.of(problem)
+    chance = np.random.default_rng(seed)
+    weights = np.zeros(len(problem)), np.zeros(len(problem))
+    for turn in range(6):
+        rank = chance.permutation(len(problem)).astype(np.int64)
+        capacity = problem.lower_bound * (100 + turn) // 100
+        one = reference.search(shape, rank, capacity, 400, weights[0], 1.1**turn)
+        two = native.search(shape, rank, capacity, 400, weights[1], 1.1**turn)
+        assert (one[0], one[2], one[3]) == (two[0], two[2], two[3])
+        assert one[0] != FOUND or (one[1] == two[1]).all()
+    np.testing.assert_allclose(*weights)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_rectangle_that_was_cut_up_is_put_together_again(seed):
+    problem = cut_up(seed, 60)
+    assert problem.lower_bound == 10_000
+    assert find_allocator("best-fit-by-size").place(problem).peak > 10_000
+    placement = find_allocator("mallocmuzero").place(problem, seconds=100)
+    placement.check()
+    assert placement.peak == 10_000 and placement.optimal and placement.stopped == ""
+
+
+def test_numpy_does_without_a_compiler(monkeypatch):
+    monkeypatch.setattr(native, "library", lambda: None)
+    placement = find_allocator("mallocmuzero").place(cut_up(0, 40), seconds=100)
+    placement.check()
+    assert placement.optimal and placement.notes["search"] == "numpy"
+
+
+def test_equal_seeds_give_equal_placements():
+    problem = cut_up(5, 50)
+    one, two, other = (find_allocator("mallocmuzero", seed=seed).place(problem) for seed in (3, 3, 4))
+    assert one.offsets == two.offsets and one.notes == two.notes
+    assert other.optimal
+    with pytest.raises(InputError, match="seed"):
+        find_allocator("mallocmuzero", seed=-1)
+
+
+def test_a_bound_is_proved_where_the_live_bytes_do_not_tell():
+    problem = Problem(tuple(Buffer(name, 0, 4, 5, alignment=8) for name in "abc"))
+    placement = find_allocator("mallocmuzero").place(problem)
+    assert placement.optimal and placement.bound == placement.peak == least_peak(problem) > problem.lower_bound
+
+
+def test_an_interruption_keeps_what_was_found(monkeypatch):
+    def interrupted(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(packing.native, "library", lambda: None)
+    monkeypatch.setattr(packing.reference, "search", interrupted)
+    placement = find_allocator("mallocmuzero").place(cut_up(0, 40))
+    placement.check()
+    assert placement.stopped == "interrupted"
+
+
+def test_luby():
+    assert [luby(i) for i in range(1, 16)] == [1, 1, 2, 1, 1, 2, 4, 1, 1, 2, 1, 1, 2, 4, 8]
+
+
+# --- the game --------------------------------------------------------------------------------------------------------
+
+
+def program(seed: int, n: int = 14) -> Program:
+    """A random program with inputs, alias groups and little bandwidth."""
+    chance = np.random.default_rng(seed)
+    buffers = []
+    for i in range(n):
+        lower = int(chance.integers(0, 2 * n))
+        upper = lower + 2 + int(chance.integers(0, n))
+        uses = {lower, *(int(when) for when in chance.integers(lower, upper, 3))}
+        kind = "input" if chance.random() < 0.3 else "temporary"
+        alias = f"g{i % 3}" if i < 6 and chance.random() < 0.7 else ""
+        size = 8 if alias else int(chance.integers(1, 16))
+        worth = float(chance.integers(1, 100))
+        buffers.append(
+            Buffer(str(i), lower, upper, size, uses=tuple(sorted(uses)), benefit=worth, alias=alias, kind=kind)
+        )
+    problem = Problem(tuple(buffers))
+    return Program(problem, max(8, int(0.5 * problem.lower_bound)), bandwidth=float(chance.integers(1, 12)))
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.integers(0, 400), st.integers(0, 2**32 - 1))
+def test_whatever_is_played_is_legal(seed, draws):
+    played = program(seed)
+    chance, game, total, steps = np.random.default_rng(draws), MallocGame(played), 0.0, 0
+    groups = {buffer.alias for buffer in played.problem.buffers if buffer.alias}
+    while not game.over:
+        legal = game.legal_actions()
+        assert legal
+        copy = game.clone()
+        # Keeping is drawn more often, so that there is something to go wrong.
+        action = legal[int(max(chance.integers(len(legal)), chance.integers(len(legal))))]
+        reward = game.step(action)
+        assert copy.step(action) == reward and copy.stays == game.stays
+        total += reward
+        steps += 1
+        assert all(room >= 0 for room in game.room)
+    assert check_stays(played, game.stays) == pytest.approx(game.benefit) == pytest.approx(total)
+    assert game.backups <= len(groups) and steps <= (game.backups + 1) * len(played.turns)
+    assert len(game.actions) == len(played.turns)
+
+
+def test_a_group_that_cannot_stay_together_is_dropped_as_a_whole():
+    # a and b are one group at one address; c takes the place where b would have to lie.
+    rows = (
+        Buffer("a", 0, 1, 8, alias="g", uses=(0,), benefit=1),
+        Buffer("c", 1, 4, 8, uses=(1, 3), benefit=5),
+        Buffer("b", 2, 3, 8, alias="g", uses=(2,), benefit=1),
+    )
+    game = MallocGame(Program(Problem(rows), 8))
+    assert game.step(Action.NO_COPY) == 1
+    assert game.present.buffer == 1
+    assert game.step(Action.NO_COPY) == 2.5
+    assert game.backups == 0 and game.present.buffer == 2
+    game = MallocGame(Program(Problem((rows[0], Buffer("c", 0, 4, 4, uses=(0, 3)), rows[2])), 12))
+    assert [game.present.buffer, game.step(Action.NO_COPY)] == [0, 1]
+    rows = (
+        Buffer("a", 0, 2, 8, alias="g", uses=(0, 1), benefit=2),
+        Buffer("b", 2, 4, 9, alias="g", uses=(2,), benefit=1),
+    )
+    game = MallocGame(Program(Problem(rows), 8))  # b is larger than fast memory: found out at its turn
+    game.step(Action.NO_COPY)
+    assert game.step(Action.NO_COPY) == -1 and game.backups == 1 and game.turn == 1 and game.benefit == 0
+    assert game.legal_actions() == [Action.DROP]
+    game.step(Action.DROP)
+    game.step(Action.DROP)
+    assert game.over and game.stays == []
+
+
+def test_copies_cost_bandwidth():
+    rows = (Buffer("a", 0, 9, 8, uses=(4, 8), kind="input"), Buffer("b", 0, 9, 8, uses=(4, 8), kind="input"))
+    played = Program(Problem((*rows, Buffer("t", 0, 1, 1, uses=(0,)))), 16, bandwidth=2)
+    game = MallocGame(played)
+    game.step(Action.DROP)
+    assert game.legal_actions() == [Action.DROP, Action.COPY]
+    game.step(Action.COPY)
+    assert game.room == [0, 8] and game.legal_actions() == [Action.DROP]
+    game.step(Action.DROP)
+    assert game.legal_actions() == [Action.DROP, Action.NO_COPY, Action.COPY]
+
+
+def test_mappings_that_are_none():
+    rows = (Buffer("a", 0, 3, 8, uses=(0, 2), alias="g"), Buffer("b", 0, 3, 8, uses=(0, 2)))
+    rows = (*rows, Buffer("c", 0, 3, 4, uses=(0, 2), alias="g"), Buffer("i", 0, 3, 4, uses=(2,), kind="input"))
+    played = Program(Problem(rows), 16, bandwidth=1)
+    for stays, said in (
+        ([Stay(1, 0, 2, 9)], "out of range"),
+        ([Stay(1, 0, 2, 0), Stay(3, 1, 2, 4)], "overlap"),
+        ([Stay(0, 0, 2, 0)], "both memories"),
+        ([Stay(0, 0, 2, 0), Stay(2, 0, 2, 8)], "two addresses"),
+        ([Stay(3, 1, 2, 0)], "bandwidth"),
+    ):
+        with pytest.raises(PlacementError, match=said):
+            check_stays(played, stays)
+    assert check_stays(played, [Stay(0, 0, 2, 0), Stay(2, 0, 2, 0), Stay(1, 0, 2, 8)]) == 16 + 16 + 8
+    for fast, bandwidth in ((0, 1.0), (8, -1.0), (8, float("nan"))):
+        with pytest.raises(InputError):
+            Program(Problem(rows), fast, bandwidth)
+    with pytest.raises(InputError, match="not legal"):
+        MallocGame(played).step(Action.COPY)
+
+
+def best_by_force(played: Program) -> float:
+    """The largest benefit of all games."""
+    best, open_games = 0.0, [MallocGame(played)]
+    while open_games:
+        game = open_games.pop()
+        best = max(best, game.benefit)
+        for action in game.legal_actions():
+            following = game.clone()
+            following.step(action)
+            open_games.append(following)
+    return best
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_solvers_lie_between_greedy_and_the_bound(seed):
+    pytest.importorskip("scipy")
+    played = program(seed)
+    stays, low = greedy(played)
+    assert check_stays(played, stays) == pytest.approx(low)
+    assert check_stays(played, fill(played, stays)) >= low - 1e-9
+    mapping = map_buffers(
+        played.problem, played.fast_bytes, bandwidth=played.bandwidth, simulations=60, seed=1, bound=True
+    )
+    mapping.check()
+    assert low - 1e-9 <= mapping.benefit <= mapping.bound * (1 + 1e-9) <= played.total * (1 + 1e-9)
+    assert 0 <= mapping.height <= played.fast_bytes and mapping.proof
+    again = map_buffers(
+        played.problem, played.fast_bytes, bandwidth=played.bandwidth, simulations=60, seed=1, bound=True
+    )
+    assert again.stays == mapping.stays
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_tree_search_comes_to_the_best_game(seed):
+    pytest.importorskip("scipy")
+    played = program(seed, 5)
+    best = best_by_force(played)
+    assert best <= upper_bound(played) * (1 + 1e-9)
+    search = TreeSearch(played, seed=0)
+    for _ in range(400):
+        search.simulate()
+    assert search.best is not None and search.best.benefit >= 0.95 * best
+    assert check_stays(played, play_uniformly(played, 4).stays) <= best + 1e-9
+
+
+def test_settings_that_are_none():
+    problem = Problem((Buffer("a", 0, 2, 4),))
+    with pytest.raises(InputError, match="solver"):
+        map_buffers(problem, 4, solver="luck")
+    with pytest.raises(InputError, match="simulations"):
+        map_buffers(problem, 4, simulations=0)
+
+
+# --- the agent -------------------------------------------------------------------------------------------------------
+
+
+def test_the_agent_learns_a_model_of_the_game():
+    torch = pytest.importorskip("torch")
+    from memspan.training.mallocmuzero import Agent, AgentConfig
+
+    played = program(3, 8)
+    config = AgentConfig(hidden=16, simulations=8, rows=8, columns=8, updates=20, batch=32)
+    state = torch.random.get_rng_state()
+    agent, twin = Agent(played, config, seed=1), Agent(played, config, seed=1)
+    for one in (agent, twin):
+        for _ in range(4):
+            one.play()
+    losses, others = ([one.learn() for _ in range(5)] for one in (agent, twin))
+    assert losses == others and losses[-1] < 0.8 * losses[0]
+    assert torch.equal(state, torch.random.get_rng_state())
+    seen = MallocGame(played).observe(8, 8)
+    hidden = agent.model.represent(seen)
+    expected = agent.nets.represent(torch.from_numpy(seen)[None])
+    np.testing.assert_allclose(hidden, expected[0].detach().numpy(), rtol=1e-4, atol=1e-5)
+    following, reward = agent.model.advance(hidden, 2)
+    states, rewards = agent.nets.advance(expected, torch.tensor([2]))
+    np.testing.assert_allclose(following, states[0].detach().numpy(), rtol=1e-4, atol=1e-5)
+    assert reward == pytest.approx(float(rewards[0].detach()), abs=1e-5)
+    policy, value = agent.model.predict(hidden)
+    logits, values = agent.nets.predict(expected)
+    np.testing.assert_allclose(policy, logits[0].softmax(-1).detach().numpy(), rtol=1e-4)
+    assert value == pytest.approx(float(values[0].detach()), abs=1e-5)
+    game = agent.play(explore=False)
+    assert check_stays(played, game.stays) == pytest.approx(game.benefit)
+    assert agent.best is not None and agent.best.benefit >= game.benefit
+
+
+def test_the_agent_is_a_solver():
+    pytest.importorskip("torch")
+    from memspan.training.mallocmuzero import AgentConfig
+
+    played = program(2, 6)
+    mapping = map_buffers(played.problem, played.fast_bytes, solver="muzero", simulations=2, bandwidth=played.bandwidth)
+    mapping.check()
+    assert mapping.notes["muzero"] >= 0 and mapping.benefit >= greedy(played)[1] - 1e-9
+    with pytest.raises(InputError, match="hidden"):
+        AgentConfig(hidden=0)
+    with pytest.raises(InputError, match="rate"):
+        AgentConfig(rate=0.0)
