@@ -39,7 +39,9 @@ def config(name: str) -> Any:
         return transformers.GPT2Config(**sizes, vocab_size=256, bos_token_id=1, eos_token_id=2)
     if name == "OPT":
         sizes = {key: SIZE[key] for key in ("num_hidden_layers", "hidden_size", "num_attention_heads", "vocab_size")}
-        return transformers.OPTConfig(**sizes, ffn_dim=128, word_embed_proj_dim=64, dropout=0.0, max_position_embeddings=256)
+        return transformers.OPTConfig(
+            **sizes, ffn_dim=128, word_embed_proj_dim=64, dropout=0.0, max_position_embeddings=256
+        )
     return getattr(transformers, f"{name}Config")(**SIZE)
 
 
@@ -108,7 +110,7 @@ def test_families_train_and_are_given_back_whole(name: str, score: str):
     model, text = built(name), ids()
     before = model(input_ids=text, use_cache=False).logits
     stack = Stack([Lemo(block=4, keep=0.5, score=score)])
-    model, optimizer = stack.prepare(model, AdamW(lr=1e-3))
+    model, _ = stack.prepare(model, AdamW(lr=1e-3))
     with stack.step_context():
         loss = model(input_ids=text, labels=text, use_cache=False).loss
         loss.backward()
@@ -222,7 +224,8 @@ def test_padded_rows_choose_by_themselves():
     for filled in (0, 7):
         with saver.step_context():
             one = text.masked_fill(mask == 0, filled)
-            losses.append(float(model(input_ids=one, attention_mask=mask, labels=labels, use_cache=False).loss))
+            loss = model(input_ids=one, attention_mask=mask, labels=labels, use_cache=False).loss
+            losses.append(loss.detach().item())
     assert losses[0] == losses[1]
 
 
@@ -336,9 +339,7 @@ def test_the_plan_is_what_a_step_holds(others: list[Any], mlp: str):
 
 def test_activations_shrink_with_the_share():
     spec = Spec(config=config("Llama"), batch=1, seq=256)
-    saved = {
-        keep: imagine(spec, Stack([Lemo(block=16, keep=keep)]))[0].saved_by_layer for keep in (1.0, 0.5, 0.25)
-    }
+    saved = {keep: imagine(spec, Stack([Lemo(block=16, keep=keep)]))[0].saved_by_layer for keep in (1.0, 0.5, 0.25)}
     assert saved[0.5] / saved[1.0] == pytest.approx(0.5, abs=0.02)
     assert saved[0.25] / saved[1.0] == pytest.approx(0.25, abs=0.02)
 

@@ -68,11 +68,11 @@ class LayerPredictor(nn.Module):
     def blocks(self, x: Tensor) -> Tensor:
         """Normalized hidden states [batch, tokens, H * D] as [batch, H, N, B * D]; a last block is filled with 0."""
         x = nn.functional.pad(x, (0, 0, 0, -x.shape[1] % self.block))
-        x = x.unflatten(1, (-1, self.block)).unflatten(-1, (self.heads, -1))
+        x = x.view(x.shape[0], -1, self.block, self.heads, x.shape[-1] // self.heads)
         return x.permute(0, 3, 1, 2, 4).flatten(3)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Predicted scores of the pairs of blocks, [batch, N, N], 0 above the diagonal; for x [batch, tokens, width]."""
+        """Predicted scores of pairs of blocks, [batch, N, N], 0 above the diagonal; for x [batch, tokens, width]."""
         return self.of_blocks(self.blocks(x))
 
     def of_blocks(self, blocks: Tensor) -> Tensor:
@@ -190,6 +190,12 @@ def _layer(block: int, heads: int, shapes: Mapping[str, Sequence[int]]) -> Layer
     return LayerPredictor(block, heads, *halves)
 
 
+def new_layer(block: int, heads: int, width: int, hidden: int) -> LayerPredictor:
+    """An untrained predictor of one layer, for B, H, D and units of the first hidden layer."""
+    halves = (_Half(block * width, hidden, block * width, width) for _ in range(2))
+    return LayerPredictor(block, heads, *halves)
+
+
 # --- training them ---------------------------------------------------------------------------------------------------
 
 
@@ -296,8 +302,7 @@ def fit_predictors(
         torch.manual_seed(seed)
         for number in range(len(decoder_layers(inner))):
             seen, wanted = collect(inner, batches, block, [number])
-            half = [_Half(block * width, hidden, block * width, width) for _ in range(2)]
-            layer = LayerPredictor(block, heads, *half).to(seen[number].device)
+            layer = new_layer(block, heads, width, hidden).to(seen[number].device)
             if prune is None:
                 fit_layer(layer, seen[number].float(), wanted[number].float(), epochs, rows, lr)
             else:
@@ -319,7 +324,7 @@ def fit_layer(layer: LayerPredictor, seen: Tensor, wanted: Tensor, epochs: int, 
     last = 0.0
     for _ in range(epochs):
         last = 0.0
-        for part in torch.randperm(len(seen), device=seen.device).split(rows):
+        for part in torch.split(torch.randperm(len(seen), device=seen.device), rows):
             error = (layer.of_blocks(seen[part]) - target[part])[:, below].square().mean()
             adam.zero_grad()
             error.backward()  # type: ignore[no-untyped-call]

@@ -81,9 +81,7 @@ def refine_keep(
             gains.append(losses[1] - losses[0])
         middle = sum(gains) / len(gains)
         largest = max(abs(gain - middle) for gain in gains) or 1.0
-        moved = [
-            share + rate * step * (gain - middle) / largest for share, gain in zip(found, gains, strict=True)
-        ]
+        moved = [share + rate * step * (gain - middle) / largest for share, gain in zip(found, gains, strict=True)]
         found = list(_scaled([min(1.0, max(step, share)) for share in moved], mean))
     return tuple(found)
 

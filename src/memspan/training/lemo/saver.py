@@ -108,7 +108,8 @@ class Lemo(Saver):
         self._predictors = None if path is None else Predictors.load(path)
         if self._predictors is not None and self._predictors.block != self.config.block:
             raise InputError(f"the predictors are for blocks of {self._predictors.block}, not of {self.config.block}")
-        self.uniform = not self.config.shares and (self._predictors is None or self._predictors.uniform)
+        alike = self._predictors is None or self._predictors.uniform
+        self.uniform = alike and not self.config.shares  # type: ignore[misc]
         if self.config.mlp == "own":
             # Recomputed token by token, a layer must have as many tokens inside as outside.
             self.excludes = frozenset({"memo-1m"})
@@ -148,7 +149,7 @@ class Lemo(Saver):
             for layer in layers:
                 attention_of(layer)
         if self._predictors is not None:
-            self._predictors.place(layers)
+            self._predictors.place(list(layers))
         self._layers = list(layers)
         for number, layer in enumerate(self._layers):
             if config.mlp == "own":

@@ -26,7 +26,7 @@ def attention_of(layer: Any) -> Any:
     """
     for name in _ATTENTIONS:
         found = getattr(layer, name, None)
-        if found is not None and (hasattr(found, "q_proj") and hasattr(found, "k_proj") or hasattr(found, "c_attn")):
+        if found is not None and (hasattr(found, "c_attn") or {"q_proj", "k_proj"} <= set(found._modules)):
             return found
     raise UnsupportedModelError(
         f"lemo knows no queries and keys in {type(layer).__name__}: use score='random', or leave it out"
@@ -118,5 +118,5 @@ def mlp_scores(hidden: Any, x: Tensor, block: int) -> Tensor:
         x: input of the MLP, [batch, tokens, width]; one block's activations are held at once.
         block: B.
     """
-    sums = [hidden(part).abs().sum((1, 2), dtype=torch.float32) for part in x.split(block, dim=1)]
+    sums = [hidden(part).abs().sum((1, 2), dtype=torch.float32) for part in torch.split(x, block, dim=1)]
     return torch.stack(sums, dim=1)
