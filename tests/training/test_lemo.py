@@ -156,7 +156,9 @@ def test_the_scores_are_those_of_the_definition():
                     pairs = [max(float(query[row, h, i] @ key[row, h // 2, j]), 0.0) for h in range(4)]
                     wanted[i // 8, j // 8] = max(wanted[i // 8, j // 8], sum(pairs) / 4)
             assert torch.allclose(pooled[row], wanted, atol=1e-5)
-    assert torch.allclose(by_block(pooled), pooled.sum(1))
+    assert torch.allclose(by_block(pooled, "sum"), pooled.sum(1))
+    means = [pooled[:, number:, number].mean(1) for number in range(3)]
+    assert torch.allclose(by_block(pooled), torch.stack(means, dim=1))
 
 
 @pytest.mark.parametrize("name", ["Llama", "Qwen3", "OPT", "GPT2"])
@@ -378,6 +380,7 @@ def test_what_cannot_be_is_refused(tmp_path: Path):
         ({"block": 0}, "block is 0"),
         ({"score": "size"}, "score is 'size'"),
         ({"mlp": "none"}, "mlp is 'none'"),
+        ({"pool": "max"}, "pool is 'max'"),
         ({"score": "predicted"}, "go together"),
         ({"score": "predicted", "predictors": tmp_path / "none"}, "does not exist"),
     ):

@@ -17,7 +17,12 @@ from memspan.training.step import language_model_loss
 
 
 def profile_keep(
-    model: nn.Module, batches: Sequence[Mapping[str, Any]], *, block: int = 64, mean: float | None = None
+    model: nn.Module,
+    batches: Sequence[Mapping[str, Any]],
+    *,
+    block: int = 64,
+    pool: str = "mean",
+    mean: float | None = None,
 ) -> tuple[float, ...]:
     """For each layer the share of blocks whose score reaches the layer's mean score, which is the paper's threshold.
 
@@ -25,6 +30,7 @@ def profile_keep(
         model: a language model.
         batches: with input_ids [batch, tokens], all of one length.
         block: tokens of a block.
+        pool: as in `LemoConfig`.
         mean: scale the shares to this mean over layers; None leaves them.
 
     Raises:
@@ -35,7 +41,7 @@ def profile_keep(
     _, pooled = collect(model, batches, block)
     shares = []
     for number in sorted(pooled):
-        scores: Tensor = by_block(pooled[number])
+        scores: Tensor = by_block(pooled[number], pool)
         shares.append(float((scores >= scores.mean()).float().mean()))
     return tuple(shares) if mean is None else _scaled(shares, mean)
 

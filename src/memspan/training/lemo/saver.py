@@ -7,11 +7,13 @@ stream carries it on, and the next layer chooses anew. What a layer saves for th
 shrink with the tokens it keeps. Positions stay those of the whole text, and attention stays causal.
 
 A token's informativeness is the sum of its key's scores with the queries after it, before the softmax: positive parts,
-mean over heads, the largest of each block of queries and block of keys, summed over queries. They are found without
-gradients, for the queries of one block at a time, or told by predictors (`fit_predictors`).
+mean over heads, the largest of each block of queries and block of keys, and over the blocks of queries. They are found
+without gradients, for the queries of one block at a time, or told by predictors (`fit_predictors`).
 
 Notable choices. A fixed share of blocks is kept in place of all above a threshold, so that bytes can be planned;
 `profile_keep` turns the paper's thresholds into a share for each layer and `refine_keep` has the finite differences.
+A block's score is the mean over the blocks of queries that see it: the paper's sum (`pool="sum"`) grows with their
+number, and under causal attention comes close to keeping the beginning of every text.
 First and last block are always kept (attention sinks, the end of the text), as is a last block that is not full. Tokens
 pass by a whole layer by default; with `mlp="own"`, as in the paper, the MLP keeps the blocks of its own largest
 intermediate activations. The fused kernel that loads kept tokens by index and adds its output in place is a selection
@@ -43,6 +45,7 @@ from memspan.training.spec import Spec
 
 _SCORES = ("attention", "predicted", "random")
 _MLPS = ("same", "own")
+_POOLS = ("mean", "sum")
 _ATTENTIONS = ("sdpa", "eager")
 
 
@@ -57,12 +60,13 @@ class LemoConfig:
     keep: float | Sequence[float] = 0.5  # share of blocks that a layer keeps, or one for each layer
     block: int = 64  # tokens of a block (paper)
     score: str = "attention"  # "attention"; "predicted" by predictors; "random" blocks, to compare with
+    pool: str = "mean"  # over the blocks of queries: "mean" (ours), or "sum" (paper)
     mlp: str = "same"  # tokens of the MLP: the "same" as the attention's, or its "own" (paper)
     ends: bool = True  # always keep the first and the last block (ours)
     predictors: str | os.PathLike[str] | None = None  # file that `Predictors.save` wrote, for score "predicted"
 
     def __post_init__(self) -> None:
-        for name, known in (("score", _SCORES), ("mlp", _MLPS)):
+        for name, known in (("score", _SCORES), ("pool", _POOLS), ("mlp", _MLPS)):
             if getattr(self, name) not in known:
                 raise InputError(f"{name} is {getattr(self, name)!r}: it must be one of {', '.join(known)}")
         if self.block < 1:
@@ -236,7 +240,8 @@ class Lemo(Saver):
                     scores = self._scores(part, layer, branches, x.detach(), kwargs, total)
                     index = choose(scores, tokens, config.block, kept, always)
             self._counts[number] = (tokens, tokens if index is None else int(index.shape[1]), kept)
-            past.append(index)
+            if _recomputed(layer, inside=branches is not None):
+                past.append(index)
             return index
 
         return chooser
@@ -254,10 +259,11 @@ class Lemo(Saver):
         x = normed(layer, x)
         if config.score == "predicted":
             predictor: LayerPredictor = layer.lemo_predictor
-            return by_block(predictor(x))
+            return by_block(predictor(x), config.pool)
         query, key = queries_and_keys(layer, x, kwargs.get("position_embeddings"))
         mask = kwargs.get("attention_mask")
-        return by_block(pooled_scores(query, key, config.block, mask if isinstance(mask, Tensor) else None))
+        pooled = pooled_scores(query, key, config.block, mask if isinstance(mask, Tensor) else None)
+        return by_block(pooled, config.pool)
 
     # --- besides -----------------------------------------------------------------------------------------------------
 
@@ -278,6 +284,19 @@ def decoder_layers(model: Any) -> nn.ModuleList:
         if isinstance(module, nn.ModuleList) and len(module) == count:
             return module
     raise UnsupportedModelError(f"lemo finds no list of {count} layers in {type(model).__name__}")
+
+
+def _recomputed(layer: Any, *, inside: bool) -> bool:
+    """Whether the choice is made again when the layer is recomputed in the backward pass.
+
+    Args:
+        layer: a decoder layer.
+        inside: the choice is made in its forward method, not in a hook. Hooks are recomputed where transformers, before
+            5.24, recomputes the call and not the forward method.
+    """
+    return bool(getattr(layer, "gradient_checkpointing", False)) and (
+        inside or type(layer).__call__ is not nn.Module.__call__
+    )
 
 
 def _in_backward() -> bool:

@@ -105,9 +105,17 @@ def pooled_scores(query: Tensor, key: Tensor, block: int, mask: Tensor | None = 
     return found
 
 
-def by_block(pooled: Tensor) -> Tensor:
-    """How informative each block of keys is to the blocks of queries that see it, [batch, N], from [batch, N, N]."""
-    return pooled.sum(1)
+def by_block(pooled: Tensor, pool: str = "mean") -> Tensor:
+    """How informative each block of keys is to the blocks of queries that see it, [batch, N], from [batch, N, N].
+
+    Args:
+        pooled: what `pooled_scores` gives.
+        pool: "sum" over the blocks of queries, or their "mean". The first block is seen by N of them, the last by one.
+    """
+    found = pooled.sum(1)
+    if pool == "sum":
+        return found
+    return found / torch.arange(found.shape[1], 0, -1, device=found.device)
 
 
 def mlp_scores(hidden: Any, x: Tensor, block: int) -> Tensor:
