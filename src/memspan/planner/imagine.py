@@ -4,7 +4,7 @@ The step is `memspan.training.Step`, prepared by the same savers as a real one a
 steps the second counts, since the optimizer has its state only then.
 
 A deep model's step is that of a shallow one with a part repeated. `imagine` therefore takes the steps of one and of
-two layers, finds the parts by which the second is longer, and repeats them; where the longer step is not the shorter
+two layers (of more, where a saver treats the first or the last ones apart), finds the parts by which the second is longer, and repeats them; where the longer step is not the shorter
 one with something put in, as in stacks of layers that differ, the whole model's step is run.
 """
 
@@ -24,7 +24,7 @@ from memspan.training.estimate import STRETCHES, Estimate
 from memspan.training.spec import Spec
 from memspan.training.step import Step, language_model_loss
 
-SHALLOW = 1  # layers of the smaller of the two steps
+SHALLOW = 1  # layers of the smaller of the two steps, where no saver asks for more
 Key = tuple[str, str]  # tier and place
 Changes = list[tuple[Key, int]]
 Parts = Sequence[tuple[Changes, int]]  # changes, and how often they come
@@ -119,11 +119,12 @@ def imagine(
     found, beside, how = None, Footprint(), "whole"
     layers = spec.layers
     uniform = all(saver.uniform for saver in stack.savers)
-    if not whole and uniform and layers is not None and layers > SHALLOW + 2 and _alike(spec):
+    least = max(SHALLOW, *(saver.shallow for saver in stack.savers)) if stack.savers else SHALLOW
+    if not whole and uniform and layers is not None and layers > least + 2 and _alike(spec):
         try:
-            short, long = run(spec.with_layers(SHALLOW)), run(spec.with_layers(SHALLOW + 1))
-            found = _repeated(short, long, layers - SHALLOW, lambda: run(spec.with_layers(SHALLOW + 2)))
-            beside = Footprint(_extended(short.beside.entries, long.beside.entries, layers - SHALLOW))
+            short, long = run(spec.with_layers(least)), run(spec.with_layers(least + 1))
+            found = _repeated(short, long, layers - least, lambda: run(spec.with_layers(least + 2)))
+            beside = Footprint(_extended(short.beside.entries, long.beside.entries, layers - least))
             how = "repeated" if found is not None else how
         except (UnsupportedModelError, ValueError, IndexError, KeyError):
             pass  # a configuration that cannot be cut; the whole model says what is wrong, if anything is

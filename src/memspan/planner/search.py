@@ -34,6 +34,7 @@ class Plan:
         quality: what is known to be lost.
         over: bytes by place that are missing; empty where the job fits.
         serves: it does what the task says; plain AdamW does not where the base model is to stay frozen.
+        notes: what the savers have to say on how it came about.
     """
 
     savers: tuple[str, ...]
@@ -44,6 +45,7 @@ class Plan:
     quality: str
     over: dict[str, int] = field(default_factory=dict)
     serves: bool = True
+    notes: tuple[str, ...] = ()
 
     @property
     def fits(self) -> bool:
@@ -235,6 +237,7 @@ def plan(
             quality=stack.quality,
             over=_over(estimate.peak, spec, *bounds),
             serves=serves(stack.savers),
+            notes=tuple(stack.explain()),
         )
 
     found: dict[tuple[str, ...], Plan] = {(): look(Stack())}
@@ -257,7 +260,7 @@ def plan(
                     reached.append((0, together))
                     continue
                 made = look(stack)
-            except (InputError, ModelError) as error:
+            except (BudgetError, InputError, ModelError) as error:
                 if len(together) == 1 and not together[0].needs:
                     skipped[together[0].slug] = str(error)
                 elif len(together) == 1:

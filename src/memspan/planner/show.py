@@ -79,8 +79,9 @@ def explain(plans: Plans, one: Plan) -> list[str]:
     )
     if found.sent:
         lines.append(f"  sent         {format_bytes(found.sent)} by each rank")
+    lines += [f"  {line}" for line in one.notes]
     ways = {
-        "repeated": "one layer's step and two layers' were run on tensors without bytes, and their difference repeated",
+        "repeated": "steps of two shallow depths were run on tensors without bytes, and their difference repeated",
         "whole": "the whole model's step was run on tensors without bytes",
     }
     how, _, formula = one.how.partition(" + ")

@@ -101,6 +101,7 @@ class Saver:
         exact: the update is the plain one's but for rounding.
         quality: what is known to be lost, in a few words; "none" where it is exact.
         uniform: it treats all layers alike, so that a deep model may be predicted from a shallow one's steps.
+        shallow: layers of the shallowest model from which on a further layer changes a step as the one before did.
         updates_in_backward: parameters are updated inside the backward pass, after which there are no gradients to clip
             or to add to.
     """
@@ -115,6 +116,7 @@ class Saver:
     exact: ClassVar[bool] = True
     quality: ClassVar[str] = "none"
     uniform: ClassVar[bool] = False
+    shallow: ClassVar[int] = 1
     updates_in_backward: bool = False
 
     def __init__(self, config: Any = None, **options: Any) -> None:
@@ -189,6 +191,10 @@ class Saver:
     def report(self) -> dict[str, Any]:
         """What it has done, as JSON types."""
         return {}
+
+    def explain(self) -> list[str]:
+        """How what it does to the job came about, for `memspan plan --explain`; asked once the step was imagined."""
+        return []
 
     def finish(self, model: nn.Module) -> nn.Module:
         """The trained model as a plain one, which loads without memspan; undoes what `change` did."""
@@ -290,6 +296,10 @@ class Stack:
     def report(self) -> dict[str, dict[str, Any]]:
         """What each has done, by slug."""
         return {saver.slug: saver.report() for saver in self.savers}
+
+    def explain(self) -> list[str]:
+        """How what they do to the job came about."""
+        return [line for saver in self.savers for line in saver.explain()]
 
     def finish(self, model: nn.Module) -> nn.Module:
         """The trained model as a plain one."""
