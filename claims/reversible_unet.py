@@ -141,7 +141,7 @@ def job(width: tuple[int, ...], depth: tuple[int, ...], edge: int, invert: bool)
     """A step on one volume of four channels, with labels of three classes."""
     return Spec(
         make_model=lambda: RevUNet(width=width, depth=depth, invert=invert),
-        make_batch=lambda: {"x": torch.zeros(1, 4, edge, edge, edge), "y": torch.zeros(1, 3, edge, edge, edge)},
+        make_batch=lambda: {"x": torch.randn(1, 4, edge, edge, edge), "y": torch.zeros(1, 3, edge, edge, edge)},
     )
 
 

@@ -76,7 +76,7 @@ class ReversibleSequential(nn.Module):
         blocks: Iterable[Reversible],
         *,
         split: int = 1,
-        check: float | None = 1e-3,
+        check: float | None = 1e-2,
         preserve_rng_state: bool = True,
         invert: bool = True,
     ) -> None:

@@ -39,7 +39,7 @@ class RevUNetConfig:
     up: str = "linear"  # interpolation, or "transposed" convolution
     dropout: float = 0.0  # of whole channels, inside the bottlenecks
     invert: bool = True  # False: ordinary autograd, which keeps everything
-    check: float | None = 1e-3  # largest relative error of an inverted input, looked at in the first step
+    check: float | None = 1e-2  # largest relative error of an inverted input, looked at in the first step
 
     def __post_init__(self) -> None:
         for name in ("width", "depth"):
