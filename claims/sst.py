@@ -30,7 +30,8 @@ from memspan.training.sst import SST, LorentzLinear, lift, lorentz_distance, lor
 from memspan.training.step import Step
 
 TITLE = "All singular values and few singular vectors train nearer to full rank than LoRA and ReLoRA"
-SEEDS = (0, 1, 2)
+EXPECTED = "partly"
+SEEDS = (0, 1)
 
 # Thresholds, fixed before the first run, from the card of the system: at least 30 % of the gap between the better of
 # LoRA and ReLoRA* and full rank is closed; drawing by size and alike is no worse than taking the largest; without the
