@@ -11,12 +11,12 @@ directions could have had their turn, a fresh decomposition restores orthogonali
 
 Notable choices. What trains is a parameter and what waits another, so that any optimizer has state for the former
 alone; a draw swaps rows in place. State of singular values follows its pair; state of vectors begins anew with each
-draw, state of values with each decomposition, whose signs and rotations are arbitrary, and the rate of what begins
-anew is warmed up. The *enhanced* gradient leaves out the factor S_i: under Adam, which divides by the size of
-gradients, that changes next to nothing; it does under SGD. V^T x is computed again in the backward pass, so that no
-more activations are kept than by a plain layer. A round is as many draws as would visit every direction of every layer
-once, for all layers together. Matrices with fewer than 8 directions, output embeddings, convolutions and embeddings
-stay as they are. Interval and warm-up of the paper's runs are not known to us.
+draw, state of values with each decomposition, whose signs and rotations are arbitrary; the rate of both is warmed up
+after each draw. Weights decay in their singular values alone. The *enhanced* gradient leaves out the factor S_i: under
+Adam, which divides by the size of gradients, that changes next to nothing; it does under SGD. V^T x is computed again
+in the backward pass, so that no more activations are kept than by a plain layer. A round is as many draws as would
+visit every direction of every layer once, for all layers together. Matrices with fewer than 8 directions, output
+embeddings, convolutions and embeddings stay as they are. Interval and warm-up of the paper's runs are not known to us.
 
 Hyperbolic nets: `LorentzLinear` has one ordinary matrix inside, which is factorised as any other.
 """

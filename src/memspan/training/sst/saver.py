@@ -16,7 +16,7 @@ from memspan.training.sst.layer import SAMPLERS, SpectralLinear, iterations_of_a
 
 _MOST_SEED = 2**63 - 1
 _LEAST = 8  # a matrix with fewer directions stays as it is
-_VECTORS, _VALUES = "vectors", "values"  # what a parameter group of the optimizer holds, under the key "spectral"
+_GROUP = "spectral"  # key of the factors' parameter group
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class SSTConfig:
 
     rank: int | None = None  # r, pairs of vectors that train at a time; None: an eighth of the smaller side
     interval: int = 200  # T3, steps from one draw to the next
-    warmup: int = 20  # steps after a draw in which the rate of what begins anew rises to its full height
+    warmup: int = 20  # steps after a draw in which the rate of factors rises to its full height
     sampler: str = "mix"  # "mix" (half by size, half alike), "uniform", "topr" or "sequential"
     enhanced: bool = True  # gradients of vectors without the factor of their singular value
     resvd: int | None = None  # draws from one decomposition to the next; None: those of a round; 0: never
@@ -82,6 +82,7 @@ class SST(Saver):
         self._made: torch.optim.Optimizer | None = None
         self._hooks: list[Any] = []
         self._rates: list[tuple[dict[str, Any], Any]] = []
+        self._decay = 0.0
         self._steps = 0
 
     def check(self, spec: Spec) -> None:
@@ -116,30 +117,24 @@ class SST(Saver):
         return model
 
     def optimizer(self, factory: OptimizerFactory) -> OptimizerFactory:
-        """The same optimizer, with groups of their own for singular values and vectors."""
+        """The same optimizer, with a group of their own for factors."""
         return _Factory(self, factory)
 
     def make(self, model: nn.Module, factory: OptimizerFactory) -> torch.optim.Optimizer:
-        """The optimizer of a changed model: vectors, whose length means nothing, do not decay; singular values do."""
+        """The optimizer of a changed model."""
         optimizer = factory(model)
-        vectors = [vector for layer in self.layers for vector in (layer.u, layer.v)]
-        values = [layer.sigma for layer in self.layers]
-        ours = {id(parameter) for parameter in (*vectors, *values)}
-        settings = {name: value for name, value in optimizer.param_groups[0].items() if name != "params"}
+        factors = [factor for layer in self.layers for factor in (layer.sigma, layer.u, layer.v)]
+        ours = {id(factor) for factor in factors}
         others = optimizer.param_groups[:]
+        settings = {name: value for name, value in others[0].items() if name != "params"}
         for group in others:
             group["params"] = [parameter for parameter in group["params"] if id(parameter) not in ours]
-        for kind, parameters, decay in ((_VALUES, values, factory.weight_decay), (_VECTORS, vectors, 0.0)):
-            group = {**settings, "params": parameters, "spectral": kind}
-            if "weight_decay" in group:
-                group["weight_decay"] = decay
-            optimizer.add_param_group(group)
-        # Apart from each other, since the planner takes two lists of layers that touch for one.
-        before, after = optimizer.param_groups[-2:]
-        optimizer.param_groups[:] = [before, *(group for group in others if group["params"]), after]
-        self._made = optimizer
+        optimizer.add_param_group({**settings, "params": factors, "weight_decay": 0.0, _GROUP: True})
+        # Layer by layer and before the embedding, so that the planner sees one list of layers end where another begins.
+        optimizer.param_groups[:] = [optimizer.param_groups[-1], *(group for group in others if group["params"])]
+        self._made, self._decay = optimizer, factory.weight_decay
         self._hooks = [
-            optimizer.register_step_pre_hook(self._slow_down),
+            optimizer.register_step_pre_hook(self._before_update),
             optimizer.register_step_post_hook(self._restore),
         ]
         return optimizer
@@ -255,16 +250,20 @@ class SST(Saver):
             for parameter in parameters:
                 self._made.state.pop(parameter, None)
 
-    def _slow_down(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    def _before_update(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        """Warm the rate up; let singular values decay, as AdamW's weights do, and vectors not, whose length is 1."""
         self._restore()
         since = self._steps % self.config.interval + 1
-        if since >= self.config.warmup:
-            return
-        kinds = (_VECTORS, _VALUES) if self._turn() == 0 else (_VECTORS,)
         for group in optimizer.param_groups:
-            if group.get("spectral") in kinds:
+            if not group.get(_GROUP):
+                continue
+            if since < self.config.warmup:
                 self._rates.append((group, group["lr"]))
                 group["lr"] = group["lr"] * since / self.config.warmup
+            if self._decay:
+                with torch.no_grad():
+                    for layer in self.layers:
+                        layer.sigma.mul_(1 - group["lr"] * self._decay)
 
     def _restore(self, *unused: Any) -> None:
         while self._rates:
@@ -290,7 +289,7 @@ class SST(Saver):
 
 @dataclass(frozen=True)
 class _Factory:
-    """The settings of one factory, and its optimizer with groups for factors."""
+    """The settings of one factory, and its optimizer with a group for factors."""
 
     saver: SST
     before: OptimizerFactory
