@@ -491,8 +491,7 @@ def test_what_is_kept_for_the_backward_pass(recompute):
     assert sum(t.numel() for t in kept if t.untyped_storage()._cdata not in known) == (0 if recompute else 32 * 48)
 
 
-@pytest.mark.parametrize("savers", [[], ["checkpointing", "chunked-loss"]])
-@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize(("savers", "tied"), [([], True), (["checkpointing", "chunked-loss"], False)])
 def test_the_plan_is_what_a_step_holds(savers, tied):
     spec = Spec(config=tiny_llama(layers=5, tie_word_embeddings=tied).config, seq=32)
     found, how = imagine(spec, Stack([SST(), *savers]))
