@@ -509,6 +509,16 @@ def test_the_plan_is_what_a_step_holds(savers, tied):
     assert found.highest == ledger.highest
 
 
+def test_a_model_that_is_refused_is_left_as_it_was():
+    model = net()
+    with torch.no_grad():
+        model[2].weight[0, 0] = math.nan
+    for saver, message in ((SST(rank=13), "rank is 13"), (SST(rank=3), "weight of 2 is not finite")):
+        with pytest.raises(InputError, match=message):
+            saver.change(model)
+    assert [type(one) for one in model] == [nn.Linear, nn.Tanh, nn.Linear] and model[0].weight.shape == (33, 20)
+
+
 def test_what_cannot_be_is_refused():
     with pytest.raises(InputError, match=r"rank is 13: 2, \(12, 33\), has 12"):
         run(SST(rank=13))

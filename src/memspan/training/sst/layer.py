@@ -22,7 +22,7 @@ class SpectralLinear(nn.Module):
 
     Args:
         linear: the layer whose weight and bias it takes over.
-        rank: r, pairs that train at a time.
+        rank: r, pairs that train at a time, from 1 to m.
         name: of the layer, for messages.
         enhanced: gradients of vectors are without the factor S_i.
         recompute: V^T x is computed again in the backward pass, instead of kept.
@@ -34,7 +34,7 @@ class SpectralLinear(nn.Module):
         u_rest, v_rest: all others [m - r, out] and [m - r, in], which need no gradient.
 
     Raises:
-        InputError: the rank is above m, or the weight has no singular value decomposition.
+        InputError: the weight has no singular value decomposition.
     """
 
     def __init__(
@@ -51,8 +51,6 @@ class SpectralLinear(nn.Module):
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.directions, self.rank, self.name = min(linear.weight.shape), rank, name
         self.enhanced, self.recompute = enhanced, recompute
-        if not 1 <= rank <= self.directions:
-            raise InputError(f"rank is {rank}: {name}, {tuple(linear.weight.shape)}, has {self.directions} directions")
         if like is None:
             dtype = linear.weight.dtype
             u, sigma, v = decompose(linear.weight.detach(), name)
@@ -203,9 +201,7 @@ def decompose(weight: Tensor, name: str) -> tuple[Tensor, Tensor, Tensor]:
         InputError: the weight is not finite, or even float64 does not converge.
     """
     dtype = torch.promote_types(weight.dtype, torch.float32)
-    finite = weight.isfinite().all()  # also where it cannot be read, so that the planner sees the same tensors
-    if has_values(weight) and not bool(finite):
-        raise InputError(f"the weight of {name} is not finite: lower the learning rate, or clip gradients")
+    check_finite(weight, name)
     for precision in dict.fromkeys((dtype, torch.float64)):
         try:
             u, sigma, v = torch.linalg.svd(weight.to(precision), full_matrices=False)
@@ -213,6 +209,17 @@ def decompose(weight: Tensor, name: str) -> tuple[Tensor, Tensor, Tensor]:
             continue
         return u.t().to(dtype), sigma.to(dtype), v.to(dtype)
     raise InputError(f"the singular value decomposition of {name} does not converge, not even in float64")
+
+
+def check_finite(weight: Tensor, name: str) -> None:
+    """Return if all values of a weight are finite.
+
+    Raises:
+        InputError: they are not.
+    """
+    finite = weight.isfinite().all()  # also where it cannot be read, so that the planner sees the same tensors
+    if has_values(weight) and not bool(finite):
+        raise InputError(f"the weight of {name} is not finite: lower the learning rate, or clip gradients")
 
 
 class _Product(torch.autograd.Function):

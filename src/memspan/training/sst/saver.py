@@ -12,7 +12,7 @@ from memspan.core.errors import InputError, UnsupportedModelError
 from memspan.training.base import OptimizerFactory, Saver
 from memspan.training.quantized_linear import replace_modules
 from memspan.training.spec import Spec
-from memspan.training.sst.layer import SAMPLERS, SpectralLinear, iterations_of_a_round
+from memspan.training.sst.layer import SAMPLERS, SpectralLinear, check_finite, iterations_of_a_round
 
 _MOST_SEED = 2**63 - 1
 _LEAST = 8  # a matrix with fewer directions stays as it is
@@ -92,21 +92,20 @@ class SST(Saver):
 
     def change(self, model: nn.Module) -> nn.Module:
         """Put factors in the place of linear layers' weights."""
-        config = self.config
+        config, targets = self.config, self._targets(model)
+        ranks = [self._rank(name, linear.weight) for name, linear in targets]  # before anything is changed
         made: dict[int, SpectralLinear] = {}
         by_weight: dict[int, SpectralLinear] = {}
-        for name, linear in self._targets(model):
-            side = min(linear.weight.shape)
-            layer = SpectralLinear(
+        for (name, linear), rank in zip(targets, ranks, strict=True):
+            layer = made[id(linear)] = SpectralLinear(
                 linear,
-                max(1, side // 8) if config.rank is None else config.rank,
+                rank,
                 name=name,
                 enhanced=config.enhanced,
                 recompute=config.recompute,
                 like=by_weight.get(id(linear.weight)),
             )
             by_weight.setdefault(id(linear.weight), layer)
-            made[id(linear)] = layer
             linear.register_parameter("weight", None)  # so that never more than one weight is there beside its factors
         replace_modules(model, made)
         self.layers = list(by_weight.values())
@@ -223,6 +222,14 @@ class SST(Saver):
                 f" {self.config.targets!r} names"
             )
         return found
+
+    def _rank(self, name: str, weight: Tensor) -> int:
+        side = min(weight.shape)
+        rank = max(1, side // 8) if self.config.rank is None else int(self.config.rank)
+        if rank > side:
+            raise InputError(f"rank is {rank}: {name}, {tuple(weight.shape)}, has {side} directions; lower it")
+        check_finite(weight, name)
+        return rank
 
     def _turn(self) -> int:
         """Draws since the last decomposition."""
