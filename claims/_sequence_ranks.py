@@ -1,4 +1,4 @@
-"""One of the ranks of `sequence_parallelism.py`: `_sequence_ranks.py OUT SEED LAYERS`; the first writes what came out."""
+"""One of the ranks of `sequence_parallelism.py`, `_sequence_ranks.py OUT SEED LAYERS`; the first writes a file."""
 
 from __future__ import annotations
 

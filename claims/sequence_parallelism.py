@@ -2,13 +2,14 @@
 
 Gradients: processes with gloo, a LLaMA-type net of random weights with SmolLM2's nine heads on three, two rows of 256
 tokens of which one is padded. Bytes: a step on tensors without bytes, the other ranks left out (4 layers, width 64).
-The crossover: bytes of a block of BERT's kind (MLP of H, 4H, H; attention of Z heads of A), four times its weights (with
-gradients and Adam's state) and what autograd keeps, counted for tokens / N with all weights and for all tokens with
-weights / N, at half and at twice the length that the paper's inequalities name; H = 64, A = 16, Z = 4, N = 4.
+The crossover: bytes of a block of BERT's kind (MLP of H, 4H, H; attention of Z heads of A), four times its weights
+(with gradients and Adam's state) and what autograd keeps, counted for tokens / N with all weights and for all tokens
+with weights / N, at half and at twice the length that the paper's inequalities name; H = 64, A = 16, Z = 4, N = 4.
 """
 
 from __future__ import annotations
 
+import itertools
 from functools import cache
 
 import torch
@@ -132,7 +133,7 @@ def block_bytes(kind: str, tokens: int, *, split: str) -> int:
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         out = net(x) if kind == "MLP" else net(x, x if split == "weights" else whole)
         out.sum()
-    return sum(held.values()) + out.untyped_storage().nbytes()
+    return sum(held.values())  # what a block puts out is the next one's input, and counted there
 
 
 @cache
@@ -172,10 +173,7 @@ def linformer() -> Part:
             projections = [torch.randn(64, chunk, requires_grad=True) for _ in range(2)]
             projected_attention(*parts, *projections).sum()
         rows.append({"tokens": length, "bytes": sum(held.values()), "bytes a token": sum(held.values()) / chunk})
-    slopes = [
-        (two["bytes"] - one["bytes"]) / (two["tokens"] - one["tokens"])
-        for one, two in zip(rows, rows[1:], strict=False)
-    ]
+    slopes = [(two["bytes"] - one["bytes"]) / (two["tokens"] - one["tokens"]) for one, two in itertools.pairwise(rows)]
     return Part(
         name="Linformer is linear",
         metric="relative difference of the bytes that a further token takes, 1K to 4K and 4K to 16K tokens",

@@ -266,7 +266,7 @@ class _Blockwise(torch.autograd.Function):
 
 
 def _output(query: Tensor, value: Tensor) -> Tensor:
-    """Room for the output [B, Z / G, G, c, A], lying as [B, c, Z, A], which the layer after attention takes as it is."""
+    """Room for the output [B, Z / G, G, c, A], lying as [B, c, Z, A], which the next layer takes as it is."""
     batch, groups, each, chunk, _ = query.shape
     lying = torch.empty((batch, chunk, groups, each, value.shape[-1]), dtype=query.dtype, device=query.device)
     return lying.permute(0, 2, 3, 1, 4)
