@@ -63,7 +63,7 @@ def bytes_by_rank(size: str) -> list[Part]:
     """What a layer keeps on N ranks, with and without scores."""
     length, rows, off, scores = 512, [], [], []
     whole = kept(1, length)
-    for ranks in (2, 4, 8, 64) if size == "full" else (2, 64):
+    for ranks in (2, 4, 8, 64) if size == "full" else (2, 8):
         blockwise, published = kept(ranks, length), kept(ranks, length, method="rsa")
         formula = 4 * HEADS * length**2 // ranks
         off.append(abs(blockwise * ranks / whole - 1))
