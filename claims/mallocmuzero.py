@@ -228,7 +228,7 @@ def legal(size: str, seed: int) -> Part:
     wrong = backups = 0
     chance = np.random.default_rng(seed)
     programs = [drawn(10_000 + k) for k in range(20)]
-    played = [Program(Problem(p.buffers[:12]), fast, bandwidth) for p, fast, bandwidth in programs]
+    played = [Program(*one) for one in programs]
     groups = [len({buffer.alias for buffer in one.problem.buffers if buffer.alias}) for one in played]
     for number in range(games):
         game = MallocGame(played[number % len(played)])
