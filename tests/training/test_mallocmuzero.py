@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from itertools import permutations
 
 import numpy as np
@@ -145,6 +147,24 @@ def test_an_interruption_keeps_what_was_found(monkeypatch):
     placement = find_allocator("mallocmuzero").place(cut_up(0, 40))
     placement.check()
     assert placement.stopped == "interrupted"
+
+
+@pytest.mark.skipif(native.library() is None, reason="the search was not compiled")
+def test_the_compiled_search_is_interrupted_and_waited_for():
+    """In a process of its own, since an end without the search's own would end it too."""
+    code = """
+import os, signal, sys, threading
+from memspan.planner.allocator import Buffer, Problem, find_allocator
+rows = [(i % 23, i % 23 + 3 + i * 7 % 11, 1 + i * i * 31 % 97) for i in range(120)]
+problem = Problem(tuple(Buffer(str(i), *row) for i, row in enumerate(rows)))
+for wait in (1.0, 1.01, 1.02, 1.03):
+    threading.Timer(wait, os.kill, (os.getpid(), signal.SIGINT)).start()
+    placement = find_allocator("mallocmuzero").place(problem, capacity=problem.lower_bound - 1, seconds=60)
+    placement.check()
+    print(placement.stopped)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0 and done.stdout.split() == ["interrupted"] * 4, done
 
 
 def test_luby():
