@@ -6,7 +6,7 @@ memory move, or drawn numbers. Packing is tried on the challenging problems of g
 in which not one byte is free. Programs for the game are drawn: 20 to 40 buffers, a quarter of them inputs, up to three
 alias groups, fast memory of 40 % of the most bytes that live; what an optimum cannot exceed comes from scipy's
 mixed-integer solver, without regard to addresses. The agent plays one layer of the bundled model forward and backward
-(its configuration, 64 tokens), the 24 buffers that move the most bytes.
+(its configuration, 64 tokens), the 12 buffers that move the most bytes.
 """
 
 from __future__ import annotations
@@ -253,7 +253,7 @@ def legal(size: str, seed: int) -> Part:
 def learned(size: str, seed: int) -> Part:
     """The agent after 200 games against a tree search that knows nothing."""
     problem = layer()
-    most = sorted(problem.buffers, key=lambda b: (-b.benefit, b.lower))[:24]
+    most = sorted(problem.buffers, key=lambda b: (-b.benefit, b.lower))[:12]
     problem = Problem(tuple(buffer for buffer in problem.buffers if buffer in most))
     program = Program(problem, int(0.4 * problem.lower_bound), 0.02 * problem.lower_bound)
     low = greedy(program)[1]
