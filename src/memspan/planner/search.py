@@ -35,7 +35,7 @@ class Plan:
         quality: what is known to be lost.
         over: bytes by place that are missing; empty where the job fits.
         serves: it does what the task says; plain AdamW does not where the base model is to stay frozen.
-        explained: how ranks share it, line by line.
+        explained: how it came about, by the savers, line by line.
     """
 
     savers: tuple[str, ...]
@@ -241,7 +241,7 @@ def plan(
             quality=stack.quality,
             over=_over(estimate.peak, spec, *bounds),
             serves=serves(stack.savers),
-            explained=tuple(stack.explain(spec, estimate)) if spec.devices > 1 else (),
+            explained=tuple(stack.explain(spec, estimate)),
         )
 
     found: dict[tuple[str, ...], Plan] = {(): look(Stack())}
@@ -264,7 +264,7 @@ def plan(
                     reached.append((0, together))
                     continue
                 made = look(stack)
-            except (InputError, ModelError) as error:
+            except (BudgetError, InputError, ModelError) as error:
                 if len(together) == 1 and not together[0].needs:
                     skipped[together[0].slug] = str(error)
                 elif len(together) == 1:

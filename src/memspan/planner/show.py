@@ -80,7 +80,7 @@ def explain(plans: Plans, one: Plan) -> list[str]:
     if found.sent:
         lines.append(f"  sent         {format_bytes(found.sent)} by each rank")
     ways = {
-        "repeated": "one layer's step and two layers' were run on tensors without bytes, and their difference repeated",
+        "repeated": "steps of two shallow depths were run on tensors without bytes, and their difference repeated",
         "whole": "the whole model's step was run on tensors without bytes",
     }
     how, _, shared = one.how.partition(" + ")

@@ -16,6 +16,7 @@ from memspan.core.budget import format_bytes, parse_bytes
 from memspan.core.errors import BudgetError, InputError, UnsupportedModelError
 from memspan.core.footprint import Footprint
 from memspan.training.base import Saver, has_values
+from memspan.training.estimate import Estimate
 from memspan.training.memo_1m.dial import OBJECTIVES, LayerCost, fastest, overlap, tokens
 from memspan.training.memo_1m.layer import LayerPass, storage_key
 from memspan.training.memo_1m.tiers import (
@@ -91,10 +92,14 @@ class Memo(Saver):
     slug = "memo-1m"
     Config = MemoConfig
     touches = frozenset({"activations"})
+    uniform = True
+    settles = 4  # two buffers, and two layers that stay in them
 
     def __init__(self, config: Any = None, **options: Any) -> None:
         super().__init__(config, **options)
         self._device = ""  # that the job is planned for
+        self._depth: int | None = None  # layers of the job, where it is planned from a shallower model
+        self._ranks = 1
         self._resumed: dict[str, float] = {}
         self._reset()
 
@@ -113,7 +118,7 @@ class Memo(Saver):
         """Refuse attention whose bytes grow with the square of the length."""
         if spec.attention != "sdpa":
             raise InputError(f"memo-1m works with the attention sdpa, not with {spec.attention}")
-        self._device = spec.device
+        self._device, self._depth, self._ranks = spec.device, spec.layers, spec.devices
 
     def change(self, model: nn.Module) -> nn.Module:
         """Wrap the layers' forward methods.
@@ -196,7 +201,7 @@ class Memo(Saver):
         """How many tokens are moved in batches of this shape; decided with the first layer."""
         shape = (layer.batch, layer.tokens)
         if shape not in self._dialled:
-            layers, memory = len(self._layers), self._slow_memory(place)
+            layers, memory = self._all_layers, self._slow_memory(place)
             cost = self._cost(layer, module)
             alpha = self.config.alpha
             if alpha is None:
@@ -215,6 +220,10 @@ class Memo(Saver):
                 )
             self._dialled[shape] = Dialled(cost, alpha, kept, layer.tokens)
         return self._dialled[shape]
+
+    @property
+    def _all_layers(self) -> int:
+        return max(len(self._layers), self._depth or 0)
 
     @property
     def _bandwidth(self) -> float:
@@ -258,6 +267,37 @@ class Memo(Saver):
             "attention calls": self.attended,
             "slow memory": 0 if self._tier is None else self._tier.nbytes,
         }
+
+    def explain(self, spec: Spec, estimate: Estimate) -> list[str]:
+        """The bytes of a layer, of all, and what the dial made of them."""
+        lines, layers = [], self._all_layers
+        for (batch, length), one in self._dialled.items():
+            cost, moved = one.cost, one.cost.moved(one.kept / one.tokens)
+            whole = cost.moved(1.0)
+            lines += [
+                f"  memo-1m      {batch} x {length} tokens; a layer keeps {format_bytes(int(whole))} for its backward pass:"
+                f" its input {format_bytes(int(cost.inputs))}, of attention {format_bytes(int(cost.attention))},"
+                f" others {format_bytes(int(cost.others))}",
+                f"               all {layers} layers: {format_bytes(int(layers * whole))}, of which inputs"
+                f" {format_bytes(int(layers * cost.inputs))}"
+                + (f"; {format_bytes(int(layers * whole / self._ranks))} on each of {self._ranks} devices where they"
+                   " share every sequence" if self._ranks > 1 else ""),
+                f"               alpha {one.alpha:.4g}, {self._reason(cost)}: {one.kept} tokens moved, {length - one.kept}"
+                f" recomputed; {format_bytes(int(max(layers - 2, 0) * moved))} of slow memory, two buffers of"
+                f" {format_bytes(int(moved))}",
+            ]
+        return lines
+
+    def _reason(self, cost: LayerCost) -> str:
+        if self.config.alpha is not None:
+            return "as given"
+        if math.isinf(cost.forward) or math.isinf(self._bandwidth):
+            return "as much as fits, since no rates are given"
+        move = cost.moved(1.0) / self._bandwidth
+        return (
+            f"by {self.config.objective}: forward {cost.forward:.3g} s, backward {cost.backward:.3g} s, moving all"
+            f" {move:.3g} s, recomputing all {cost.recompute:.3g} s"
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """The shares, so that a resumed training rounds as the first one, however fast its machine is."""
