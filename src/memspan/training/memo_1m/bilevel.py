@@ -90,6 +90,7 @@ class BiLevel(Allocator):
             Problem(tuple(outer), name=problem.name),
             seconds=min((1 - self.config.inner) * seconds, run.left) if windows else seconds,
             program=program,
+            enough=run.capacity or 0,
         )
         offsets = [0] * len(problem)
         for i, offset in zip(rest, step.offsets, strict=False):

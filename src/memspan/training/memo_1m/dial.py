@@ -1,4 +1,4 @@
-"""The dial: which share of the tokens is moved to slow memory, from bytes, rates and seconds; and the schedule it rests on.
+"""The dial: which share of the tokens is moved to slow memory, from bytes and seconds; and the schedule behind it.
 
 All is of one rank and one layer, unless it says otherwise: bytes, seconds, bytes a second.
 """

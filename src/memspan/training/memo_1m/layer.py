@@ -136,7 +136,9 @@ class LayerPass:
         first = bool(args)
         hidden = args[0] if first else kwargs.get("hidden_states")
         if not (isinstance(hidden, Tensor) and hidden.ndim == 3 and hidden.is_floating_point()):
-            raise UnsupportedModelError("memo-1m needs layers that are called with hidden states [batch, tokens, width]")
+            raise UnsupportedModelError(
+                "memo-1m needs layers that are called with hidden states [batch, tokens, width]"
+            )
         self._args = args[1:] if first else args
         self._kwargs = {name: value for name, value in kwargs.items() if first or name != "hidden_states"}
         self._first = first
@@ -408,7 +410,7 @@ class LayerPass:
         def attend(query: Tensor, key: Tensor, value: Tensor, causal: bool, attend: Any) -> Tensor:
             number = counts["attention"]
             note("attention", query, key, value)
-            output = outputs[number].narrow(-2, start, self.tokens - start).detach()
+            output = _dense(outputs[number].narrow(-2, start, self.tokens - start)).detach()
             return output.requires_grad_(self._outputs[number][1])
 
         def pack(tensor: Tensor) -> None:
@@ -419,7 +421,7 @@ class LayerPass:
             return cut.detach().requires_grad_(tensor.requires_grad) if cut is not tensor else tensor
 
         args, kwargs = tree_map_only(Tensor, part, (self._args, self._kwargs))
-        rows = hidden[:, start:].contiguous().detach().requires_grad_(self._wants)
+        rows = _dense(hidden[:, start:]).detach().requires_grad_(self._wants)
         cast: Any = nullcontext() if self._autocast is None else torch.autocast(self._device, self._autocast)
         hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda packed: packed)
         try:
@@ -478,6 +480,13 @@ def _cut(tensor: Tensor, tokens: int, start: int) -> Tensor:
     if tensor.ndim in (1, 2) and tensor.shape[0] == tokens:
         return tensor[start:]
     return tensor
+
+
+def _dense(tensor: Tensor) -> Tensor:
+    """A part of a tensor as the tensor itself would be laid out with fewer tokens: some operations save other things
+    of tensors with gaps."""
+    span = 1 + sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return tensor if span == tensor.numel() else tensor.clone()
 
 
 def storage_key(tensor: Tensor) -> int:

@@ -1,8 +1,8 @@
 """One level: the smallest address space for some tensors, as a mixed-integer program where it can be solved.
 
 With A the offsets, S the sizes, M the height and z binary, for every pair that lives at the same time:
-A_i + S_i <= A_j + (1 - z_ij) C and A_j + S_j <= A_i + z_ij C; A_i + S_i <= M <= C. C is the height of the best placement
-that was found before, not the capacity of the device: the smaller it is, the better the program's relaxations bound.
+A_i + S_i <= A_j + (1 - z_ij) C and A_j + S_j <= A_i + z_ij C; A_i + S_i <= M <= C. C is the height of the best
+placement found before, not the capacity of the device: the smaller it is, the better the program's relaxations bound.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Level:
         offsets: bytes [n].
         height: bytes of address space.
         bound: no placement is lower.
-        how: "order" (an order of placement whose height is the bound), "program" (proven by HiGHS), or "search".
+        how: "order" (an order of placement), "program" (proven to be the lowest by HiGHS), or "search".
     """
 
     offsets: tuple[int, ...]
@@ -45,13 +45,14 @@ class Level:
         return self.height <= self.bound
 
 
-def solve(problem: Problem, *, seconds: float, program: bool = True, seed: int = 0) -> Level:
+def solve(problem: Problem, *, seconds: float, program: bool = True, enough: int = 0, seed: int = 0) -> Level:
     """Place tensors as low as can be found in some seconds.
 
     Args:
         problem: the tensors.
         seconds: wall time; a first placement is made however little it is.
         program: try the mixed-integer program, where it is small enough.
+        enough: bytes; a placement of at most this height ends the search.
         seed: of the local search.
 
     Raises:
@@ -59,11 +60,12 @@ def solve(problem: Problem, *, seconds: float, program: bool = True, seed: int =
     """
     until = time.perf_counter() + seconds
     bound = problem.lower_bound
+    goal = max(bound, enough)
     offsets, height = _by_orders(problem)
-    if height <= bound:
+    if height <= goal:
         return Level(offsets=offsets, height=height, bound=bound, how="order")
-    offsets, height = _searched(problem, offsets, height, until, seed, share=0.3)
-    if height > bound and program and sum(map(len, problem.neighbours)) // 2 <= PAIRS:
+    offsets, height = _searched(problem, offsets, height, goal, until, seed, share=0.3)
+    if height > goal and program and sum(map(len, problem.neighbours)) // 2 <= PAIRS:
         left = until - time.perf_counter()
         if left > 0:
             found, proven = _programmed(problem, offsets, height, left)
@@ -72,8 +74,8 @@ def solve(problem: Problem, *, seconds: float, program: bool = True, seed: int =
                 offsets, height = found
             if height <= bound:
                 return Level(offsets=offsets, height=height, bound=bound, how="program")
-    offsets, height = _searched(problem, offsets, height, until, seed + 1, share=1.0)
-    return Level(offsets=offsets, height=height, bound=bound, how="order" if height <= bound else "search")
+    offsets, height = _searched(problem, offsets, height, max(goal, bound), until, seed + 1, share=1.0)
+    return Level(offsets=offsets, height=height, bound=bound, how="search")
 
 
 def _height(problem: Problem, offsets: Sequence[int]) -> int:
@@ -99,9 +101,9 @@ def _by_orders(problem: Problem) -> tuple[tuple[int, ...], int]:
 
 
 def _searched(
-    problem: Problem, offsets: tuple[int, ...], height: int, until: float, seed: int, *, share: float
+    problem: Problem, offsets: tuple[int, ...], height: int, goal: int, until: float, seed: int, *, share: float
 ) -> tuple[tuple[int, ...], int]:
-    """Move a tensor that reaches the top, or one beside it, forward in the order of placement; keep what is no worse."""
+    """Place a tensor at the top, or one beside it, earlier; keep what is no worse."""
     chance = random.Random(seed)
     begun = time.perf_counter()
     end = begun + share * max(until - begun, 0.0)
@@ -109,7 +111,7 @@ def _searched(
     best, lowest = offsets, height
     order = sorted(range(count), key=lambda i: (offsets[i], i))
     now, failed = height, 0
-    while lowest > problem.lower_bound and failed < _TRIES * count and time.perf_counter() < end:
+    while lowest > goal and failed < _TRIES * count and time.perf_counter() < end:
         top = [i for i in range(count) if offsets[i] + problem.buffers[i].size == now]
         moved = chance.choice(top)
         beside = problem.neighbours[moved]
@@ -137,7 +139,9 @@ def _programmed(
         from scipy.optimize import Bounds, LinearConstraint, milp
         from scipy.sparse import coo_array
     except ImportError as error:
-        raise MissingExtraError("scipy, whose HiGHS solves memo-1m's programs,", "pip install 'memspan[train]'") from error
+        raise MissingExtraError(
+            "scipy, whose HiGHS solves memo-1m's programs,", "pip install 'memspan[train]'"
+        ) from error
     step = int(np.lcm.reduce(problem.alignment))  # the program places all at multiples of every alignment
     unit = step if step > 1 else int(np.gcd.reduce(problem.size))
     sizes = np.array([-(-size // unit) for size in problem.size.tolist()], float)

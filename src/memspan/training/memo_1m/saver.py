@@ -16,7 +16,7 @@ from memspan.core.budget import format_bytes, parse_bytes
 from memspan.core.errors import BudgetError, InputError, UnsupportedModelError
 from memspan.core.footprint import Footprint
 from memspan.training.base import Saver, has_values
-from memspan.training.estimate import Estimate
+from memspan.training.memo_1m.bilevel import BiLevel
 from memspan.training.memo_1m.dial import OBJECTIVES, LayerCost, fastest, overlap, tokens
 from memspan.training.memo_1m.layer import LayerPass, storage_key
 from memspan.training.memo_1m.tiers import (
@@ -91,9 +91,10 @@ class Memo(Saver):
 
     slug = "memo-1m"
     Config = MemoConfig
+    Allocator = BiLevel
     touches = frozenset({"activations"})
     uniform = True
-    settles = 4  # two buffers, and two layers that stay in them
+    shallow = 4  # two buffers, and two layers that stay in them
 
     def __init__(self, config: Any = None, **options: Any) -> None:
         super().__init__(config, **options)
@@ -268,23 +269,26 @@ class Memo(Saver):
             "slow memory": 0 if self._tier is None else self._tier.nbytes,
         }
 
-    def explain(self, spec: Spec, estimate: Estimate) -> list[str]:
+    def explain(self) -> list[str]:
         """The bytes of a layer, of all, and what the dial made of them."""
-        lines, layers = [], self._all_layers
+
+        def said(nbytes: float) -> str:
+            return format_bytes(int(nbytes))
+
+        lines: list[str] = []
+        layers = self._all_layers
         for (batch, length), one in self._dialled.items():
             cost, moved = one.cost, one.cost.moved(one.kept / one.tokens)
             whole = cost.moved(1.0)
+            shared = f"; {said(layers * whole / self._ranks)} on each of {self._ranks} devices that share a sequence"
             lines += [
-                f"  memo-1m      {batch} x {length} tokens; a layer keeps {format_bytes(int(whole))} for its backward pass:"
-                f" its input {format_bytes(int(cost.inputs))}, of attention {format_bytes(int(cost.attention))},"
-                f" others {format_bytes(int(cost.others))}",
-                f"               all {layers} layers: {format_bytes(int(layers * whole))}, of which inputs"
-                f" {format_bytes(int(layers * cost.inputs))}"
-                + (f"; {format_bytes(int(layers * whole / self._ranks))} on each of {self._ranks} devices where they"
-                   " share every sequence" if self._ranks > 1 else ""),
-                f"               alpha {one.alpha:.4g}, {self._reason(cost)}: {one.kept} tokens moved, {length - one.kept}"
-                f" recomputed; {format_bytes(int(max(layers - 2, 0) * moved))} of slow memory, two buffers of"
-                f" {format_bytes(int(moved))}",
+                f"memo-1m      {batch} x {length} tokens; a layer keeps {said(whole)} for its backward pass: its input"
+                f" {said(cost.inputs)}, of attention {said(cost.attention)}, others {said(cost.others)}",
+                f"             all {layers} layers: {said(layers * whole)}, of which inputs"
+                f" {said(layers * cost.inputs)}" + (shared if self._ranks > 1 else ""),
+                f"             alpha {one.alpha:.4g}, {self._reason(cost)}: {one.kept} tokens moved,"
+                f" {length - one.kept} recomputed; {said(max(layers - 2, 0) * moved)} of slow memory, two buffers of"
+                f" {said(moved)}",
             ]
         return lines
 

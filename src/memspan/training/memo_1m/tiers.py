@@ -131,7 +131,8 @@ def _close(thread: ThreadPoolExecutor, file: int) -> None:
 
 
 def _all(work: Callable[[int, list[Any], int], int], file: int, at: int, buffer: Tensor) -> None:
-    view = memoryview(buffer.numpy())
+    array: Any = buffer.numpy()
+    view = memoryview(array)
     moved = 0
     while moved < len(view):
         n = work(file, [view[moved:]], at + moved)
@@ -151,7 +152,8 @@ class Host(Tier):
         if device.type != "cuda":
             raise InputError(f"memo-1m moves activations from the CPU and from CUDA, not from {device.type}")
         self._device = device
-        self._stream = torch.cuda.Stream(device)
+        make: Any = torch.cuda.Stream
+        self._stream = make(device)
         self._memory: list[Tensor] = []  # pieces, so that growing moves nothing
         self._ends: list[int] = []
 
