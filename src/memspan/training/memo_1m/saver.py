@@ -256,6 +256,11 @@ class Memo(Saver):
             return Footprint()
         return Footprint.of("activations", self._tier.place, self._tier.nbytes)
 
+    @property
+    def planned(self) -> list[Dialled]:
+        """What was decided, for each shape of a batch."""
+        return list(self._dialled.values())
+
     def report(self) -> dict[str, Any]:
         """By shape of the batch: what was decided; and of the last step, what was done."""
         return {
