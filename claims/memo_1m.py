@@ -1,10 +1,11 @@
 """MEMO: activations moved or recomputed token by token, exactly, and addresses planned on two levels.
 
-Gradients, bytes and work are those of real steps of a LLaMA-type net with the layers of SmolLM2-135M (width 576, 9 heads
-of 3 groups, 1536 in the feed-forward part), random weights, 512 tokens, float32, on the CPU with a scratch file. The
-dial is held against the best of 65 shares in a simulation of the schedule, event by event, over links and lengths
-around what this machine measures. The packing is of the same net's step, recorded with its layers repeated. The paper's
-model is planned on tensors without bytes: 7B parameters (32 layers, width 4096, GELU), 1,048,576 tokens, 16 bits.
+Gradients, bytes and work are those of real steps of a LLaMA-type net with the layers of SmolLM2-135M (width 576, 9
+heads of 3 groups, 1536 in the feed-forward part), random weights, 512 tokens, float32, on the CPU with a scratch file.
+The dial is held against the best of 65 shares in a simulation of the schedule, event by event, over links and lengths
+around what this machine measures. The packing is of the same net's step, recorded with its layers repeated. The
+paper's model is planned on tensors without bytes: 7B parameters (32 layers, width 4096, GELU), 1,048,576 tokens, 16
+bits.
 """
 
 from __future__ import annotations
@@ -36,12 +37,12 @@ TITLE = (
     "Moving and recomputing by the token is exact, holds two layers, and addresses planned on two levels fit closely"
 )
 SEEDS = (0, 1)
-EXPECTED = "all but the crossover: at 32 GB/s a device all would hide from 32K tokens on, not from 192K"
+EXPECTED = "partly"  # at 32 GB/s a device all would hide from 32K tokens on, and not from the paper's 192K
 
 # Thresholds, fixed before the first run, from the card of the system: gradients within 1e-5; moved bytes and recomputed
 # work linear in alpha (R² above 0.999), attention never run again; memory at the end of the forward pass at most two
-# buffers and what lies outside of the layers; the planned share within 1/64 of the best one; level-1 heights at most 1.02
-# times the bytes that live, and the same of the step; a program of 24 tensors proven. From the paper: 4096 GB of
+# buffers and what lies outside of the layers; the planned share within 1/64 of the best one; level-1 heights at most
+# 1.02 times the bytes that live, and the same of the step; a program of 24 tensors proven. From the paper: 4096 GB of
 # activations, to be met within 10 %; 8 devices of 80 GB; all hides from 192K tokens on, to be met within 25 %.
 ERROR = 1e-5
 LINEAR = 0.999
@@ -193,6 +194,7 @@ def dial() -> list[Part]:
     """The planned share against the best of 65, over 7 lengths and 17 links."""
     flops, link = timed_flops(torch.float32), timed_bandwidth(None)
     near = {"time": [0, 0], "overlap": [0, 0]}
+    longer = {"time": 0.0, "overlap": 0.0}
     rows = []
     for length, factor in product([2**n for n in range(9, 16)], [2.0 ** (n / 2) for n in range(-12, 5)]):
         one, bandwidth = cost(length, flops), link * factor
@@ -207,6 +209,7 @@ def dial() -> list[Part]:
                 continue  # the paper's premise: recomputing a token costs less than waiting for it to be moved
             near[name][0] += min(abs(alpha - other) for other in best) <= STEP + 1e-9
             near[name][1] += 1
+            longer[name] = max(longer[name], simulate(one, 30, bandwidth, alpha).seconds / min(seconds) - 1)
         if factor in (1 / 64, 1 / 8, 1.0):
             rows.append(
                 {
@@ -219,16 +222,18 @@ def dial() -> list[Part]:
     return [
         Part(
             name="the share that is planned is the best",
-            metric=f"of {near['time'][1]} links and lengths, share in which the planned alpha is within 1/64 of the best",
+            metric=f"of {near['time'][1]} links and lengths, share with the planned alpha within 1/64 of the best",
             value=near["time"][0] / near["time"][1],
             threshold=at_least(1.0),
             rows=rows,
+            note=f"A step takes at most {100 * longer['time']:.1f} % longer than with the best share.",
         ),
         Part(
             name="so is the paper's, where moving costs more than recomputing",
             metric=f"the same of the paper's program, of {near['overlap'][1]} links and lengths",
             value=near["overlap"][0] / near["overlap"][1],
             threshold=at_least(1.0),
+            note=f"A step takes at most {100 * longer['overlap']:.1f} % longer than with the best share.",
         ),
     ]
 
@@ -302,20 +307,22 @@ def proven(seed: int) -> Part:
     """Random problems of 24 tensors, solved by the program."""
     chance = random.Random(seed)
     done, rows = 0, []
-    for number in range(3):
+    while len(rows) < 3:
         buffers = []
         for i in range(24):
             begin = chance.randrange(40)
             buffers.append(Buffer(str(i), begin, begin + chance.randint(2, 14), chance.randint(1, 64) * 512))
         problem = Problem(tuple(buffers))
+        if solve(problem, seconds=0, program=False).optimal:
+            continue  # an order of placement does it
         level = solve(problem, seconds=15)
         done += level.optimal
         pairs = sum(map(len, problem.neighbours)) // 2
         over = level.height / problem.lower_bound
-        rows.append({"problem": number, "pairs": pairs, "over what lives": round(over, 4), "how": level.how})
+        rows.append({"problem": len(rows), "pairs": pairs, "over what lives": round(over, 4), "how": level.how})
     return Part(
         name="programs of 24 tensors are proven",
-        metric="share of 3 random problems whose placement is proven to be the lowest, 15 s each",
+        metric="share of 3 random problems that no order solves, whose placement is proven to be the lowest in 15 s",
         value=done / 3,
         threshold=at_least(1.0),
         rows=rows,
@@ -380,5 +387,5 @@ def claim(size: str, seed: int) -> Evidence:
     parts = exact(4 if full else 2, seed)
     parts += [*dial(), proven(seed), executed()]
     if full:
-        parts += [buffers(12), *packing(30, 90.0), *seven_billion()]
+        parts += [buffers(12), *packing(30, 40.0), *seven_billion()]
     return Evidence(slug="memo-1m", size=size, parts=parts)
