@@ -345,7 +345,8 @@ def seven_billion() -> list[Part]:
     stack = Stack([saver, ChunkedLoss(tokens=32_768)])
     stack.check(spec)
     found = imagine(spec, stack)[0]
-    lines = [{"derivation": line.removeprefix("memo-1m").strip()} for line in saver.explain()]
+    said = [line.strip().removeprefix("memo-1m") for line in saver.explain(spec, found)]
+    lines = [{"derivation": line.strip()} for line in said]
     one = saver.planned[0].cost
     total = 32 * one.moved(1.0)
     device = found.peak.by_place["device"] / 8

@@ -348,7 +348,7 @@ def test_a_million_tokens_keep_what_the_paper_says():
     assert 32 * dialled.cost.moved(1) / 2**30 == pytest.approx(4096, rel=0.01)
     assert found.highest.entries["activations", "ram"] <= 2e12
     assert 0.3 < dialled.alpha < 0.5
-    assert "4.00 TiB" in "\n".join(saver.explain())
+    assert "4.00 TiB" in "\n".join(saver.explain(spec, found))
 
 
 def test_memory_for_activations_does_not_grow_with_the_layers():

@@ -16,6 +16,7 @@ from memspan.core.budget import format_bytes, parse_bytes
 from memspan.core.errors import BudgetError, InputError, UnsupportedModelError
 from memspan.core.footprint import Footprint
 from memspan.training.base import Saver, has_values
+from memspan.training.estimate import Estimate
 from memspan.training.memo_1m.bilevel import BiLevel
 from memspan.training.memo_1m.dial import OBJECTIVES, LayerCost, fastest, overlap, tokens
 from memspan.training.memo_1m.layer import LayerPass, storage_key
@@ -94,13 +95,12 @@ class Memo(Saver):
     Allocator = BiLevel
     touches = frozenset({"activations"})
     uniform = True
-    shallow = 4  # two buffers, and two layers that stay in them
+    settles = 4  # two buffers, and two layers that stay in them
 
     def __init__(self, config: Any = None, **options: Any) -> None:
         super().__init__(config, **options)
         self._device = ""  # that the job is planned for
         self._depth: int | None = None  # layers of the job, where it is planned from a shallower model
-        self._ranks = 1
         self._resumed: dict[str, float] = {}
         self._reset()
 
@@ -119,7 +119,7 @@ class Memo(Saver):
         """Refuse attention whose bytes grow with the square of the length."""
         if spec.attention != "sdpa":
             raise InputError(f"memo-1m works with the attention sdpa, not with {spec.attention}")
-        self._device, self._depth, self._ranks = spec.device, spec.layers, spec.devices
+        self._device, self._depth = spec.device, spec.layers
 
     def change(self, model: nn.Module) -> nn.Module:
         """Wrap the layers' forward methods.
@@ -274,7 +274,7 @@ class Memo(Saver):
             "slow memory": 0 if self._tier is None else self._tier.nbytes,
         }
 
-    def explain(self) -> list[str]:
+    def explain(self, spec: Spec, estimate: Estimate) -> list[str]:
         """The bytes of a layer, of all, and what the dial made of them."""
 
         def said(nbytes: float) -> str:
@@ -285,13 +285,13 @@ class Memo(Saver):
         for (batch, length), one in self._dialled.items():
             cost, moved = one.cost, one.cost.moved(one.kept / one.tokens)
             whole = cost.moved(1.0)
-            shared = f"; {said(layers * whole / self._ranks)} on each of {self._ranks} devices that share a sequence"
+            shared = f"; {said(layers * whole / spec.devices)} on each of {spec.devices} devices that share a sequence"
             lines += [
-                f"memo-1m      {batch} x {length} tokens; a layer keeps {said(whole)} for its backward pass: its input"
-                f" {said(cost.inputs)}, of attention {said(cost.attention)}, others {said(cost.others)}",
-                f"             all {layers} layers: {said(layers * whole)}, of which inputs"
-                f" {said(layers * cost.inputs)}" + (shared if self._ranks > 1 else ""),
-                f"             alpha {one.alpha:.4g}, {self._reason(cost)}: {one.kept} tokens moved,"
+                f"  memo-1m      {batch} x {length} tokens; a layer keeps {said(whole)} for its backward pass: its"
+                f" input {said(cost.inputs)}, of attention {said(cost.attention)}, others {said(cost.others)}",
+                f"               all {layers} layers: {said(layers * whole)}, of which inputs"
+                f" {said(layers * cost.inputs)}" + (shared if spec.devices > 1 else ""),
+                f"               alpha {one.alpha:.4g}, {self._reason(cost)}: {one.kept} tokens moved,"
                 f" {length - one.kept} recomputed; {said(max(layers - 2, 0) * moved)} of slow memory, two buffers of"
                 f" {said(moved)}",
             ]
