@@ -96,7 +96,7 @@ def _by_orders(problem: Problem, until: float) -> tuple[tuple[int, ...], int]:
                 best = offsets, height
             if best[1] <= problem.lower_bound:
                 return best
-        if time.perf_counter() > until:
+        if best is not None and time.perf_counter() > until:
             return best
     assert best is not None
     return best
