@@ -241,6 +241,8 @@ class Memo(Saver):
         weights = sum(one.numel() for one in module.parameters() if one.ndim > 1)
         products = 2 * layer.batch * layer.tokens * weights
         attention = sum(call.flops for call in layer.calls)
+        if math.isinf(flops):
+            return LayerCost(**layer.sizes())  # nothing is known but the bytes: all that fits is moved
         return LayerCost(
             **layer.sizes(),
             forward=(products + attention) / flops,
