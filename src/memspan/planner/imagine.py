@@ -4,8 +4,9 @@ The step is `memspan.training.Step`, prepared by the same savers as a real one a
 steps the second counts, since the optimizer has its state only then.
 
 A deep model's step is that of a shallow one with a part repeated. `imagine` therefore takes the steps of one and of
-two layers, finds the parts by which the second is longer, and repeats them; where the longer step is not the shorter
-one with something put in, as in stacks of layers that differ, the whole model's step is run.
+two layers (of more, where a saver treats the first or the last ones apart), finds the parts by which the second is
+longer, and repeats them; where the longer step is not the shorter one with something put in, as in stacks of layers
+that differ, the whole model's step is run.
 """
 
 from __future__ import annotations

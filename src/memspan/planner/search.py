@@ -35,7 +35,7 @@ class Plan:
         quality: what is known to be lost.
         over: bytes by place that are missing; empty where the job fits.
         serves: it does what the task says; plain AdamW does not where the base model is to stay frozen.
-        explained: how it came about, by the savers, line by line.
+        explained: what the savers have to say on how it came about, line by line.
     """
 
     savers: tuple[str, ...]

@@ -198,7 +198,7 @@ class Saver:
         return before
 
     def explain(self, spec: Spec, estimate: Estimate) -> list[str]:
-        """Lines that derive what it saves, for `memspan plan --explain`."""
+        """Lines that derive what it saves, for `memspan plan --explain`; asked once the step was imagined."""
         return []
 
     def footprint(self) -> Footprint:

@@ -241,6 +241,8 @@ class SequenceParallelism(Saver):
 
     def explain(self, spec: Spec, estimate: Estimate) -> list[str]:
         """What a rank holds of a layer, and from which length on that is less than by splitting the weights."""
+        if spec.devices == 1:
+            return []
         text = spec.config.get_text_config()
         heads, width = text.num_attention_heads, text.hidden_size
         size = getattr(text, "head_dim", None) or width // heads

@@ -233,6 +233,8 @@ class Zero(Saver):
 
     def explain(self, spec: Spec, estimate: Estimate) -> list[str]:
         """The table of the stages, for the dtype of the job and for the paper's mixed precision."""
+        if spec.devices == 1:
+            return []
         size, count, shared = spec.torch_dtype.itemsize, estimate.trainable, self._divide(spec.devices)
         lines = [
             f"  zero         Ψ = {count:,} that train, N = {shared}; bytes of a rank by stage, without activations:"
