@@ -117,7 +117,8 @@ def train(options: argparse.Namespace) -> int:
     )
     if trained.peak.total:
         print(
-            f"peak {format_bytes(memory(trained.peak))} of {format_bytes(budget)}, {format_bytes(chosen.peak)} foretold: "
+            f"peak {format_bytes(memory(trained.peak))} of {format_bytes(budget)},"
+            f" {format_bytes(chosen.peak)} foretold: "
             + ", ".join(f"{tier} {format_bytes(n)}" for tier, n in trained.peak.by_tier.items())
         )
     print(f"the model: {folder / 'model'} (transformers loads it); metrics.jsonl, loss.png, ledger.png beside it")

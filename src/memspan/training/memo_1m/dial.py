@@ -65,8 +65,8 @@ def fastest(cost: LayerCost, layers: int, bandwidth: float, slow_memory: float) 
     """The alpha with the shortest step, in [0, 1], where moving need not hide behind computing to be worth it.
 
     Both passes take the longer of computing and moving; recomputing falls as alpha grows. The sum is convex and made of
-    straight pieces, so that its minimum stands at an end or where moving begins to take longer. Of equal layers, that is
-    exact: the link has one layer more than it moves in the forward pass, and begins the backward pass idle.
+    straight pieces, so that its minimum stands at an end or where moving begins to take longer. For equal layers that
+    is exact: in the forward pass the link has the time of one layer more than it moves.
 
     Raises:
         BudgetError: not even what is always moved fits.
