@@ -19,6 +19,7 @@ from memspan.core.footprint import Footprint  # noqa: E402
 from memspan.core.ledger import Ledger  # noqa: E402
 from memspan.planner.fake import imagined  # noqa: E402
 from memspan.planner.imagine import imagine  # noqa: E402
+from memspan.planner.work import WorkMode  # noqa: E402
 from memspan.training import AdamW, Saver, Spec, Stack, Step  # noqa: E402
 
 SIZE: dict[str, Any] = {
@@ -71,6 +72,20 @@ def test_a_prediction_is_exact(name: str, more: dict[str, Any], job: dict[str, A
     assert estimate.stretches == ledger.stretches
     assert estimate.peak == ledger.peak
     assert estimate.highest == ledger.highest
+
+
+def test_work_is_counted_alike_with_and_without_bytes():
+    spec = Spec(config=config("Llama"), batch=2, seq=24)
+    stack = Stack()
+    model, optimizer = stack.prepare(spec.build(), AdamW())
+    step = Step(model, optimizer, stack)
+    step(spec.random_batch())
+    batch = spec.random_batch()
+    with WorkMode() as work:
+        step(batch)
+    estimate, _ = imagine(spec, Stack(), whole=True)
+    assert estimate.flops == work.flops
+    assert estimate.traffic == pytest.approx(work.traffic, rel=0.02)  # the optimizer asks its step counts for values
 
 
 def test_adapters_are_predicted_too():

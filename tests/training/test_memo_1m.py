@@ -344,7 +344,7 @@ def test_a_million_tokens_keep_what_the_paper_says():
     saver = Memo(slow_memory="2TB")
     saver.check(spec)
     found, _ = imagine(spec, Stack([saver]))
-    (dialled,) = saver._dialled.values()
+    (dialled,) = saver.planned
     assert 32 * dialled.cost.moved(1) / 2**30 == pytest.approx(4096, rel=0.01)
     assert found.highest.entries["activations", "ram"] <= 2e12
     assert 0.3 < dialled.alpha < 0.5

@@ -73,6 +73,7 @@ def train(options: argparse.Namespace) -> int:
     require_local()
     from memspan.planner import show
     from memspan.training import ranks
+    from memspan.training.estimate import memory
 
     folder = Path(options.out)
     options.devices = ranks.launched()
@@ -103,7 +104,7 @@ def train(options: argparse.Namespace) -> int:
         "resumed_at": trained.resumed_at,
         "loss": {"first": trained.losses[0], "last": trained.losses[-1]},
         "seconds": round(trained.seconds, 1),
-        "peak_bytes": {"predicted": chosen.peak, "measured": trained.peak.total, "budget": budget},
+        "peak_bytes": {"predicted": chosen.peak, "measured": memory(trained.peak), "budget": budget},
         "by_tier": trained.peak.by_tier,
         "report": trained.report,
     }
@@ -116,7 +117,8 @@ def train(options: argparse.Namespace) -> int:
     )
     if trained.peak.total:
         print(
-            f"peak {format_bytes(trained.peak.total)} of {format_bytes(budget)}, {format_bytes(chosen.peak)} foretold: "
+            f"peak {format_bytes(memory(trained.peak))} of {format_bytes(budget)},"
+            f" {format_bytes(chosen.peak)} foretold: "
             + ", ".join(f"{tier} {format_bytes(n)}" for tier, n in trained.peak.by_tier.items())
         )
     print(f"the model: {folder / 'model'} (transformers loads it); metrics.jsonl, loss.png, ledger.png beside it")

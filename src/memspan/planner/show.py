@@ -6,6 +6,7 @@ from pathlib import Path
 
 from memspan.core.budget import format_bytes
 from memspan.core.errors import InputError, MissingExtraError
+from memspan.core.footprint import Footprint
 from memspan.planner.search import Plan, Plans
 from memspan.training.estimate import STRETCHES, memory
 
@@ -71,7 +72,10 @@ def explain(plans: Plans, one: Plan) -> list[str]:
     for stretch in STRETCHES:
         held = found.stretches.get(stretch)
         if held is not None and memory(held):
-            parts = ", ".join(f"{tier} {format_bytes(n)}" for tier, n in held.by_tier.items() if n)
+            tiers = Footprint({key: n for key, n in held.entries.items() if key[1] != "disk"}).by_tier
+            parts = ", ".join(f"{tier} {format_bytes(n)}" for tier, n in tiers.items() if n)
+            disk = held.by_place.get("disk", 0)
+            parts += f"; on disk {format_bytes(disk)}" if disk else ""
             mark = "  <- the peak" if stretch == found.busiest else ""
             lines.append(f"  {stretch:<12} {format_bytes(memory(held))} = {parts}{mark}")
     lines.append(

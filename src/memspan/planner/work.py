@@ -57,8 +57,10 @@ class WorkMode(TorchDispatchMode):
         found = self._free.get(func)
         if found is None:
             returns = func._schema.returns
-            # A view returns an alias that it does not write to; an operation in place returns one that it does.
-            found = bool(returns) and all(r.alias_info is not None and not r.alias_info.is_write for r in returns)
+            # A view returns an alias that it does not write to; an operation in place returns one that it does. Fake
+            # tensors also dispatch questions about themselves, such as their device.
+            aliases = bool(returns) and all(r.alias_info is not None and not r.alias_info.is_write for r in returns)
+            found = aliases or func.namespace == "prim" or func._schema.name == "aten::_unsafe_view"
             self._free[func] = found
         return found
 

@@ -64,8 +64,9 @@ def overlap(cost: LayerCost, layers: int, bandwidth: float, slow_memory: float) 
 def fastest(cost: LayerCost, layers: int, bandwidth: float, slow_memory: float) -> float:
     """The alpha with the shortest step, in [0, 1], where moving need not hide behind computing to be worth it.
 
-    A layer takes the longer of computing and moving in each pass, and the recomputing falls as alpha grows: the sum is
-    convex and made of straight pieces, so that its minimum stands at an end or where one piece meets the next.
+    Both passes take the longer of computing and moving; recomputing falls as alpha grows. The sum is convex and made of
+    straight pieces, so that its minimum stands at an end or where moving begins to take longer. For equal layers that
+    is exact: in the forward pass the link has the time of one layer more than it moves.
 
     Raises:
         BudgetError: not even what is always moved fits.
@@ -74,18 +75,22 @@ def fastest(cost: LayerCost, layers: int, bandwidth: float, slow_memory: float) 
     if not cost.others:
         return 1.0
     most = min(max(allowed - cost.always, 0.0), cost.others) / cost.others
-    ends = {0.0, most, min(overlap(cost, layers, bandwidth, slow_memory), most)}
+    swapped = max(layers - 2, 1)
+    hidden = (bandwidth * cost.forward * (swapped + 1) / swapped - cost.always) / cost.others
+    ends = {0.0, most, min(max(hidden, 0.0), most)}
     slope = cost.others / bandwidth + cost.recompute
     if slope:  # where fetching takes as long as the backward pass and what is left to recompute
         ends.add(min(max((cost.backward + cost.recompute - cost.always / bandwidth) / slope, 0.0), most))
-    return max(ends, key=lambda alpha: (-_seconds(cost, alpha, bandwidth), alpha))
+    return max(ends, key=lambda alpha: (-_seconds(cost, alpha, bandwidth, layers), alpha))
 
 
-def _seconds(cost: LayerCost, alpha: float, bandwidth: float) -> float:
-    """Of both passes of a layer amid many, over those that no alpha changes."""
-    move = cost.moved(alpha) / bandwidth
+def _seconds(cost: LayerCost, alpha: float, bandwidth: float, layers: int) -> float:
+    """Of both passes, over those that no alpha changes."""
+    link = max(layers - 2, 0) * cost.moved(alpha) / bandwidth
     again = (1 - alpha) * cost.recompute
-    return max(move - cost.forward, 0.0) + max(move - cost.backward - again, 0.0) + again
+    forward = max(link - (layers - 1) * cost.forward, 0.0)
+    backward = max(link - max(layers - 2, 0) * (cost.backward + again), 0.0)
+    return forward + backward + layers * again
 
 
 def _per_layer(cost: LayerCost, layers: int, slow_memory: float) -> float:

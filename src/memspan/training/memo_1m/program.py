@@ -61,14 +61,14 @@ def solve(problem: Problem, *, seconds: float, program: bool = True, enough: int
     until = time.perf_counter() + seconds
     bound = problem.lower_bound
     goal = max(bound, enough)
-    offsets, height = _by_orders(problem)
+    offsets, height = _by_orders(problem, until)
     if height <= goal:
         return Level(offsets=offsets, height=height, bound=bound, how="order")
     offsets, height = _searched(problem, offsets, height, goal, until, seed, share=0.3)
     if height > goal and program and sum(map(len, problem.neighbours)) // 2 <= PAIRS:
         left = until - time.perf_counter()
         if left > 0:
-            found, proven = _programmed(problem, offsets, height, left)
+            found, proven = _programmed(problem, height, left)
             bound = max(bound, proven)
             if found is not None and found[1] < height:
                 offsets, height = found
@@ -82,8 +82,8 @@ def _height(problem: Problem, offsets: Sequence[int]) -> int:
     return max(offset + buffer.size for offset, buffer in zip(offsets, problem.buffers, strict=True))
 
 
-def _by_orders(problem: Problem) -> tuple[tuple[int, ...], int]:
-    """The best of the usual orders of placement."""
+def _by_orders(problem: Problem, until: float) -> tuple[tuple[int, ...], int]:
+    """The best of the usual orders of placement; of the first two at least, and of more while there is time."""
     span, size, lower = problem.upper - problem.lower, problem.size, problem.lower
     keys = [(-size, -span), (-span, -size), (-(size * span), lower), (lower, -size), (-problem.upper, -size)]
     best: tuple[tuple[int, ...], int] | None = None
@@ -96,6 +96,8 @@ def _by_orders(problem: Problem) -> tuple[tuple[int, ...], int]:
                 best = offsets, height
             if best[1] <= problem.lower_bound:
                 return best
+        if best is not None and time.perf_counter() > until:
+            return best
     assert best is not None
     return best
 
@@ -131,9 +133,7 @@ def _searched(
     return best, lowest
 
 
-def _programmed(
-    problem: Problem, offsets: Sequence[int], height: int, seconds: float
-) -> tuple[tuple[tuple[int, ...], int] | None, int]:
+def _programmed(problem: Problem, height: int, seconds: float) -> tuple[tuple[tuple[int, ...], int] | None, int]:
     """The program's placement, None without one, and the bound that it proved."""
     try:
         from scipy.optimize import Bounds, LinearConstraint, milp
@@ -145,16 +145,18 @@ def _programmed(
     step = int(np.lcm.reduce(problem.alignment))  # the program places all at multiples of every alignment
     unit = step if step > 1 else int(np.gcd.reduce(problem.size))
     sizes = np.array([-(-size // unit) for size in problem.size.tolist()], float)
-    count, most, least = len(problem), -(-height // unit), problem.lower_bound // unit
+    ends = problem.size / unit  # of what lies on top; sizes below another are rounded up
+    count, most, least = len(problem), height / unit, problem.lower_bound / unit
     pairs = [(i, int(j)) for i, beside in enumerate(problem.neighbours) for j in beside if i < j]
     if not pairs:
         return None, 0
+    large = float(np.ceil(most))  # the program's C
     rows, columns, values, low = [], [], [], []
     for p, (i, j) in enumerate(pairs):
         z = count + 1 + p
         for row, above, below, sign, limit in (
-            (2 * p, j, i, -most, sizes[i] - most),
-            (2 * p + 1, i, j, most, sizes[j]),
+            (2 * p, j, i, -large, sizes[i] - large),
+            (2 * p + 1, i, j, large, sizes[j]),
         ):
             rows += [row, row, row]
             columns += [above, below, z]
@@ -164,10 +166,10 @@ def _programmed(
         rows += [2 * len(pairs) + i] * 2
         columns += [count, i]
         values += [1.0, -1.0]
-        low.append(float(sizes[i]))
+        low.append(float(ends[i]))
     width = count + 1 + len(pairs)
     matrix = coo_array((values, (rows, columns)), shape=(len(low), width)).tocsr()
-    upper = np.concatenate([most - sizes, [most], np.ones(len(pairs))])
+    upper = np.concatenate([most - ends, [most], np.ones(len(pairs))])
     lower = np.concatenate([np.zeros(count), [least], np.zeros(len(pairs))])
     whole = np.concatenate([np.zeros(count + 1), np.ones(len(pairs))])
     result: Any = milp(
@@ -178,10 +180,9 @@ def _programmed(
         options={"time_limit": seconds},
     )
     bound = getattr(result, "mip_dual_bound", None)
-    # All sizes are whole units, so that the smallest height is one too.
-    proven = int(np.ceil(float(bound) - 1e-6)) * unit if bound is not None and np.isfinite(bound) else 0
-    if step > 1:
-        proven = 0  # sizes were rounded up for the program, so that its bound is not the problem's
+    proven = int(np.ceil(float(bound) * unit - 1e-3)) if bound is not None and np.isfinite(bound) else 0
+    if len(set(problem.alignment.tolist())) > 1:
+        proven = 0  # the program asks more of some offsets than the problem does
     if result.x is None:
         return None, proven
     exact = _stacked(problem, result.x[:count])

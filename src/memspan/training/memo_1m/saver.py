@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -95,13 +95,12 @@ class Memo(Saver):
     Allocator = BiLevel
     touches = frozenset({"activations"})
     uniform = True
-    settles: ClassVar[int] = 4  # two buffers, and two layers that stay in them
+    settles = 4  # two buffers, and two layers that stay in them
 
     def __init__(self, config: Any = None, **options: Any) -> None:
         super().__init__(config, **options)
         self._device = ""  # that the job is planned for
         self._depth: int | None = None  # layers of the job, where it is planned from a shallower model
-        self._ranks = 1
         self._resumed: dict[str, float] = {}
         self._reset()
 
@@ -120,7 +119,7 @@ class Memo(Saver):
         """Refuse attention whose bytes grow with the square of the length."""
         if spec.attention != "sdpa":
             raise InputError(f"memo-1m works with the attention sdpa, not with {spec.attention}")
-        self._device, self._depth, self._ranks = spec.device, spec.layers, spec.devices
+        self._device, self._depth = spec.device, spec.layers
 
     def change(self, model: nn.Module) -> nn.Module:
         """Wrap the layers' forward methods.
@@ -242,6 +241,8 @@ class Memo(Saver):
         weights = sum(one.numel() for one in module.parameters() if one.ndim > 1)
         products = 2 * layer.batch * layer.tokens * weights
         attention = sum(call.flops for call in layer.calls)
+        if math.isinf(flops):
+            return LayerCost(**layer.sizes())  # nothing is known but the bytes: all that fits is moved
         return LayerCost(
             **layer.sizes(),
             forward=(products + attention) / flops,
@@ -256,6 +257,11 @@ class Memo(Saver):
         if self._tier is None or not self._tier.nbytes:
             return Footprint()
         return Footprint.of("activations", self._tier.place, self._tier.nbytes)
+
+    @property
+    def planned(self) -> list[Dialled]:
+        """What was decided, for each shape of a batch."""
+        return list(self._dialled.values())
 
     def report(self) -> dict[str, Any]:
         """By shape of the batch: what was decided; and of the last step, what was done."""
@@ -281,12 +287,12 @@ class Memo(Saver):
         for (batch, length), one in self._dialled.items():
             cost, moved = one.cost, one.cost.moved(one.kept / one.tokens)
             whole = cost.moved(1.0)
-            shared = f"; {said(layers * whole / self._ranks)} on each of {self._ranks} devices that share a sequence"
+            shared = f"; {said(layers * whole / spec.devices)} on each of {spec.devices} devices that share a sequence"
             lines += [
-                f"  memo-1m      {batch} x {length} tokens: a layer keeps {said(whole)} for its backward pass, its"
+                f"  memo-1m      {batch} x {length} tokens; a layer keeps {said(whole)} for its backward pass: its"
                 f" input {said(cost.inputs)}, of attention {said(cost.attention)}, others {said(cost.others)}",
                 f"               all {layers} layers: {said(layers * whole)}, of which inputs"
-                f" {said(layers * cost.inputs)}" + (shared if self._ranks > 1 else ""),
+                f" {said(layers * cost.inputs)}" + (shared if spec.devices > 1 else ""),
                 f"               alpha {one.alpha:.4g}, {self._reason(cost)}: {one.kept} tokens moved,"
                 f" {length - one.kept} recomputed; {said(max(layers - 2, 0) * moved)} of slow memory, two buffers of"
                 f" {said(moved)}",
