@@ -329,5 +329,5 @@ def fit_layer(layer: LayerPredictor, seen: Tensor, wanted: Tensor, epochs: int, 
             adam.zero_grad()
             error.backward()  # type: ignore[no-untyped-call]
             adam.step()
-            last += float(error) * len(part) / len(seen)
+            last += float(error.detach()) * len(part) / len(seen)
     return last
