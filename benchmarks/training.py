@@ -177,18 +177,17 @@ class Training:
         after_steps = after_seconds = None
         peak, stretches = None, 0
         while after_steps is None or after_seconds is None:
-            batch = self.batches(done)
             looked = done % LEDGER_EVERY == 1
             if done == 1:
                 self.stack.make_worst()
             begun, wall = time.process_time(), time.perf_counter()
             if looked:
                 with Ledger(self.model, optimizer=optimizer, stores=self.stack) as ledger:
-                    step(batch, ledger)
+                    step(self.batches(done), ledger)
                 if peak is None or memory(ledger.peak) > memory(peak):
                     peak, stretches = ledger.peak, memory(ledger.peak)
             else:
-                step(batch)
+                step(self.batches(done))
             spent = time.process_time() - begun
             if done:  # the first step makes the optimizer's state
                 (counted if looked else plain).append((spent, time.perf_counter() - wall))
@@ -334,9 +333,9 @@ def show(report: dict[str, Any]) -> str:
         rows.append(
             [
                 name if name != "planned" else f"planned: {'+'.join(row['savers'])}",
-                f"{row['peak_bytes'] / 2**20:,.0f}",
+                f"{row['peak_bytes'] / 2**20:,.1f}",
                 f"{row['peak_bytes'] / adamw['peak_bytes']:.3f}",
-                *(f"{row['by_tier'].get(tier, 0) / 2**20:,.0f}" for tier in tiers),
+                *(f"{row['by_tier'].get(tier, 0) / 2**20:,.1f}" for tier in tiers),
                 error,
                 f"{row['cpu_seconds_per_step']:.2f}",
                 f"{row['cpu_seconds_per_step'] / adamw['cpu_seconds_per_step']:.2f}",
