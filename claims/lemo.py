@@ -5,8 +5,9 @@ LLaMA-2-7B in bfloat16 with 8,192, each with half of the blocks kept and with al
 `chunked-loss`; its gradients are compared on a small model. The loss after fine-tuning is that of a byte-level LLaMA (4
 layers, width 128) that is trained for 200 steps on one text and then for 60 steps of LoRA on another, with all tokens,
 with half of the blocks of 16 by score, and with as many at random; it is measured on held-out bytes, by the dense model
-and with blocks dropped. Beside it stands LoRA on texts of half the length, which takes as few bytes. With MEMSPAN_DATA the texts are `books/lcet10.txt` and `books/alice29.txt`, else they are made
-up. In full the loss of SmolLM2-135M that has not been trained for it is in a table.
+and with blocks dropped. Beside it stands LoRA on texts of half the length, which takes as few bytes. With MEMSPAN_DATA
+the texts are `books/lcet10.txt` and `books/alice29.txt`, else they are made up. In full the loss of SmolLM2-135M that
+has not been trained for it is in a table.
 """
 
 from __future__ import annotations
