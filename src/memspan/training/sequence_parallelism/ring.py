@@ -61,6 +61,7 @@ class Hop:
         for work in self._works:
             work.wait()
         into, self._out, self._into = self._into, [], []
+        self._works = []  # each holds its tensor for as long as it is there
         return into
 
 
