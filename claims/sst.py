@@ -25,7 +25,7 @@ from memspan.core.claims import Evidence, Part, at_least, at_most
 from memspan.core.ledger import Ledger
 from memspan.core.testing import tiny_llama
 from memspan.training.base import AdamW, Stack
-from memspan.training.quantized_linear import replace_modules
+from memspan.training.modules import replace_modules
 from memspan.training.sst import SST, LorentzLinear, lift, lorentz_distance, lorentz_product
 from memspan.training.step import Step
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from memspan.core.errors import InputError, UnsupportedModelError
-from memspan.training.base import OptimizerFactory, Saver
-from memspan.training.quantized_linear import replace_modules
+from memspan.training.base import OptimizerFactory, OtherOptimizer, Saver
+from memspan.training.modules import output_heads, replace_modules
 from memspan.training.spec import Spec
 from memspan.training.sst.layer import SAMPLERS, SpectralLinear, check_finite, iterations_of_a_round
 
@@ -117,7 +117,7 @@ class SST(Saver):
 
     def optimizer(self, factory: OptimizerFactory) -> OptimizerFactory:
         """The same optimizer, with a group of their own for factors."""
-        return _Factory(self, factory)
+        return OtherOptimizer(self.make, factory)
 
     def make(self, model: nn.Module, factory: OptimizerFactory) -> torch.optim.Optimizer:
         """The optimizer of a changed model."""
@@ -199,7 +199,7 @@ class SST(Saver):
 
     def _targets(self, model: nn.Module) -> list[tuple[str, nn.Linear]]:
         """The linear layers to factorise: not the head, nor one whose weight another kind of module has too."""
-        heads = {id(head) for one in model.modules() if (head := _head(one)) is not None}
+        heads = output_heads(model)
         foreign = {
             id(parameter)
             for module in model.modules()
@@ -292,35 +292,3 @@ class SST(Saver):
                         one.weight = other.weight
         replace_modules(model, made)
         return model
-
-
-@dataclass(frozen=True)
-class _Factory:
-    """The settings of one factory, and its optimizer with a group for factors."""
-
-    saver: SST
-    before: OptimizerFactory
-
-    @property
-    def lr(self) -> float:
-        return self.before.lr
-
-    @property
-    def betas(self) -> tuple[float, float]:
-        return self.before.betas
-
-    @property
-    def eps(self) -> float:
-        return self.before.eps
-
-    @property
-    def weight_decay(self) -> float:
-        return self.before.weight_decay
-
-    def __call__(self, model: nn.Module) -> torch.optim.Optimizer:
-        return self.saver.make(model, self.before)
-
-
-def _head(module: nn.Module) -> Any:
-    get = getattr(module, "get_output_embeddings", None)
-    return get() if callable(get) else None
