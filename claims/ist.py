@@ -3,7 +3,7 @@
 Bytes are those of SmolLM2-135M's architecture (30 layers, width 576) with LoRA of rank 8 on five linear layers each, or
 RandLoRA where PEFT is not installed, one row of 512 tokens in float32, run on tensors without bytes: what is held for
 the backward pass when it begins, beside parameters. Scores and losses are tried on a LLaMA-type net (8 layers, width
-96) over bytes: trained on one text, then adapted to another by adapters (RandLoRA, rank 16) in all layers, in a quarter
+64) over bytes: trained on one text, then adapted to another by adapters (RandLoRA, rank 16) in all layers, in a quarter
 drawn at random (RST), drawn by importance (IST), or in the upper quarter; with MEMSPAN_DATA texts are
 `books/alice29.txt` and `books/lcet10.txt`, else made up. A layer's importance is checked against the rise of the
 held-out loss when its adapters are switched off after training.
@@ -43,6 +43,7 @@ BESIDE_ALL = 1.02
 
 TARGETS = "q_proj,k_proj,v_proj,up_proj,down_proj"
 LENGTH = 64
+BASE = 300  # steps on the first text
 
 
 # --- bytes -----------------------------------------------------------------------------------------------------------
@@ -143,7 +144,7 @@ def texts() -> tuple[torch.Tensor, torch.Tensor, str]:
     return first, second.flip(0), "made-up text, then such text backwards"
 
 
-def batches(ids: torch.Tensor, low: float, high: float, seed: int, rows: int = 8) -> Any:
+def batches(ids: torch.Tensor, low: float, high: float, seed: int, rows: int = 4) -> Any:
     """Endless batches from a part of a text."""
     chance = torch.Generator().manual_seed(seed)
     start, stop = int(low * len(ids)), int(high * len(ids)) - LENGTH
@@ -155,7 +156,7 @@ def batches(ids: torch.Tensor, low: float, high: float, seed: int, rows: int = 8
 @cache
 def base(seed: int, steps: int) -> nn.Module:
     """A net that knows the first text."""
-    model = tiny_llama(layers=8, hidden=96, vocabulary=256, seed=seed).train()
+    model = tiny_llama(layers=8, hidden=64, vocabulary=256, seed=seed).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _, batch in zip(range(steps), batches(texts()[0], 0.0, 1.0, seed), strict=False):
@@ -178,7 +179,7 @@ def held_out(model: nn.Module) -> float:
 def adapted(saver: Ist | None, seed: int, steps: int) -> tuple[nn.Module, float]:
     """The net, adapted to the second text, adapters still in; and its held-out loss."""
     stack = Stack([find_saver("randlora", rank=16, scale="peft"), *([] if saver is None else [saver])])
-    model, optimizer = stack.prepare(copy.deepcopy(base(seed, 300 if steps > 100 else 100)), AdamW(lr=1e-3))
+    model, optimizer = stack.prepare(copy.deepcopy(base(seed, BASE if steps > 100 else 100)), AdamW(lr=3e-3))
     step = Step(model.train(), optimizer, stack)
     for _, batch in zip(range(steps), batches(texts()[1], 0.0, 0.9, seed), strict=False):
         step(batch)
@@ -207,7 +208,7 @@ def correlation(saver: Ist, model: nn.Module, loss: float) -> tuple[float, list[
 
 def trained(size: str, seed: int) -> list[Part]:
     """The four ways to train, and what the scores say."""
-    steps = 400 if size == "full" else 40
+    steps = 300 if size == "full" else 40
     saver = Ist(seed=seed, lr=10.0)
     model, ist = adapted(saver, seed, steps)
     value, rows = correlation(saver, model, ist)
@@ -227,7 +228,7 @@ def trained(size: str, seed: int) -> list[Part]:
         "RST": adapted(Ist(policy="rst", seed=seed), seed, steps)[1],
         "IST": ist,
         "upper quarter": adapted(Ist(policy="fixed", layers="6,7"), seed, steps)[1],
-        "none": held_out(base(seed, 300)),
+        "none": held_out(base(seed, BASE)),
     }
     metric = f"loss of held-out bytes, nats, {texts()[2]}"
     return [

@@ -6,7 +6,7 @@ memory move, or drawn numbers. Packing is tried on the challenging problems of g
 in which not one byte is free. Programs for the game are drawn: 20 to 40 buffers, a quarter of them inputs, up to three
 alias groups, fast memory of 40 % of the most bytes that live; what an optimum cannot exceed comes from scipy's
 mixed-integer solver, without regard to addresses. The agent plays one layer of the bundled model forward and backward
-(its configuration, 64 tokens), the 24 buffers that move the most bytes.
+(its configuration, 64 tokens), the 12 buffers that move the most bytes.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from memspan.training.mallocmuzero.mapping import greedy
 from memspan.training.mallocmuzero.tree import play_uniformly
 
 TITLE = "Search packs and maps buffers better than greedy allocators do"
+EXPECTED = "partly"  # of drawn programs the greedy mapping is within 1 % of the tree search, and 5 % below the bound
 SEEDS = (0, 1)
 
 # Thresholds, fixed before the first run, from the card of the system: of the challenging problems two thirds fit their
@@ -228,7 +229,7 @@ def legal(size: str, seed: int) -> Part:
     wrong = backups = 0
     chance = np.random.default_rng(seed)
     programs = [drawn(10_000 + k) for k in range(20)]
-    played = [Program(Problem(p.buffers[:12]), fast, bandwidth) for p, fast, bandwidth in programs]
+    played = [Program(*one) for one in programs]
     groups = [len({buffer.alias for buffer in one.problem.buffers if buffer.alias}) for one in played]
     for number in range(games):
         game = MallocGame(played[number % len(played)])
@@ -253,7 +254,7 @@ def legal(size: str, seed: int) -> Part:
 def learned(size: str, seed: int) -> Part:
     """The agent after 200 games against a tree search that knows nothing."""
     problem = layer()
-    most = sorted(problem.buffers, key=lambda b: (-b.benefit, b.lower))[:24]
+    most = sorted(problem.buffers, key=lambda b: (-b.benefit, b.lower))[:12]
     problem = Problem(tuple(buffer for buffer in problem.buffers if buffer in most))
     program = Program(problem, int(0.4 * problem.lower_bound), 0.02 * problem.lower_bound)
     low = greedy(program)[1]

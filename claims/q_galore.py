@@ -25,6 +25,7 @@ from memspan.training.q_galore import QGaLore
 from memspan.training.step import Step
 
 TITLE = "INT8 weights and INT4 projectors train like GaLore with fewer bytes and fewer decompositions"
+EXPECTED = "holds"
 SEEDS = (0, 1)
 
 # Thresholds, fixed before the first run, from the card of the system: weights and optimizer state at most 0.8 times

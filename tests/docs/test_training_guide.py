@@ -31,9 +31,18 @@ def test_planning_and_training_run(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert "forward" not in names["model"].__dict__
 
 
+def test_addresses_are_given():
+    def step() -> None:
+        torch.ones(64).exp().sum()
+
+    names: dict[str, Any] = {"step": step}
+    exec(next(code for code in CODE if "find_allocator" in code), names)
+    assert names["placement"].optimal and names["mapping"].benefit > 0
+
+
 def test_the_example_of_a_saver_saves_what_is_foretold():
     names: dict[str, Any] = {}
-    exec(CODE[2], names)
+    exec(CODE[-1], names)
     spec = Spec(config=tiny_llama(layers=4).config, batch=2, seq=64)
     saver = names["HalfSaved"]()
     stack = Stack([saver])

@@ -247,7 +247,8 @@ def test_a_recorded_step_is_what_the_ledger_counts():
     pytest.importorskip("transformers")
     from memspan.core.ledger import Ledger
     from memspan.core.testing import tiny_llama
-    from memspan.planner.allocator import record_job, record_step
+    from memspan.planner import record_job
+    from memspan.planner.allocator import record_step
     from memspan.training import AdamW, Spec, Stack, Step
 
     model = tiny_llama()
@@ -354,3 +355,17 @@ def test_plan_record_writes_a_step(capsys, tmp_path):
     assert read_csv(path).lower_bound == plain["lower_bound"]
     assert main(["plan", *job, "--savers", "checkpointing,chunked-loss", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["lower_bound"] < plain["lower_bound"]
+
+
+def test_plan_trace_maps_a_fast_memory(capsys, trace):
+    options = ["plan", "--trace", trace, "--fast-memory", "8", "--quiet"]
+    assert main([*options, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert 0 < found["benefit"] <= found["of"] and found["height"] <= 8 and found["stays"]
+    assert main([*options, "--allocator", "greedy"]) == 0
+    assert "greedy" in capsys.readouterr().out
+    for more, said in ((["--allocator", "luck"], "solver"), (["--capacity", "8"], "--fast-memory")):
+        assert main([*options, *more]) == 2
+        assert said in capsys.readouterr().err
+    assert main(["plan", "--fast-memory", "8"]) == 2
+    assert "--fast-memory is about addresses" in capsys.readouterr().err

@@ -29,3 +29,11 @@ def test_q_galore_trains_seven_billion_parameters_on_a_card_of_16_gb():
     assert how == "repeated"
     assert memory(found.peak) == pytest.approx(15.26e9, rel=0.1)
     assert memory(found.peak) < 16e9
+
+
+def test_activations_of_llama_2_in_16_bits_are_those_that_coat_measured():
+    """25.8 GB at 2 rows of 2,048 tokens (table 7), 22.66 times batch x tokens x width x 2 bytes a layer (table 2)."""
+    spec = Spec(config=transformers.LlamaConfig(**SEVEN_BILLION), batch=2, seq=2048, dtype="bfloat16")
+    found, _ = imagine(spec, Stack())
+    assert found.highest.by_tier["activations"] == pytest.approx(25.8e9, rel=0.1)
+    assert found.saved_by_layer == pytest.approx(22.66 * 2 * 2048 * 4096 * 2, rel=0.02)

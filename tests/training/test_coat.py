@@ -15,6 +15,7 @@ from memspan.core.testing import tiny_llama as tiny
 from memspan.planner.imagine import imagine
 from memspan.training.base import AdamW, Stack, find_saver
 from memspan.training.coat import Coat
+from memspan.training.loop import train
 from memspan.training.packed_adam import PackedAdamW
 from memspan.training.q_galore import QGaLore
 from memspan.training.quantized_linear import QuantizedLinear
@@ -264,6 +265,22 @@ def test_a_resumed_training_is_the_same():
     step = Step(other, made, stack)
     assert [float(step(BATCH)) for _ in range(3)] == losses[3:]
     assert all(torch.equal(a, b) for a, b in zip(other.parameters(), whole.parameters(), strict=True))
+
+
+def test_the_loop_keeps_codes_in_its_checkpoint(tmp_path):
+    def batches(number):
+        return {"input_ids": (IDS + number) % 64, "labels": (IDS + number) % 64}
+
+    def go(folder, steps, **more):
+        savers = [Coat(smallest=0)]
+        return train(tiny_llama(), batches, steps=steps, savers=savers, out=folder, progress=False, **more)
+
+    whole = go(tmp_path / "whole", 6)
+    go(tmp_path / "half", 3)
+    resumed = go(tmp_path / "half", 6, resume=True)
+    assert resumed.resumed_at == 3 and resumed.losses == whole.losses
+    for a, b in zip(resumed.model.parameters(), whole.model.parameters(), strict=True):
+        assert torch.equal(a, b)
 
 
 def test_finish_leaves_a_plain_model():

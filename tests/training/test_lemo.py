@@ -16,7 +16,7 @@ from memspan.core.errors import ConflictError, InputError, UnsupportedModelError
 from memspan.core.ledger import Ledger  # noqa: E402
 from memspan.core.testing import tiny_llama  # noqa: E402
 from memspan.planner.imagine import imagine  # noqa: E402
-from memspan.training import AdamW, Saver, Spec, Stack, Step, train  # noqa: E402
+from memspan.training import AdamW, Saver, Spec, Stack, Step, find_saver, known_savers, train  # noqa: E402
 from memspan.training.lemo import Lemo, Predictors, fit_predictors, profile_keep, refine_keep  # noqa: E402
 from memspan.training.lemo.blocks import Kept, choose, counted  # noqa: E402
 from memspan.training.lemo.predictors import collect  # noqa: E402
@@ -354,6 +354,23 @@ def test_adapters_train_with_fewer_tokens():
     trained = train(spec.build(), [spec.random_batch()], steps=2, savers=savers, progress=False)
     assert trained.report["lemo"]["kept"] == [16] * 4
     assert trained.losses[1] != trained.losses[0]
+
+
+@pytest.mark.skipif("memo-1m" not in known_savers(), reason="memo-1m is not there")
+def test_what_is_kept_can_be_moved_and_recomputed():
+    gradients = []
+    for more in ({}, {"alpha": 0.5, "block": 4}):
+        others: list[Saver] = [find_saver("memo-1m", **more)] if more else []
+        stack = Stack([Lemo(block=4), *others])
+        model, _ = stack.prepare(built("Llama"), AdamW())
+        with stack.step_context():
+            model(input_ids=ids(), labels=ids(), use_cache=False).loss.backward()
+        gradients.append([one.grad for one in model.parameters()])
+        stack.finish(model)
+    for a, b in zip(*gradients, strict=True):
+        assert torch.allclose(a, b, rtol=1e-4, atol=1e-6)
+    with pytest.raises(ConflictError, match="memo-1m"):
+        Stack([Lemo(mlp="own"), find_saver("memo-1m")])
 
 
 def test_a_resumed_training_is_the_same(tmp_path: Path):

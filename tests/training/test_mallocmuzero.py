@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from itertools import permutations
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +22,7 @@ from memspan.training.mallocmuzero.packing import luby
 from memspan.training.mallocmuzero.reference import FOUND, NONE, STOPPED, Shape
 from memspan.training.mallocmuzero.tree import TreeSearch, play_uniformly
 
+ROOT = Path(__file__).parents[2]
 SEARCHES = [reference.search, *([native.search] if native.library() is not None else [])]
 
 
@@ -145,6 +149,30 @@ def test_an_interruption_keeps_what_was_found(monkeypatch):
     placement = find_allocator("mallocmuzero").place(cut_up(0, 40))
     placement.check()
     assert placement.stopped == "interrupted"
+
+
+@pytest.mark.skipif(native.library() is None, reason="the search was not compiled")
+def test_the_compiled_search_is_interrupted_and_waited_for():
+    """In a process of its own, since an end without the search's own would end it too."""
+    code = """
+import os, signal, threading
+import numpy as np
+from memspan.training.mallocmuzero import native
+from memspan.training.mallocmuzero.reference import Shape
+from tests.training.test_mallocmuzero import cut_up
+problem = cut_up(0, 300)
+shape, rank = Shape.of(problem), np.arange(300)
+for wait in (0.3, 0.31, 0.32, 0.33):
+    threading.Timer(wait, os.kill, (os.getpid(), signal.SIGINT)).start()
+    try:
+        native.search(shape, rank, problem.lower_bound, 10**15, np.zeros(300))
+    except KeyboardInterrupt:
+        print("interrupted")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=200, check=False, cwd=ROOT
+    )
+    assert done.returncode == 0 and done.stdout.split() == ["interrupted"] * 4, done
 
 
 def test_luby():

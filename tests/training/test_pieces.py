@@ -10,8 +10,8 @@ from memspan.core.ledger import Ledger
 from memspan.planner.fake import imagined
 from memspan.planner.imagine import imagine
 from memspan.training import pieces as module
-from memspan.training.base import AdamW, Saver, Stack
-from memspan.training.packed_adam import OtherOptimizer, PackedAdamW, decaying
+from memspan.training.base import AdamW, OtherOptimizer, Saver, Stack
+from memspan.training.packed_adam import PackedAdamW, decaying
 from memspan.training.pieces import pieces, standing
 from memspan.training.spec import Spec
 from memspan.training.step import Step

@@ -35,7 +35,7 @@ def exact(found: Any) -> None:
     for loss, gradients in found["model"].values():
         assert loss < 1e-5 and gradients < 1e-5
     assert max(found["attention"].values()) < 5e-6
-    assert found["linformer"] < 5e-5  # of values around 30
+    assert found["linformer"] < 1e-5
 
 
 def test_loss_and_gradients_are_those_of_one_process(pair: Any):
@@ -92,10 +92,10 @@ def test_a_rank_keeps_its_part_of_a_layer():
 
 
 def test_only_the_published_method_keeps_scores():
-    """Beside the blockwise one: B Z L²/N weights of 4 bytes; with the length it grows as its square."""
+    """B Z L²/N weights, where the blockwise one keeps its output and a sum for each query and head; 4 bytes each."""
     for length, ranks in ((128, 2), (256, 8)):
         more = saved(ranks, length, method="rsa") - saved(ranks, length)
-        assert more == pytest.approx(4 * 4 * length**2 / ranks, rel=0.05)
+        assert more == 4 * (4 * length**2 // ranks - length // ranks * 4)
 
 
 def test_layouts():
@@ -142,7 +142,7 @@ def test_wrong_settings_and_models_are_refused():
         stack.check(Spec(config=tiny_llama(attention_dropout=0.1).config, seq=8, devices=2))
     with pytest.raises(UnsupportedModelError, match="needs a transformers language model"):
         stack.check(Spec(make_model=lambda: nn.Linear(1, 1), make_batch=dict, devices=2))
-    kinds = ["sliding_attention", "full_attention"]
+    kinds = ["full_attention", "sliding_attention"]
     windows = transformers.Qwen2Config(num_hidden_layers=2, use_sliding_window=True, layer_types=kinds)
     with pytest.raises(UnsupportedModelError, match="knows full attention, not sliding_attention"):
         stack.check(Spec(config=windows, seq=8, devices=2))

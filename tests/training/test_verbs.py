@@ -59,7 +59,7 @@ def test_plan_prints_a_table_and_what_would_do(configuration: Path, tmp_path: Pa
         (["--model", "openai:http://x#y"], 2, "cannot be trained here"),
         (["--flops", "1e9"], 2, "--flops and --bandwidth go together"),
         (["--savers", "zep", *RATES], 2, "zep is no saver"),
-        (["--savers", "zero", *RATES], 2, "planned"),
+        (["--savers", "napa-vq", *RATES], 2, "planned"),
         (["--seq", "4096"], 2, "positions end at"),
         (["--attention", "nonsense", *RATES], 6, "nonsense"),
     ],

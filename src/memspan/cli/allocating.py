@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,12 @@ def add_options(sub: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--seconds", type=float, metavar="N", help="that each may search (default: 60); Ctrl-C ends it")
     group.add_argument("--out", metavar="FILE", help="write the best placement (CSV with offsets)")
+    group.add_argument(
+        "--fast-memory",
+        metavar="BYTES",
+        help="where not all fit: which uses are served from a fast memory of this size, by --allocator greedy, mcts "
+        "(default) or muzero; --bandwidth is then the bytes from slow to fast in one unit of time",
+    )
 
 
 def record(options: argparse.Namespace) -> int:
@@ -40,7 +47,8 @@ def record(options: argparse.Namespace) -> int:
     from memspan.models.spec import require_local
 
     require_local()
-    from memspan.planner.allocator import record_job, write_csv
+    from memspan.planner import record_job
+    from memspan.planner.allocator import write_csv
     from memspan.training.base import Stack
 
     stack = Stack([] if options.savers is None else names(options.savers))
@@ -60,6 +68,8 @@ def allocate(options: argparse.Namespace) -> int:
     from memspan.cli.verbs import _print_json, _table
     from memspan.planner.allocator import read_csv, show, write_csv
 
+    if options.fast_memory is not None:
+        return _map(options)
     capacity = None if options.capacity is None else parse_bytes(options.capacity)
     seconds = 60.0 if options.seconds is None else options.seconds
     problem = read_csv(options.trace)
@@ -97,6 +107,62 @@ def allocate(options: argparse.Namespace) -> int:
             allowed=capacity,
             advice=f"no placement needs less than {best.bound:,}" if impossible else "give more --seconds or bytes",
         )
+    return 0
+
+
+def _map(options: argparse.Namespace) -> int:
+    """`memspan plan --trace FILE --fast-memory BYTES`."""
+    from memspan.cli.verbs import _print_json, _table
+    from memspan.planner.allocator import read_csv
+    from memspan.training.mallocmuzero import map_buffers
+
+    for name in ("capacity", "plot", "out"):
+        if getattr(options, name) is not None:
+            raise InputError(f"--{name} does not go with --fast-memory, where not all buffers are placed")
+    problem = read_csv(options.trace)
+    found = map_buffers(
+        problem,
+        parse_bytes(options.fast_memory),
+        solver=options.allocator or "mcts",
+        bandwidth=math.inf if options.bandwidth is None else float(parse_bytes(options.bandwidth)),
+        seconds=60.0 if options.seconds is None else options.seconds,
+    )
+    program = found.program
+    stays = sorted(found.stays, key=lambda stay: (stay.first, stay.offset))
+    if options.json:
+        rows = [
+            {
+                "id": problem.buffers[stay.buffer].id,
+                "from": program.times[stay.first // 2],
+                "to": program.times[stay.last // 2],
+                "offset": stay.offset,
+            }
+            for stay in stays
+        ]
+        _print_json(
+            {
+                "trace": options.trace,
+                "fast_memory": program.fast_bytes,
+                "solver": found.solver,
+                "benefit": found.benefit,
+                "of": program.total,
+                "height": found.height,
+                "notes": found.notes,
+                "stays": rows,
+            }
+        )
+        return 0
+    header = ["buffer", "bytes", "offset", "from", "to"]
+    table = []
+    for stay in stays:
+        buffer = problem.buffers[stay.buffer]
+        row = (f"{buffer.size:,}", f"{stay.offset:,}", program.times[stay.first // 2], program.times[stay.last // 2])
+        table.append([buffer.id, *map(str, row)])
+    print(_table(header, table, right={1, 2, 3, 4}))
+    print(
+        f"\nby {found.solver}: benefit {found.benefit:,.0f} of {program.total:,.0f} if all uses were served from fast "
+        f"memory; greedy {found.notes['greedy']:,.0f}; {found.height:,} of {program.fast_bytes:,} bytes used"
+    )
     return 0
 
 

@@ -94,9 +94,9 @@ def plan(options: argparse.Namespace) -> int:
     """`memspan plan`."""
     if options.trace:
         return allocating.allocate(options)
-    for name in ("capacity", "allocator", "seconds", "out"):
+    for name in ("capacity", "allocator", "seconds", "out", "fast_memory"):
         if getattr(options, name) is not None:
-            raise InputError(f"--{name} is about addresses: it goes with --trace FILE")
+            raise InputError(f"--{name.replace('_', '-')} is about addresses: it goes with --trace FILE")
     if options.record:
         return allocating.record(options)
     from memspan.cli.verbs import _print_json, _table

@@ -15,10 +15,12 @@ _WHERE = {
     "Plans": "memspan.planner.search",
     "measure_hardware": "memspan.planner.work",
     "plan": "memspan.planner.search",
+    "record_job": "memspan.planner.record",
 }
-__all__ = ["Hardware", "Plan", "Plans", "measure_hardware", "plan"]
+__all__ = ["Hardware", "Plan", "Plans", "measure_hardware", "plan", "record_job"]
 
 if TYPE_CHECKING:
+    from memspan.planner.record import record_job
     from memspan.planner.search import Plan, Plans, plan
     from memspan.planner.work import Hardware, measure_hardware
 

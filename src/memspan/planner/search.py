@@ -297,7 +297,9 @@ def _candidates(spec: Spec, named: Sequence[Saver | str] | None, skipped: dict[s
             Stack([saver]) if not saver.needs else None
             if spec.task not in saver.tasks:
                 continue
-            if spec.devices == 1 and "distribution" in saver.touches and named is None:
+            # One device shares nothing; only a saver that runs all the same may be asked for by name.
+            alone = spec.devices == 1 and "distribution" in saver.touches
+            if alone and (named is None or not saver.runs_alone):
                 continue
             saver.check(spec)
         except (InputError, ModelError, MissingExtraError) as error:

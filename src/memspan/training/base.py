@@ -81,6 +81,43 @@ class AdamW:
         return torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, eps=self.eps, weight_decay=self.weight_decay)
 
 
+@dataclass(frozen=True)
+class OtherOptimizer:
+    """A factory with the settings of another, which makes an optimizer of its own.
+
+    Args:
+        make: gives the optimizer of a model and these settings.
+        before: the factory whose settings are taken.
+    """
+
+    make: Callable[[nn.Module, OptimizerFactory], torch.optim.Optimizer]
+    before: OptimizerFactory
+
+    @property
+    def lr(self) -> float:
+        """Learning rate."""
+        return self.before.lr
+
+    @property
+    def betas(self) -> tuple[float, float]:
+        """Decay rates of the moments."""
+        return self.before.betas
+
+    @property
+    def eps(self) -> float:
+        """Added to what is divided by."""
+        return self.before.eps
+
+    @property
+    def weight_decay(self) -> float:
+        """Decoupled weight decay."""
+        return self.before.weight_decay
+
+    def __call__(self, model: nn.Module) -> torch.optim.Optimizer:
+        """The optimizer."""
+        return self.make(model, self.before)
+
+
 @dataclass(frozen=True, kw_only=True)
 class SaverConfig:
     """Settings of a saver that has none."""

@@ -29,8 +29,8 @@ from torch import nn
 
 from memspan.core.codecs import FLOAT8, Codec, ExpandedFloat8, Float8
 from memspan.core.errors import InputError
-from memspan.training.base import OptimizerFactory, Saver
-from memspan.training.packed_adam import OtherOptimizer, PackedAdamW, decaying
+from memspan.training.base import OptimizerFactory, OtherOptimizer, Saver
+from memspan.training.packed_adam import PackedAdamW, decaying
 from memspan.training.saved_tensors import GROUPS, TENSOR, SavedTensors
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,7 +12,6 @@ from torch import Tensor, nn
 
 from memspan.core.codecs import Codec, Packed
 from memspan.core.errors import ConflictError, InputError
-from memspan.training.base import OptimizerFactory
 from memspan.training.pieces import pieces
 
 _PIECE = 1 << 20  # values that are decoded, updated and encoded at a time, which bounds what is held beside the state
@@ -33,43 +31,6 @@ def decaying(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
         {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
-
-
-@dataclass(frozen=True)
-class OtherOptimizer:
-    """A factory with the settings of another, which makes an optimizer of its own.
-
-    Args:
-        make: gives the optimizer of a model and these settings.
-        before: the factory whose settings are taken.
-    """
-
-    make: Callable[[nn.Module, OptimizerFactory], torch.optim.Optimizer]
-    before: OptimizerFactory
-
-    @property
-    def lr(self) -> float:
-        """Learning rate."""
-        return self.before.lr
-
-    @property
-    def betas(self) -> tuple[float, float]:
-        """Decay rates of the moments."""
-        return self.before.betas
-
-    @property
-    def eps(self) -> float:
-        """Added to what is divided by."""
-        return self.before.eps
-
-    @property
-    def weight_decay(self) -> float:
-        """Decoupled weight decay."""
-        return self.before.weight_decay
-
-    def __call__(self, model: nn.Module) -> torch.optim.Optimizer:
-        """The optimizer."""
-        return self.make(model, self.before)
 
 
 class PackedAdamW(torch.optim.Optimizer):

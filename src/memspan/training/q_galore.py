@@ -32,9 +32,10 @@ from torch import Tensor, nn
 
 from memspan.core.codecs import Affine, Codebook, Codec, Packed, dynamic_map
 from memspan.core.errors import InputError, UnsupportedModelError
-from memspan.training.base import OptimizerFactory, Saver
-from memspan.training.packed_adam import OtherOptimizer, PackedAdamW, decaying
-from memspan.training.quantized_linear import QuantizedLinear, replace_modules
+from memspan.training.base import OptimizerFactory, OtherOptimizer, Saver
+from memspan.training.modules import output_heads, replace_modules
+from memspan.training.packed_adam import PackedAdamW, decaying
+from memspan.training.quantized_linear import QuantizedLinear
 from memspan.training.spec import Spec
 
 _MOST_SEED = 2**63 - 1
@@ -360,7 +361,7 @@ class QGaLore(Saver):
 
     def _targets(self, model: nn.Module) -> list[tuple[str, nn.Linear]]:
         """The linear layers to train in low rank: not the head, and none that shares its weight."""
-        heads = {id(head) for one in model.modules() if (head := _head(one)) is not None}
+        heads = output_heads(model)
         owners: dict[int, int] = {}
         for module in model.modules():
             for parameter in module._parameters.values():
@@ -387,11 +388,6 @@ class QGaLore(Saver):
         if rank and rank >= side:
             raise InputError(f"rank is {rank}: {name}, {tuple(weight.shape)}, has no more than {side}; lower it")
         return rank
-
-
-def _head(module: nn.Module) -> Any:
-    get = getattr(module, "get_output_embeddings", None)
-    return get() if callable(get) else None
 
 
 def _nbytes(held: Any) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import torch
@@ -90,8 +91,8 @@ class SavedTensors:
         for module in model.modules():
             kind = WHOLE if id(module) in outside else _kind(module)
             if kind == GROUPS and _is_norm(module):
-                module.forward = _again(module.forward)  # type: ignore[method-assign]
-                self._undo.append(lambda module=module: module.__dict__.pop("forward", None))
+                module.forward = _again(module.forward)
+                self._undo.append(partial(module.__dict__.pop, "forward", None))
             self._undo.append(module.register_forward_pre_hook(self._enter(kind)).remove)
             # Called after a forward pass that failed, too.
             self._undo.append(module.register_forward_hook(self._leave, always_call=True).remove)

@@ -22,7 +22,6 @@ _WHERE = {
     "known_allocators": "memspan.planner.allocator.base",
     "read_csv": "memspan.planner.allocator.files",
     "read_placement": "memspan.planner.allocator.files",
-    "record_job": "memspan.planner.allocator.recording",
     "record_step": "memspan.planner.allocator.recording",
     "write_csv": "memspan.planner.allocator.files",
 }
@@ -38,7 +37,6 @@ __all__ = [
     "known_allocators",
     "read_csv",
     "read_placement",
-    "record_job",
     "record_step",
     "write_csv",
 ]
@@ -47,7 +45,7 @@ if TYPE_CHECKING:
     from memspan.planner.allocator.base import Allocator, AllocatorConfig, Run, find_allocator, known_allocators
     from memspan.planner.allocator.files import read_csv, read_placement, write_csv
     from memspan.planner.allocator.problem import Buffer, Placement, PlacementError, Problem
-    from memspan.planner.allocator.recording import record_job, record_step
+    from memspan.planner.allocator.recording import record_step
 
 
 def __getattr__(name: str) -> Any:

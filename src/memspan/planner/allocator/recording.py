@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
 
-    from memspan.training.base import Stack
-    from memspan.training.spec import Spec
-
 
 class _Line(weakref.ref):  # type: ignore[type-arg]
     """A storage's place in the recording, and the weak reference that tells of its end."""
@@ -158,27 +155,6 @@ def record_step(step: Callable[[], object], *, inputs: bool = False, alignment: 
     with Recorder(inputs=inputs, alignment=alignment) as recorder:
         step()
     return recorder.problem(name)
-
-
-def record_job(spec: Spec, stack: Stack, *, inputs: bool = False, alignment: int = 1, name: str = "step") -> Problem:
-    """The second step of a training job, run on tensors without bytes; see `Recorder` for the arguments.
-
-    Raises:
-        UnsupportedModelError: the step depends on the values of tensors.
-    """
-    from memspan.planner.fake import imagined
-    from memspan.training.base import AdamW
-    from memspan.training.step import Step
-
-    with imagined():
-        model, optimizer = stack.prepare(spec.build(), AdamW())
-        model.train()
-        step = Step(model, optimizer, stack)
-        step(spec.random_batch())
-        stack.make_worst()
-        with Recorder(inputs=inputs, alignment=alignment) as recorder:
-            step(spec.random_batch())
-        return recorder.problem(name)
 
 
 def _mode(recorder: Recorder) -> TorchDispatchMode:

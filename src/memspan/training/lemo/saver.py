@@ -113,7 +113,7 @@ class Lemo(Saver):
         if self._predictors is not None and self._predictors.block != self.config.block:
             raise InputError(f"the predictors are for blocks of {self._predictors.block}, not of {self.config.block}")
         alike = self._predictors is None or self._predictors.uniform
-        self.uniform = alike and not self.config.shares  # type: ignore[misc]
+        self.uniform = alike and not self.config.shares
         if self.config.mlp == "own":
             # Recomputed token by token, a layer must have as many tokens inside as outside.
             self.excludes = frozenset({"memo-1m"})

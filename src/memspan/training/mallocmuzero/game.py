@@ -127,6 +127,7 @@ class MallocGame:
         self._address: dict[str, int] = {}  # alias group -> its address, -1 when it is dropped
         self._saved: dict[str, MallocGame] = {}  # alias group -> the game before its first decision
         self._forced: frozenset[str] = frozenset()
+        self._known: dict[Action, Stay | int] | None = None
 
     def clone(self) -> MallocGame:
         """A game that goes on by itself from here."""
@@ -134,7 +135,7 @@ class MallocGame:
         other.program, other.turn, other.backups, other.benefit = self.program, self.turn, self.backups, self.benefit
         other.stays, other.room, other.actions = list(self.stays), list(self.room), list(self.actions)
         other._current, other._address = dict(self._current), dict(self._address)
-        other._saved, other._forced = dict(self._saved), self._forced
+        other._saved, other._forced, other._known = dict(self._saved), self._forced, self._known
         return other
 
     @property
@@ -149,7 +150,7 @@ class MallocGame:
 
     def legal_actions(self) -> list[Action]:
         """What may be done now; at least one where the game is not over."""
-        return [action for action in Action if self._try(action) is not None] if not self.over else []
+        return list(self._options())
 
     def step(self, action: Action | int) -> float:
         """Decide; returns by how much the benefit changed, which is negative where the game had to go back.
@@ -158,14 +159,22 @@ class MallocGame:
             InputError: the action is not legal now.
         """
         before = self.benefit
-        if self.over or (done := self._try(Action(action))) is None:
+        options = self._options()
+        if action not in options:
             raise InputError(f"{Action(action).name} is not legal at turn {self.turn}")
-        self._apply(Action(action), done)
-        while not self.over and not self.legal_actions():
+        self._apply(Action(action), options[Action(action)])
+        while not self.over and not self._options():
             self._go_back(self.program.group(self.present.buffer))
         return self.benefit - before
 
     # --- inside ------------------------------------------------------------------------------------------------------
+
+    def _options(self) -> dict[Action, Stay | int]:
+        """What each legal action does now; found out once a turn."""
+        if self._known is None:
+            tried = {action: self._try(action) for action in Action} if not self.over else {}
+            self._known = {action: done for action, done in tried.items() if done is not None}
+        return self._known
 
     def _try(self, action: Action) -> Stay | int | None:
         """The stay that an action makes, -1 for none, or None where the action is not legal."""
@@ -222,6 +231,7 @@ class MallocGame:
             self._current.pop(turn.buffer, None)
         self.actions.append(int(action))
         self.turn += 1
+        self._known = None
 
     def _go_back(self, group: str) -> None:
         saved, forced, backups = self._saved[group], self._forced | {group}, self.backups + 1

@@ -263,8 +263,8 @@ def upper_bound(program: Program, seconds: float = 5.0) -> float:
     """
     try:
         import numpy as np
-        from scipy.optimize import Bounds, LinearConstraint, milp  # type: ignore[import-untyped]
-        from scipy.sparse import coo_array  # type: ignore[import-untyped]
+        from scipy.optimize import Bounds, LinearConstraint, milp
+        from scipy.sparse import coo_array
     except ImportError as error:
         raise MissingExtraError("scipy, which bounds need,", "pip install scipy") from error
     buffers = program.problem.buffers

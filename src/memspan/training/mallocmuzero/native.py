@@ -6,6 +6,7 @@ import ctypes
 import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -67,21 +68,26 @@ def search(
     rank = np.ascontiguousarray(rank, np.int64)
     offsets, counts, halt = np.zeros(n, np.int64), np.zeros(2, np.int64), np.zeros(1, np.int32)
     result: list[int] = []
+    finished = threading.Event()
 
     def run() -> None:
         places: list[Any] = [weight.ctypes.data, offsets.ctypes.data, counts.ctypes.data, halt.ctypes.data]
-        result.append(
-            lib.pack_search(ctypes.addressof(passed), rank.ctypes.data, capacity, limit, grow, SHARE, *places)
-        )
+        try:
+            result.append(
+                lib.pack_search(ctypes.addressof(passed), rank.ctypes.data, capacity, limit, grow, SHARE, *places)
+            )
+        finally:
+            finished.set()
 
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
+    threading.Thread(target=run, daemon=True).start()
+    # An event, not `join`: a join that is interrupted may take a thread for ended that still runs on these arrays.
     try:
-        while thread.is_alive():
-            thread.join(_EVERY)
+        while not finished.wait(_EVERY):
             if stop():
                 halt[0] = 1
     finally:
         halt[0] = 1
-        thread.join()
+        while not finished.is_set():
+            with suppress(KeyboardInterrupt):
+                finished.wait(_EVERY)
     return result[0], offsets, int(counts[0]), int(counts[1])

@@ -156,13 +156,11 @@ def play_uniformly(program: Program, simulations: int, *, seed: int = 0) -> Mall
                 if following is None:
                     node.children[action] = _uniform(trial.legal_actions())
                     break
-                node = (
-                    following
-                    if set(following.priors) == set(trial.legal_actions())
-                    else _uniform(trial.legal_actions())
-                )
+                now = trial.legal_actions()
+                node = following if set(following.priors) == set(now) else _uniform(now)
             while not trial.over:
-                trial.step(trial.legal_actions()[int(chance.integers(len(trial.legal_actions())))])
+                open_now = trial.legal_actions()
+                trial.step(open_now[int(chance.integers(len(open_now)))])
             low, high = min(low, trial.benefit), max(high, trial.benefit)
             value = (trial.benefit - low) / (high - low) if high > low else 0.5
             for passed, action in path:

@@ -13,7 +13,7 @@ from torch import nn
 
 from memspan.core.errors import ConflictError, InputError, UnsupportedModelError
 from memspan.training.base import OptimizerFactory, Saver
-from memspan.training.quantized_linear import replace_modules
+from memspan.training.modules import output_heads, replace_modules
 from memspan.training.randlora.basis import KINDS, Basis, make_basis, needed
 from memspan.training.randlora.layer import ROUTES, RandLoraLinear, shape_of
 
@@ -230,7 +230,7 @@ def targets(model: nn.Module, wanted: str) -> dict[str, nn.Module]:
     """
     parts = [part.strip() for part in wanted.split(",") if part.strip()]
     everything = parts == ["all-linear"]
-    heads = {id(head) for one in model.modules() if (head := _head(one)) is not None}
+    heads = output_heads(model)
     found: dict[str, nn.Module] = {}
     for name, module in model.named_modules():
         if everything and (not is_linear(module) or id(module) in heads):
@@ -265,11 +265,6 @@ def check(basis: Basis, wanted: Sequence[float], where: str) -> None:
             f"the basis of {where} is not the one that this machine makes of its seed: other settings, or a torch that"
             " draws other numbers; load an adapter that was saved with its basis"
         )
-
-
-def _head(module: nn.Module) -> Any:
-    get = getattr(module, "get_output_embeddings", None)
-    return get() if callable(get) else None
 
 
 def _names(model: nn.Module) -> str:

@@ -61,6 +61,7 @@ class Hop:
         for work in self._works:
             work.wait()
         into, self._out, self._into = self._into, [], []
+        self._works = []  # each holds its tensor for as long as it is there
         return into
 
 
@@ -177,7 +178,7 @@ class _Scores(torch.autograd.Function):
         if dropout:
             dropped = nn.functional.dropout(torch.ones_like(weights), dropout)
             used = weights * dropped
-        out = torch.zeros((*query.shape[:-1], value.shape[-1]), dtype=query.dtype, device=query.device)
+        out = _output(query, value).zero_()
         for source, (values,) in ring.round([value]):
             out += used[..., source * chunk : (source + 1) * chunk] @ values[:, :, None]
         ctx.save_for_backward(query, key, value, weights, *([] if dropped is None else [dropped]))
@@ -233,7 +234,7 @@ class _Blockwise(torch.autograd.Function):
                 out[..., rows, :] = out[..., rows, :] * before + weights @ values[:, :, None, columns].float()
                 total[..., rows, :] = total[..., rows, :] * before + weights.sum(-1, keepdim=True)
                 most[..., rows, :] = highest
-        result = (out / total).to(query.dtype)
+        result = _output(query, value).copy_(out.div_(total))
         ctx.save_for_backward(query, key, value, result, most + total.log())
         ctx.ring, ctx.seen, ctx.scale = ring, seen, scale
         return result
@@ -263,6 +264,13 @@ class _Blockwise(torch.autograd.Function):
         assert hop is not None
         d_key, d_value = hop.arrive()
         return d_query.to(query.dtype), d_key.to(key.dtype), d_value.to(value.dtype), None, None, None
+
+
+def _output(query: Tensor, value: Tensor) -> Tensor:
+    """Room for the output [B, Z / G, G, c, A], lying as [B, c, Z, A], which the next layer takes as it is."""
+    batch, groups, each, chunk, _ = query.shape
+    lying = torch.empty((batch, chunk, groups, each, value.shape[-1]), dtype=query.dtype, device=query.device)
+    return lying.permute(0, 2, 3, 1, 4)
 
 
 def _tiles(seen: Seen, source: int) -> Iterator[tuple[slice, slice]]:

@@ -84,9 +84,9 @@ class SequenceParallelism(Saver):
         if spec.config is None:
             raise UnsupportedModelError("sequence-parallelism needs a transformers language model: leave it out")
         text = spec.config.get_text_config()
-        kinds = set(getattr(text, "layer_types", None) or ())
-        if kinds - {"full_attention"}:
-            raise UnsupportedModelError(f"sequence-parallelism knows full attention, not {', '.join(sorted(kinds))}")
+        others = set(getattr(text, "layer_types", None) or ()) - {"full_attention"}
+        if others:
+            raise UnsupportedModelError(f"sequence-parallelism knows full attention, not {', '.join(sorted(others))}")
         if self.config.method == "ring" and getattr(text, "attention_dropout", 0.0):
             raise UnsupportedModelError('blockwise attention has no dropout: set it to 0, or method to "rsa"')
         self._check_length(spec.seq, spec.devices)
