@@ -21,7 +21,8 @@ from torch import nn
 from memspan.core.claims import Evidence, Part, at_least, at_most
 from memspan.core.ledger import Ledger
 from memspan.core.testing import tiny_llama
-from memspan.planner.allocator import Buffer, Problem, find_allocator, record_job, record_step
+from memspan.planner import record_job
+from memspan.planner.allocator import Buffer, Problem, find_allocator, record_step
 from memspan.planner.imagine import imagine
 from memspan.planner.work import WorkMode
 from memspan.training.base import AdamW, Stack

@@ -10,7 +10,8 @@ import torch
 
 from memspan.core.errors import InputError
 from memspan.core.testing import tiny_llama
-from memspan.planner.allocator import Buffer, Problem, find_allocator, record_job, record_step
+from memspan.planner import record_job
+from memspan.planner.allocator import Buffer, Problem, find_allocator, record_step
 from memspan.planner.allocator.greedy import place_in_order
 from memspan.training import Spec, Stack
 from memspan.training.memo_1m import Arena, BiLevel
