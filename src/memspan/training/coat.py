@@ -151,6 +151,5 @@ class Coat(Saver):
     def finish(self, model: nn.Module) -> nn.Module:
         """The model without hooks."""
         if self._saved is not None:
-            self._saved.detach()
-            self._saved = None
+            self._saved.detach()  # and is kept for `report`
         return model

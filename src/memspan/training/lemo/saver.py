@@ -173,7 +173,9 @@ class Lemo(Saver):
         for layer in self._layers:
             join(layer)
             layer._modules.pop("lemo_predictor", None)
+        counts = self._counts
         self._reset()
+        self._counts = counts  # for `report`
         return model
 
     # --- in every step -----------------------------------------------------------------------------------------------
