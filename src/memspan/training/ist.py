@@ -33,7 +33,7 @@ import torch
 from torch import Tensor, nn
 
 from memspan.core.errors import InputError, UnsupportedModelError
-from memspan.training.base import OptimizerFactory, Saver, has_values
+from memspan.training.base import OptimizerFactory, OtherOptimizer, Saver, has_values
 from memspan.training.spec import Spec
 
 POLICIES = ("ist", "rst", "fixed")
@@ -140,7 +140,12 @@ class Ist(Saver):
 
     def optimizer(self, factory: OptimizerFactory) -> OptimizerFactory:
         """The same; the optimizer that it makes is kept."""
-        return _Kept(self, factory)
+        return OtherOptimizer(self._make, factory)
+
+    def _make(self, model: nn.Module, factory: OptimizerFactory) -> torch.optim.Optimizer:
+        """The factory's own optimizer, which is kept: its state is filled where the planner asks for the worst."""
+        made = self._optimizer = factory(model)
+        return made
 
     def importance(self) -> list[float]:
         """Of each layer, -sigmoid(s): the higher, the more it matters; all -0.5 at the start."""
@@ -317,34 +322,6 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
-
-
-@dataclass(frozen=True)
-class _Kept:
-    """A factory whose optimizer the saver keeps."""
-
-    saver: Ist
-    before: OptimizerFactory
-
-    @property
-    def lr(self) -> float:
-        return self.before.lr
-
-    @property
-    def betas(self) -> tuple[float, float]:
-        return self.before.betas
-
-    @property
-    def eps(self) -> float:
-        return self.before.eps
-
-    @property
-    def weight_decay(self) -> float:
-        return self.before.weight_decay
-
-    def __call__(self, model: nn.Module) -> torch.optim.Optimizer:
-        made = self.saver._optimizer = self.before(model)
-        return made
 
 
 def _adapters(layer: nn.Module) -> list[Any]:

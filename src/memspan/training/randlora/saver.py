@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from memspan.core.errors import ConflictError, InputError, UnsupportedModelError
-from memspan.training.base import OptimizerFactory, Saver
+from memspan.training.base import OptimizerFactory, OtherOptimizer, Saver
 from memspan.training.modules import output_heads, replace_modules
 from memspan.training.randlora.basis import KINDS, Basis, make_basis, needed
 from memspan.training.randlora.layer import ROUTES, RandLoraLinear, shape_of
@@ -118,7 +118,7 @@ class RandLora(Saver):
 
     def optimizer(self, factory: OptimizerFactory) -> OptimizerFactory:
         """The same without weight decay, unless it is asked for."""
-        return factory if self.config.decay or not factory.weight_decay else _Undecayed(factory)
+        return factory if self.config.decay or not factory.weight_decay else _Undecayed(_undecayed, factory)
 
     def report(self) -> dict[str, Any]:
         """Layers, what is trained, what the basis takes, and the rank at which LoRA would train as many numbers."""
@@ -164,31 +164,21 @@ class RandLora(Saver):
             )
 
 
-@dataclass(frozen=True)
-class _Undecayed:
+class _Undecayed(OtherOptimizer):
     """A factory without weight decay."""
 
-    before: OptimizerFactory
-    weight_decay: float = 0.0
-
     @property
-    def lr(self) -> float:
-        return self.before.lr
+    def weight_decay(self) -> float:
+        """None."""
+        return 0.0
 
-    @property
-    def betas(self) -> tuple[float, float]:
-        return self.before.betas
 
-    @property
-    def eps(self) -> float:
-        return self.before.eps
-
-    def __call__(self, model: nn.Module) -> torch.optim.Optimizer:
-        made = self.before(model)
-        for group in made.param_groups:
-            if "weight_decay" in group:
-                group["weight_decay"] = 0.0
-        return made
+def _undecayed(model: nn.Module, factory: OptimizerFactory) -> torch.optim.Optimizer:
+    made = factory(model)
+    for group in made.param_groups:
+        if "weight_decay" in group:
+            group["weight_decay"] = 0.0
+    return made
 
 
 def adapters(model: nn.Module) -> dict[str, RandLoraLinear]:

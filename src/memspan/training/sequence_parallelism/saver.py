@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from memspan.core.budget import format_bytes, parse_bytes
 from memspan.core.errors import InputError, UnsupportedModelError
 from memspan.training import ranks
-from memspan.training.base import Batch, Loss, OptimizerFactory, Saver, has_values
+from memspan.training.base import Batch, Loss, OptimizerFactory, OtherOptimizer, Saver, has_values
 from memspan.training.estimate import Estimate, split_sequence
 from memspan.training.ordinary import IGNORED, language_model
 from memspan.training.reducing import GradientReducer
@@ -122,13 +122,15 @@ class SequenceParallelism(Saver):
 
     def optimizer(self, factory: OptimizerFactory) -> OptimizerFactory:
         """The same, once what averages the gradients is attached to the parameters that it trains."""
-        return factory if self._ring is None else _Factory(self, factory)
+        return factory if self._ring is None else OtherOptimizer(self._make, factory)
 
-    def watch(self, model: nn.Module) -> None:
-        """Average the gradients of a model over the ranks."""
+    def _make(self, model: nn.Module, factory: OptimizerFactory) -> torch.optim.Optimizer:
+        """The factory's own optimizer; gradients are averaged over the ranks from then on."""
+        made = factory(model)
         assert self._ring is not None
         group = self._ring.group if self._ring.group is not None else dist.group.WORLD
         self._reducer = GradientReducer(list(model.parameters()), group, bucket=parse_bytes(self.config.bucket))
+        return made
 
     # --- in every step -----------------------------------------------------------------------------------------------
 
@@ -274,32 +276,3 @@ class SequenceParallelism(Saver):
             AttentionInterface._global_mapping.pop(self._name, None)
         self._ring = self._reducer = self._keep = None
         return model
-
-
-@dataclass(frozen=True)
-class _Factory:
-    """One factory, whose optimizer's gradients are averaged over the ranks."""
-
-    saver: SequenceParallelism
-    before: OptimizerFactory
-
-    @property
-    def lr(self) -> float:
-        return self.before.lr
-
-    @property
-    def betas(self) -> tuple[float, float]:
-        return self.before.betas
-
-    @property
-    def eps(self) -> float:
-        return self.before.eps
-
-    @property
-    def weight_decay(self) -> float:
-        return self.before.weight_decay
-
-    def __call__(self, model: nn.Module) -> torch.optim.Optimizer:
-        made = self.before(model)
-        self.saver.watch(model)
-        return made

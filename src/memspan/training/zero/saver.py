@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from memspan.core.budget import format_bytes, parse_bytes
 from memspan.core.errors import InputError, UnsupportedModelError
 from memspan.training import ranks
-from memspan.training.base import Batch, Loss, OptimizerFactory, Saver, has_values
+from memspan.training.base import Batch, Loss, OptimizerFactory, OtherOptimizer, Saver, has_values
 from memspan.training.estimate import STAGES, Estimate, model_states, replicated, sharded
 from memspan.training.ordinary import IGNORED, language_model
 from memspan.training.reducing import GradientReducer
@@ -142,10 +142,11 @@ class Zero(Saver):
 
     def optimizer(self, factory: OptimizerFactory) -> OptimizerFactory:
         """What makes an optimizer that holds a part of the state."""
-        return _Factory(self, factory) if self._group is not None else factory
+        return OtherOptimizer(self._make, factory) if self._group is not None else factory
 
-    def divided(self, made: torch.optim.Optimizer, model: nn.Module) -> torch.optim.Optimizer:
+    def _make(self, model: nn.Module, factory: OptimizerFactory) -> torch.optim.Optimizer:
         """The optimizer of this rank, in the place of one that would hold all state."""
+        made = factory(model)
         check_divisible(made)
         stage, owners = self.config.stage, None
         if stage in (1, 2):
@@ -274,33 +275,6 @@ class Zero(Saver):
             detach(language_model(model))
         self._group = self._reducer = self._inputs = None
         return model
-
-
-@dataclass(frozen=True)
-class _Factory:
-    """The settings of one factory, and a rank's part of its optimizer."""
-
-    saver: Zero
-    before: OptimizerFactory
-
-    @property
-    def lr(self) -> float:
-        return self.before.lr
-
-    @property
-    def betas(self) -> tuple[float, float]:
-        return self.before.betas
-
-    @property
-    def eps(self) -> float:
-        return self.before.eps
-
-    @property
-    def weight_decay(self) -> float:
-        return self.before.weight_decay
-
-    def __call__(self, model: nn.Module) -> torch.optim.Optimizer:
-        return self.saver.divided(self.before(model), model)
 
 
 def _at_rest(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> dict[str, int]:
