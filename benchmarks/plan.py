@@ -84,6 +84,9 @@ def jobs(only: str | None) -> Iterator[Job]:
         for name in ("Llama", "GPT-2"):
             ways = ["lora", "lora+checkpointing+chunked-loss"]
             yield from rows(name, ways, config=configs[name], batch=2, seq=384)
+        ways = ["coat", "q-galore", "sst", "randlora", "lora+ist", "lemo", "memo-1m", "coat:activations=False"]
+        ways += ["lora+lemo+memo-1m", "q-galore+lemo+memo-1m+chunked-loss", "coat+chunked-loss"]
+        yield from rows("Llama, tied", ways, config=configs["Llama, tied"], batch=2, seq=384)
         yield from rows("Qwen2", ["", "checkpointing"], config=configs["Qwen2"], batch=4, seq=96, dtype="bfloat16")
         yield from rows("Llama", [""], config=configs["Llama"], batch=2, seq=128, attention="eager")
     if only in (None, "bundled"):
@@ -93,6 +96,8 @@ def jobs(only: str | None) -> Iterator[Job]:
         yield from rows("SmolLM2-135M", ["", "checkpointing"], config=config, batch=1, seq=512)
         yield from rows("SmolLM2-135M", [""], config=config, batch=1, seq=512, attention="eager")
         yield from rows("SmolLM2-135M", ["", "lora+chunked-loss"], config=config, batch=4, seq=64)
+        ways = ["q-galore+checkpointing+chunked-loss", "coat"]
+        yield from rows("SmolLM2-135M", ways, config=config, batch=1, seq=256)
 
 
 def run(job: Job) -> tuple[Ledger, float]:

@@ -23,7 +23,6 @@ validation loss; with lemo and memo-1m together below LoRA's peak, at 1,024 toke
 from __future__ import annotations
 
 import argparse
-import ast
 import importlib
 import json
 import resource
@@ -96,18 +95,7 @@ def savers_of(name: str) -> list[Saver]:
     """
     if name == "adamw" or name in PEERS:
         return []
-    found = []
-    for one in name.split("+"):
-        slug, *settings = one.split(":")
-        options: dict[str, Any] = {}
-        for setting in settings:
-            key, _, value = setting.partition("=")
-            try:
-                options[key] = ast.literal_eval(value)
-            except (ValueError, SyntaxError):
-                options[key] = value
-        found.append(find_saver(slug, **options))
-    return found
+    return [find_saver(one) for one in name.split("+")]
 
 
 def every(spec: Spec) -> list[str]:
@@ -213,7 +201,7 @@ class Training:
             "lr": self.factory.lr,
             "full_parameters": not any("adapters" in one.brings for one in self.stack.savers),
             "peak_bytes": stretches,
-            "by_tier": peak.by_tier,
+            "by_tier": peak.in_memory.by_tier,
             "by_place": peak.by_place,
             "predicted_bytes": predicted,
             "process_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,

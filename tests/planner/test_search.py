@@ -9,7 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from memspan.core.errors import BudgetError, InputError  # noqa: E402
+from memspan.core.errors import BudgetError, ConflictError, InputError  # noqa: E402
 from memspan.core.testing import tiny_llama  # noqa: E402
 from memspan.planner import Hardware, measure_hardware, plan, show  # noqa: E402
 from memspan.planner.imagine import imagine  # noqa: E402
@@ -25,7 +25,7 @@ def each_step_is_run_once(monkeypatch: pytest.MonkeyPatch) -> None:
     from memspan.planner import search
 
     def remembered(spec: Spec, stack: Any, *args: Any, **options: Any) -> Any:
-        key = (spec.batch, spec.seq, spec.device, stack.slugs)
+        key = (spec.batch, spec.seq, spec.device, stack.names)
         if key not in SEEN:
             SEEN[key] = imagine(spec, stack, *args, **options)
         return SEEN[key]
@@ -128,6 +128,46 @@ def test_the_task_lora_takes_adapters():
     assert not plans.plain.serves
     with pytest.raises(InputError, match="no saver for the task lora"):
         plan(job(task="lora"), savers=ORDINARY, hardware=SLOW).best()
+
+
+def test_each_saver_is_run_and_then_what_promises_most():
+    savers = ["checkpointing", "chunked-loss", "q-galore", "memo-1m"]
+    every = plan(job(), savers=savers, hardware=SLOW, most=100)
+    assert len(every.plans) == every.combinations == 12  # checkpointing and memo-1m are no pair
+    assert not any("combinations were run" in line for line in show.notes(every))
+    few = plan(job(), savers=savers, hardware=SLOW, most=6)
+    assert (len(few.plans), few.combinations) == (6, 12)
+    assert {one.savers for one in few} > {(), *((name,) for name in savers)}
+    assert few.least.peak == every.least.peak
+    assert any("6 of 12 combinations were run" in line for line in show.notes(few))
+
+
+def test_what_fits_is_looked_for_where_it_is_promised():
+    every = plan(job(), savers=["checkpointing", "chunked-loss", "q-galore", "lemo"], hardware=SLOW, most=100)
+    bound = sorted(one.peak for one in every)[2]
+    few = plan(
+        job(), savers=["checkpointing", "chunked-loss", "q-galore", "lemo"], device_memory=bound, hardware=SLOW, most=8
+    )
+    assert few.best().peak <= bound
+
+
+def test_settings_belong_to_the_name():
+    plans = plan(job(), savers=["chunked-loss:tokens=32", "chunked-loss"], hardware=SLOW)
+    assert {one.savers for one in plans} == {(), ("chunked-loss",), ("chunked-loss:tokens=32",)}
+    assert len({one.peak for one in plans}) == 3
+
+
+def test_savers_that_are_to_work_together_are_run_together_alone():
+    plans = plan(job(), savers=ORDINARY, hardware=SLOW, together=True)
+    assert {one.savers for one in plans} == {(), ("chunked-loss", "checkpointing")}
+    assert {one.savers for one in plan(job(), savers=[], hardware=SLOW, together=True)} == {()}
+    with pytest.raises(ConflictError, match="both change the activations"):
+        plan(job(), savers=["checkpointing", "memo-1m"], hardware=SLOW, together=True)
+
+
+def test_at_least_one_step_is_run():
+    with pytest.raises(InputError, match="most is 0"):
+        plan(job(), savers=ORDINARY, hardware=SLOW, most=0)
 
 
 def test_only_working_systems_of_the_catalogue_are_offered(monkeypatch: pytest.MonkeyPatch):

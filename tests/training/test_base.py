@@ -158,6 +158,29 @@ def test_unknown_parts_are_refused():
         Stack([Odd()])
 
 
+def test_settings_are_read_from_a_name_and_written_into_it():
+    saver = find_saver("coat:activations=False:group=64")
+    assert (saver.config.activations, saver.config.group, saver.name) == (False, 64, "coat:activations=False:group=64")
+    assert find_saver("coat").name == "coat"
+    assert find_saver(saver.name).config == saver.config
+    assert Stack(["chunked-loss:tokens=7"]).names == ("chunked-loss:tokens=7",)
+    assert Stack(["chunked-loss:tokens=7"]).slugs == ("chunked-loss",)
+    assert find_saver("memo-1m:bandwidth=32GB").config.bandwidth == "32GB"
+
+
+@pytest.mark.parametrize("name", ["coat:", "coat:activations", "coat:=3", "coat:group=", "coat:no-such=1"])
+def test_malformed_settings_are_refused(name: str):
+    with pytest.raises(InputError, match="settings are written coat:NAME=VALUE"):
+        find_saver(name)
+
+
+def test_settings_that_a_saver_does_not_have_are_refused():
+    with pytest.raises(InputError, match="its options"):
+        find_saver("coat:tokens=7")
+    with pytest.raises(InputError, match="given twice"):
+        find_saver("chunked-loss:tokens=7", tokens=8)
+
+
 def test_savers_are_found_by_name():
     assert {"checkpointing", "chunked-loss", "lora"} <= set(known_savers())
     assert find_saver("chunked-loss", tokens=7).config.tokens == 7

@@ -53,7 +53,10 @@ def add_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--out", required=True, metavar="DIR", help="the run's folder: settings, metrics, plots, model")
     sub.add_argument("--budget", default="2GiB", metavar="BYTES", help="memory that training may take (default: 2GiB)")
     sub.add_argument(
-        "--savers", default="auto", metavar="A,B", help="auto (the best plan that fits, default), none, or a list"
+        "--savers",
+        default="auto",
+        metavar="A,B",
+        help="auto (the best plan that fits, default), none, or a list, with settings as in zero:stage=2",
     )
     sub.add_argument("--steps", type=int, default=100, metavar="N", help="in all (default: 100)")
     sub.add_argument("--lr", type=float, default=1e-4, metavar="X", help="learning rate (default: 0.0001)")
@@ -105,7 +108,7 @@ def train(options: argparse.Namespace) -> int:
         "loss": {"first": trained.losses[0], "last": trained.losses[-1]},
         "seconds": round(trained.seconds, 1),
         "peak_bytes": {"predicted": chosen.peak, "measured": memory(trained.peak), "budget": budget},
-        "by_tier": trained.peak.by_tier,
+        "by_tier": trained.peak.in_memory.by_tier,
         "report": trained.report,
     }
     if options.json:
@@ -119,7 +122,7 @@ def train(options: argparse.Namespace) -> int:
         print(
             f"peak {format_bytes(memory(trained.peak))} of {format_bytes(budget)},"
             f" {format_bytes(chosen.peak)} foretold: "
-            + ", ".join(f"{tier} {format_bytes(n)}" for tier, n in trained.peak.by_tier.items())
+            + ", ".join(f"{tier} {format_bytes(n)}" for tier, n in trained.peak.in_memory.by_tier.items())
         )
     print(f"the model: {folder / 'model'} (transformers loads it); metrics.jsonl, loss.png, ledger.png beside it")
     return 0
@@ -192,11 +195,12 @@ def _choose(options: argparse.Namespace, spec: Spec, budget: int) -> tuple[Plans
 
     wanted = None if options.savers == "auto" else names(options.savers)
     if wanted is not None:
-        wanted = list(Stack(wanted).slugs)
-    with progress_bar("planning", MOST, show=not options.quiet) as advance:
+        wanted = list(Stack(wanted).names)
+    with progress_bar("planning", MOST if wanted is None else 2, show=not options.quiet) as advance:
         plans = make_plans(
             spec,
             savers=wanted,
+            together=wanted is not None,
             device_memory=budget,
             clip=options.clip,
             progress=advance,

@@ -18,6 +18,7 @@ EXAMPLES = """\
 examples:
   memspan plan --model bundled --seq 2048 --device-memory 4GiB
   memspan plan --model llama7b/config.json --dtype bfloat16 --seq 4096 --device-memory 80GB --explain
+  memspan plan --model config.json --devices 8 --savers zero:stage=1,zero:stage=2,zero:stage=3,checkpointing
   memspan plan --model config.json --task pretrain --batch 8 --devices 64 --flops 312e12 --bandwidth 2TB --link 100GB
   memspan plan --model bundled --seq 128 --record step.csv
   memspan plan --trace step.csv --allocator all --plot address.png
@@ -59,7 +60,10 @@ def add_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--host-memory", metavar="BYTES", help="RAM beside each device")
     sub.add_argument("--devices", type=int, default=1, metavar="N", help="devices that share the job (default: 1)")
     sub.add_argument("--device", default="cpu", metavar="NAME", help="where tensors are: cpu (default), cuda, …")
-    sub.add_argument("--savers", metavar="A,B", help="consider these only (default: all that work)")
+    sub.add_argument(
+        "--savers", metavar="A,B", help="consider these only (default: all that work); settings as in zero:stage=2"
+    )
+    sub.add_argument("--most", type=int, metavar="N", help="combinations to run at most (default: 24)")
     sub.add_argument("--flops", type=float, metavar="N", help="of the device, a second (default: this machine, timed)")
     sub.add_argument("--bandwidth", metavar="BYTES", help="of the device's memory, a second; goes with --flops")
     sub.add_argument("--link", metavar="BYTES", help="a second between devices (default: communication costs no time)")
@@ -110,7 +114,8 @@ def plan(options: argparse.Namespace) -> int:
 
     hardware = _hardware(options)
     spec = job(options)
-    with progress_bar("planning", MOST, show=not options.quiet) as advance:
+    most = MOST if options.most is None else options.most
+    with progress_bar("planning", most, show=not options.quiet) as advance:
         plans = make_plans(
             spec,
             savers=None if options.savers is None else names(options.savers),
@@ -119,6 +124,7 @@ def plan(options: argparse.Namespace) -> int:
             clip=options.clip,
             hardware=hardware,
             whole=options.whole,
+            most=most,
             progress=advance,
         )
     if options.plot:

@@ -39,6 +39,11 @@ class Footprint:
         """Bytes per place, over all tiers; places without bytes are left out."""
         return self._summed(1, PLACES)
 
+    @property
+    def in_memory(self) -> Footprint:
+        """What of it is in memory: on devices and in RAM."""
+        return Footprint({key: nbytes for key, nbytes in self.entries.items() if key[1] != "disk"})
+
     def _summed(self, axis: int, order: Iterable[str]) -> dict[str, int]:
         sums: dict[str, int] = {}
         for key, nbytes in self.entries.items():

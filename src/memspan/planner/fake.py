@@ -58,9 +58,10 @@ def imagined() -> Iterator[None]:
     from torch._subclasses.fake_tensor import (
         DataDependentOutputException,
         DynamicOutputShapeException,
-        FakeTensorMode,
         UnsupportedOperatorException,
     )
+
+    from memspan.planner.shapes import ShapeMode
 
     before = {name: getattr(masks, name) for name in _READS if hasattr(masks, name)}
     apply = nn.Module._apply
@@ -70,7 +71,7 @@ def imagined() -> Iterator[None]:
         for name in before:
             setattr(masks, name, _READS[name])
         nn.Module._apply = _apply  # type: ignore[method-assign]
-        with FakeTensorMode():
+        with ShapeMode():
             yield
     except (DataDependentOutputException, DynamicOutputShapeException, UnsupportedOperatorException) as error:
         said = str(error).splitlines()[0]

@@ -11,10 +11,14 @@ that differ, the whole model's step is run.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from memspan.core.errors import UnsupportedModelError
 from memspan.core.footprint import Footprint
@@ -135,12 +139,15 @@ def imagine(
     layers = spec.layers
     uniform = all(saver.uniform for saver in stack.savers)
     least = max((saver.settles for saver in stack.savers), default=SHALLOW)
-    if not whole and uniform and layers is not None and layers > least + 2 and _alike(spec):
+    more = math.lcm(*(saver.period for saver in stack.savers))
+    least, times = least + ((layers or 0) - least) % more, ((layers or 0) - least) // more
+    if not whole and uniform and times > 2 and _alike(spec):
         try:
-            short, long = run(spec.with_layers(least)), run(spec.with_layers(least + 1))
-            found = _repeated(short, long, layers - least, lambda: run(spec.with_layers(least + 2)))
-            beside = Footprint(_extended(short.beside.entries, long.beside.entries, layers - least))
-            how = "repeated" if found is not None else how
+            short, long = run(spec.with_layers(least)), run(spec.with_layers(least + more))
+            found = _repeated(short, long, times, lambda: run(spec.with_layers(least + 2 * more)))
+            if found is not None:
+                found, how = replace(found, saved_by_layer=found.saved_by_layer // more), "repeated"
+            beside = Footprint(_extended(short.beside.entries, long.beside.entries, times))
         except (UnsupportedModelError, ValueError, IndexError, KeyError):
             pass  # a configuration that cannot be cut; the whole model says what is wrong, if anything is
     if found is None:
@@ -234,35 +241,33 @@ def _with_pieces(short: Changes, long: Changes, times: int) -> Parts | None:
 def _aligned(short: Changes, long: Changes, times: int) -> Parts | None:
     """What `_with_pieces` gives, found by trying all ways to put pieces in."""
     more = len(long) - len(short)
-    # best[put][in_piece]: the least cost so far, with `put` of long's changes put in, and the steps that led there.
-    # Beginning a piece costs 1, a change that has grown 2, so that pieces stay whole.
+    numbers: dict[Key, int] = {}
+    keys, others = (np.array([numbers.setdefault(key, len(numbers)) for key, _ in one]) for one in (short, long))
+    sizes, grown = (np.array([n for _, n in one]) for one in (short, long))
+    # whole[put], inside[put]: the least cost so far, with `put` of long's changes put in, and whether the last of them
+    # was; came[i, put]: by which of the two that was reached. Beginning a piece costs 1, a change that has grown 2, so
+    # that pieces stay whole.
     nowhere = (len(short) + len(long)) * 2
-    best = [[(0 if put == 0 else nowhere), nowhere] for put in range(more + 1)]
-    came: list[list[list[int]]] = []
+    whole, inside = np.full(more + 1, nowhere), np.full(more + 1, nowhere)
+    whole[0] = 0
+    came = np.zeros((len(short) + 1, more + 1, 2), dtype=np.uint8)
     for i in range(len(short) + 1):
-        came.append([[0, 0] for _ in range(more + 1)])
-        for put in range(more + 1):
-            if put:
-                fresh, going = best[put - 1][0] + 1, best[put - 1][1]
-                best[put][1] = min(fresh, going)
-                came[i][put][1] = int(going < fresh)
+        inside[1:] = np.minimum.accumulate(whole[:-1] + 1)
+        came[i, 1:, 1] = inside[:-1] < whole[:-1] + 1
         if i == len(short):
             break
-        following = [[nowhere, nowhere] for _ in range(more + 1)]
-        for put in range(more + 1):
-            (key, x), (other, y) = short[i], long[i + put]
-            if key == other and (x == y or 0 < x < y or y < x < 0):
-                side = int(best[put][1] < best[put][0])
-                following[put][0] = best[put][side] + (0 if x == y else 2)
-                came[i][put][0] = side
-        best = following
-    side = int(best[more][1] < best[more][0])
-    if best[more][side] >= nowhere:
+        x, y = sizes[i], grown[i : i + more + 1]
+        fits = (keys[i] == others[i : i + more + 1]) & ((x == y) | ((x > 0) & (x < y)) | ((y < x) & (x < 0)))
+        came[i, :, 0] = inside < whole
+        whole = np.where(fits, np.minimum(whole, inside) + np.where(x == y, 0, 2), nowhere)
+        inside = np.full(more + 1, nowhere)
+    side = int(inside[more] < whole[more])
+    if min(whole[more], inside[more]) >= nowhere:
         return None
     return _walked_back(short, long, times, came, side)
 
 
-def _walked_back(short: Changes, long: Changes, times: int, came: list[list[list[int]]], side: int) -> Parts:
+def _walked_back(short: Changes, long: Changes, times: int, came: NDArray[np.uint8], side: int) -> Parts:
     """The pieces along the way that `_aligned` found, from its end to its beginning."""
     i, put = len(short), len(long) - len(short)
     parts: list[tuple[Changes, int]] = []
@@ -271,7 +276,7 @@ def _walked_back(short: Changes, long: Changes, times: int, came: list[list[list
         if side:
             while side:
                 piece.append(long[i + put - 1])
-                side = came[i][put][1]
+                side = int(came[i, put, 1])
                 put -= 1
             parts.append((piece[::-1], times))
         else:
@@ -279,7 +284,7 @@ def _walked_back(short: Changes, long: Changes, times: int, came: list[list[list
                 i -= 1
                 (key, x), (_, y) = short[i], long[i + put]
                 piece.append((key, _further(x, y, times)))
-                side = came[i][put][0]
+                side = int(came[i, put, 0])
             parts.append((piece[::-1], 1))
     return parts[::-1]
 

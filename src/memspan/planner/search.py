@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from memspan.core.budget import format_bytes, parse_bytes
 from memspan.core.errors import BudgetError, InputError, MissingExtraError, ModelError
-from memspan.core.footprint import Footprint
 from memspan.planner.imagine import imagine, runs_alone
+from memspan.planner.promise import Promises, combinations, names
 from memspan.planner.work import Hardware, measure_hardware
 from memspan.training.base import Loss, OptimizerFactory, Saver, Stack, find_saver, known_savers
 from memspan.training.estimate import Estimate, memory, replicated
 from memspan.training.spec import Spec
 from memspan.training.step import language_model_loss
 
-BEAM = 4  # combinations of each size that are extended further
-MOST = 32  # combinations that are looked at
+MOST = 24  # combinations that are run
 _ADAPTERS = "adapters"
 
 
@@ -26,7 +25,7 @@ class Plan:
     """One way to do the job, on each rank.
 
     Attributes:
-        savers: slugs, in the order in which they change the step; none is plain AdamW.
+        savers: names with their settings, in the order in which they change the step; none is plain AdamW.
         estimate: what the step holds.
         how: "repeated" (from the steps of one and of two layers) or "whole"; where ranks share it, "+ rank"
             (one was run, the others left out) or "+ formula".
@@ -61,20 +60,20 @@ class Plan:
     @property
     def binding(self) -> str:
         """What the peak consists of most, and when: what a further saver should take on."""
-        tiers = self.estimate.peak.by_tier
+        tiers = self.estimate.peak.in_memory.by_tier
         tier = max(tiers, key=lambda name: tiers[name]) if tiers else "nothing"
         return f"{tier} in the {_WHEN[self.estimate.busiest]}"
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON types; bytes, and seconds."""
+        """As JSON types; bytes, and seconds. Tiers are those in memory; what is on disk stands in "by_place"."""
         estimate = self.estimate
         return {
             "savers": list(self.savers),
             "peak_bytes": self.peak,
-            "by_tier": estimate.peak.by_tier,
+            "by_tier": estimate.peak.in_memory.by_tier,
             "by_place": estimate.peak.by_place,
-            "highest": estimate.highest.by_tier,
-            "stretches": {name: held.by_tier for name, held in estimate.stretches.items()},
+            "highest": estimate.highest.in_memory.by_tier,
+            "stretches": {name: held.in_memory.by_tier for name, held in estimate.stretches.items()},
             "fits": self.fits,
             "serves": self.serves,
             "over": self.over,
@@ -102,11 +101,12 @@ _WHEN = {
 
 @dataclass(frozen=True, kw_only=True)
 class Plans:
-    """All ways that were looked at, best first: what fits before what does not, exact before inexact, then by speed.
+    """All ways that were run, best first: what fits before what does not, exact before inexact, then by speed.
 
     Attributes:
         spec: the job.
         plans: at least the plain one.
+        combinations: how many there are of the savers, of which `plans` are those that were run.
         skipped: savers that cannot serve this job, and why.
         hardware: on which the seconds are reckoned.
         device_memory, host_memory: bytes that there are; None is no bound.
@@ -114,6 +114,7 @@ class Plans:
 
     spec: Spec
     plans: tuple[Plan, ...]
+    combinations: int
     skipped: dict[str, str]
     hardware: Hardware
     device_memory: int | None
@@ -172,6 +173,7 @@ class Plans:
                 "link": self.hardware.link,
                 "measured": self.hardware.measured,
             },
+            "combinations": self.combinations,
             "plans": [plan.to_json() for plan in self.plans],
             "skipped": self.skipped,
         }
@@ -188,13 +190,14 @@ def plan(
     clip: float | None = None,
     hardware: Hardware | None = None,
     whole: bool = False,
+    together: bool = False,
     most: int = MOST,
     progress: Callable[[int], None] | None = None,
 ) -> Plans:
     """Predict what a job takes, alone and with every combination of savers that promises most.
 
-    Combinations grow one saver at a time from the four smallest of each size, so that not all are looked at where there
-    are many savers. None is predicted by rule: each step is run on tensors without bytes.
+    Every saver is run alone, or with the fewest others that it needs; then come the combinations that promise most by
+    what their savers did there. None that is shown is predicted by rule: each step is run on tensors without bytes.
 
     Args:
         spec: the job.
@@ -206,13 +209,17 @@ def plan(
         clip: norm that gradients are clipped to.
         hardware: None times this machine's CPU.
         whole: run the whole model's steps, not those of one and of two layers.
-        most: combinations to look at.
+        together: run the savers that are named all together, and no other combination of them.
+        most: combinations to run.
         progress: called with 1 after each combination.
 
     Raises:
         UnsupportedModelError: the plain step itself cannot be run without values.
         InputError: a number of bytes is malformed, or a saver that was named cannot serve the job.
+        ConflictError: savers that are to work together cannot.
     """
+    if most < 1:
+        raise InputError(f"most is {most}: at least one step has to be run")
     bounds = (_bytes(device_memory), _bytes(host_memory))
     hardware = hardware or measure_hardware(spec.torch_dtype)
     skipped: dict[str, str] = {}
@@ -233,50 +240,30 @@ def plan(
         if progress is not None:
             progress(1)
         return Plan(
-            savers=stack.slugs,
+            savers=stack.names,
             estimate=estimate,
             how=how,
             seconds=hardware.seconds(estimate.flops, estimate.traffic, estimate.sent),
             exact=stack.exact,
             quality=stack.quality,
-            over=_over(estimate.peak, spec, *bounds),
+            over=_over(estimate.peak.by_place, spec, *bounds),
             serves=serves(stack.savers),
             explained=tuple(stack.explain(spec, estimate)),
         )
 
-    found: dict[tuple[str, ...], Plan] = {(): look(Stack())}
-    # What a saver needs, another brings, so a combination that is none by itself may be extended all the same.
-    beam: list[tuple[Saver, ...]] = [()]
-    while beam and len(found) < most:
-        longer: dict[tuple[str, ...], tuple[Saver, ...]] = {}
-        for held in beam:
-            for saver in candidates:
-                if saver not in held:
-                    together = tuple(sorted((*held, saver), key=candidates.index))
-                    longer[tuple(one.slug for one in together)] = together
-        reached = []
-        for together in longer.values():
-            if len(found) >= most:
-                break
-            try:
-                stack = Stack(together)
-                if not serves(together):
-                    reached.append((0, together))
-                    continue
-                made = look(stack)
-            except (BudgetError, InputError, ModelError) as error:
-                if len(together) == 1 and not together[0].needs:
-                    skipped[together[0].slug] = str(error)
-                elif len(together) == 1:
-                    reached.append((0, together))
-                continue
-            found[made.savers] = made
-            reached.append((made.peak, together))
-        beam = [together for _, together in sorted(reached, key=lambda pair: pair[0])[:BEAM]]
-    order = sorted(found.values(), key=_rank)
+    search = _Search(spec, candidates, look, lambda held: _over(held, spec, *bounds), hardware)
+    search.take(())
+    if together:
+        search.all_together()
+    else:
+        search.each(most)
+        search.best(most, bounded=any(bound is not None for bound in bounds))
+    skipped |= search.failed
+    order = sorted(search.found, key=_rank)
     return Plans(
         spec=spec,
         plans=tuple(order),
+        combinations=search.there,
         skipped=skipped,
         hardware=hardware,
         device_memory=bounds[0],
@@ -284,10 +271,82 @@ def plan(
     )
 
 
+class _Search:
+    """Runs combinations, those first that promise most.
+
+    Attributes:
+        found: a plan for each that could be run.
+        failed: savers whose first combination could not be, and why.
+        there: combinations that there are.
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        savers: Sequence[Saver],
+        look: Callable[[Stack], Plan],
+        over: Callable[[Mapping[str, float]], Mapping[str, float]],
+        hardware: Hardware,
+    ) -> None:
+        self._savers, self._look, self._over, self._hardware = savers, look, over, hardware
+        self._left = [(), *(one for one in combinations(savers, adapters=spec.task == "lora") if one)]
+        self._promises = Promises()
+        self.there = len(self._left)
+        self.found: list[Plan] = []
+        self.failed: dict[str, str] = {}
+
+    def take(self, together: tuple[Saver, ...]) -> str:
+        """Run one; what went wrong, if anything did."""
+        self._left.remove(together)
+        try:
+            made = self._look(Stack(together))
+        except (BudgetError, InputError, ModelError) as error:
+            if not together:
+                raise
+            return str(error)
+        self.found.append(made)
+        self._promises.add(names(together), made.estimate)
+        return ""
+
+    def all_together(self) -> None:
+        """Run the combination of all savers."""
+        self.there = len({(), tuple(self._savers)})
+        if self._savers:
+            self.found.append(self._look(Stack(self._savers)))
+
+    def each(self, most: int) -> None:
+        """Run every saver in the smallest combination that it can be in."""
+        for saver in self._savers:
+            smallest = next((together for together in self._left if saver in together), None)
+            if smallest is not None and len(self.found) < most:
+                error = self.take(smallest)
+                if error:
+                    self.failed[saver.name] = error
+
+    def best(self, most: int, *, bounded: bool) -> None:
+        """Run the others, in turn the one that promises the best plan and, so that the least is known, the smallest."""
+        while self._left and len(self.found) < most:
+            by_rank = bounded and len(self.found) % 2 == 0
+            self.take(min(self._left, key=self._by_rank if by_rank else self._by_peak))
+
+    def _by_rank(self, together: tuple[Saver, ...]) -> tuple[Any, ...]:
+        promise = self._promises.of(names(together))
+        held = promise.held()
+        exact = all(saver.exact for saver in together)
+        seconds = self._hardware.seconds(promise.flops, promise.traffic, promise.sent)
+        return (*_order(not self._over(held), exact, seconds, sum(held.values())), sorted(names(together)))
+
+    def _by_peak(self, together: tuple[Saver, ...]) -> tuple[Any, ...]:
+        return sum(self._promises.of(names(together)).held().values()), sorted(names(together))
+
+
 def _rank(one: Plan) -> tuple[Any, ...]:
-    if one.fits:
-        return (not one.serves, 0, not one.exact, one.seconds, one.peak, one.savers)
-    return (not one.serves, 1, one.peak, one.seconds, one.savers)
+    return (not one.serves, *_order(one.fits, one.exact, one.seconds, one.peak), one.savers)
+
+
+def _order(fits: bool, exact: bool, seconds: float, peak: float) -> tuple[float, ...]:
+    """What fits comes first, by exactness and speed; then what does not, by its bytes."""
+    return (0, not exact, seconds, peak) if fits else (1, peak, seconds)
 
 
 def _candidates(spec: Spec, named: Sequence[Saver | str] | None, skipped: dict[str, str]) -> Iterable[Saver]:
@@ -310,15 +369,15 @@ def _candidates(spec: Spec, named: Sequence[Saver | str] | None, skipped: dict[s
         yield saver
 
 
-def _over(held: Footprint, spec: Spec, device: int | None, host: int | None) -> dict[str, int]:
-    """Bytes by place that are too many."""
+def _over(held: Mapping[str, float], spec: Spec, device: int | None, host: int | None) -> dict[str, int]:
+    """Bytes by place that are too many, of those that are held by place."""
     bounds: dict[str, int | None] = {"device": device, "ram": host}
     if spec.device == "cpu":  # device and host are one memory
         bounds = {"ram": min((bound for bound in (device, host) if bound is not None), default=None)}
     return {
-        where: held.by_place.get(where, 0) - bound
+        where: round(held.get(where, 0)) - bound
         for where, bound in bounds.items()
-        if bound is not None and held.by_place.get(where, 0) > bound
+        if bound is not None and held.get(where, 0) > bound
     }
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from memspan.core.budget import format_bytes
 from memspan.core.errors import InputError, MissingExtraError
-from memspan.core.footprint import Footprint
 from memspan.planner.search import Plan, Plans
 from memspan.training.estimate import STRETCHES, memory
 
@@ -19,7 +18,7 @@ def rows(plans: Plans) -> tuple[list[str], list[list[str]]]:
     header = ["savers", "peak", *TIERS, "s/step", "quality lost", "most of it", *(["fits"] if bounded else [])]
     table = []
     for one in plans:
-        tiers = one.estimate.peak.by_tier
+        tiers = one.estimate.peak.in_memory.by_tier
         row = [name(one), format_bytes(one.peak), *(format_bytes(tiers.get(tier, 0)) for tier in TIERS)]
         row += [_seconds(one.seconds), one.quality, one.binding]
         if bounded:
@@ -41,6 +40,11 @@ def notes(plans: Plans) -> list[str]:
         "bytes of one rank's step, the tensors of PyTorch alone; seconds are an estimate from"
         f" {hardware.flops / 1e9:,.0f} GFLOP/s and {hardware.bandwidth / 1e9:,.1f} GB/s, {where}, nothing overlapping"
     ]
+    if plans.combinations > len(plans.plans):
+        said.append(
+            f"{len(plans.plans)} of {plans.combinations} combinations were run: each saver by itself, then those that"
+            " promised most; --most N runs more"
+        )
     if plans.device_memory is not None and not plans.plans[0].fits:
         least = plans.least
         said.append(
@@ -56,7 +60,7 @@ def explain(plans: Plans, one: Plan) -> list[str]:
     size = spec.torch_dtype.itemsize
     deep = f", {spec.layers} layers" if spec.layers is not None else ""
     lines = [f"{name(one)}: {spec.task}, {spec.batch} x {spec.seq} tokens, {spec.dtype}, {spec.attention}{deep}"]
-    highest = found.highest.by_tier
+    highest = found.highest.in_memory.by_tier
     lines.append(
         f"  weights      {format_bytes(highest.get('weights', 0))}: {found.parameters:,} parameters, {size} bytes each"
         " unless a saver stores them otherwise, and buffers"
@@ -72,8 +76,7 @@ def explain(plans: Plans, one: Plan) -> list[str]:
     for stretch in STRETCHES:
         held = found.stretches.get(stretch)
         if held is not None and memory(held):
-            tiers = Footprint({key: n for key, n in held.entries.items() if key[1] != "disk"}).by_tier
-            parts = ", ".join(f"{tier} {format_bytes(n)}" for tier, n in tiers.items() if n)
+            parts = ", ".join(f"{tier} {format_bytes(n)}" for tier, n in held.in_memory.by_tier.items() if n)
             disk = held.by_place.get("disk", 0)
             parts += f"; on disk {format_bytes(disk)}" if disk else ""
             mark = "  <- the peak" if stretch == found.busiest else ""
@@ -109,9 +112,9 @@ def plot(plans: Plans, path: Path) -> Path:
     figure = Figure(figsize=(9, 1.5 + 0.35 * len(shown)), layout="constrained")
     axes = figure.subplots()
     left = [0.0] * len(shown)
-    tiers = dict.fromkeys(tier for one in shown for tier in one.estimate.peak.by_tier)
+    tiers = dict.fromkeys(tier for one in shown for tier in one.estimate.peak.in_memory.by_tier)
     for tier in sorted(tiers, key=lambda word: TIERS.index(word) if word in TIERS else len(TIERS)):
-        widths = [one.estimate.peak.by_tier.get(tier, 0) / 2**30 for one in shown]
+        widths = [one.estimate.peak.in_memory.by_tier.get(tier, 0) / 2**30 for one in shown]
         axes.barh([name(one) for one in shown], widths, left=left, label=tier)
         left = [at + width for at, width in zip(left, widths, strict=True)]
     if plans.device_memory is not None:

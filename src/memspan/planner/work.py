@@ -38,6 +38,10 @@ class WorkMode(TorchDispatchMode):
         self.sent = 0
         self._free: dict[Any, bool] = {}
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled where work is counted
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         output = func(*args, **kwargs)

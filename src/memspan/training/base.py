@@ -7,6 +7,7 @@ runs is thereby predicted: a formula (`estimate`) is needed only for what one pr
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, fields
@@ -138,8 +139,9 @@ class Saver:
         exact: the update is the plain one's but for rounding.
         quality: what is known to be lost, in a few words; "none" where it is exact.
         uniform: it treats all layers alike, so that a deep model may be predicted from a shallow one's steps.
-        settles: layers that a model needs until each further one adds the same to a step, where `uniform`; more than
-            one where layers work ahead of one another.
+        settles: layers that a model needs until further ones add the same to a step, where `uniform`; more than one
+            where layers work ahead of one another.
+        period: after how many layers the largest step repeats, where `uniform`; more than one where layers take turns.
         runs_alone: with several devices, the planner runs one rank of it in one process, the others left out; without,
             `estimate` is asked.
         updates_in_backward: parameters are updated inside the backward pass, after which there are no gradients to clip
@@ -156,7 +158,8 @@ class Saver:
     exact: ClassVar[bool] = True
     quality: ClassVar[str] = "none"
     uniform: bool = False
-    settles: ClassVar[int] = 1
+    settles: int = 1
+    period: int = 1
     runs_alone: ClassVar[bool] = False
     updates_in_backward: bool = False
 
@@ -170,6 +173,16 @@ class Saver:
         elif options:
             raise InputError(f"{self.slug}: give a config or options, not both")
         self.config = config
+
+    @property
+    def name(self) -> str:
+        """The slug and, as `find_saver` reads them, the settings that are not the default ones."""
+        said = [self.slug]
+        for field in fields(self.config):
+            value = getattr(self.config, field.name)
+            if isinstance(value, bool | int | float | str) and value != field.default:
+                said.append(f"{field.name}={value}")
+        return ":".join(said)
 
     # --- before the first step ---------------------------------------------------------------------------------------
 
@@ -281,6 +294,11 @@ class Stack:
     def slugs(self) -> tuple[str, ...]:
         """The savers' names."""
         return tuple(saver.slug for saver in self.savers)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The savers' names with their settings, from which `Stack` makes them again."""
+        return tuple(saver.name for saver in self.savers)
 
     @property
     def distributing(self) -> Saver | None:
@@ -397,12 +415,27 @@ class Stack:
 def find_saver(slug: str, **options: Any) -> Saver:
     """The saver of this name: one of the ordinary ones, or a working system of the catalogue.
 
+    Args:
+        slug: its name, behind which settings may stand: "zero:stage=2", "lemo:keep=0.25:block=32".
+        options: settings.
+
     Raises:
-        InputError: the name is not known, is planned only, or is no saver; or an option is not known.
+        InputError: the name is not known, is planned only, or is no saver; or a setting is not known or malformed.
         MissingExtraError: a package it needs is not installed.
     """
     from memspan.training.ordinary import ORDINARY
 
+    slug, *settings = slug.split(":")
+    for setting in settings:
+        key, given, value = setting.partition("=")
+        if not (key.isidentifier() and given and value):
+            raise InputError(f"{setting!r} is no setting of {slug}: settings are written {slug}:NAME=VALUE:NAME=VALUE")
+        if key in options:
+            raise InputError(f"{slug}: {key} is given twice")
+        try:
+            options[key] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            options[key] = value
     kind: type[Any] = ORDINARY[slug] if slug in ORDINARY else load_system(slug)
     if not issubclass(kind, Saver):
         raise InputError(f"{slug} is no saver; there are {', '.join(known_savers())}")

@@ -22,7 +22,7 @@ STAGES = (0, 1, 2, 3)
 
 def memory(footprint: Footprint) -> int:
     """Bytes in memory: on devices and in RAM, not on disk."""
-    return footprint.total - footprint.by_place.get("disk", 0)
+    return footprint.in_memory.total
 
 
 @dataclass(frozen=True, kw_only=True)

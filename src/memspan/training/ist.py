@@ -118,6 +118,11 @@ class Ist(Saver):
         self.trained: list[int] = []
         self._step = self._probes = 0
         self._forced: list[int] | None = None
+        # Where one layer of every so many trains, those of the largest step are spread like that, and the step repeats.
+        period = round(1 / self.config.fraction)
+        shares = all(int(self.config.fraction * period * n) == n for n in range(1, 100))
+        self.uniform = shares and self.config.policy != "fixed"
+        self.period = self.settles = period if self.uniform else 1
 
     def check(self, spec: Spec) -> None:
         """Refuse several devices."""
@@ -193,7 +198,7 @@ class Ist(Saver):
         count = len(self._layers)
         size = len(self._draw())
         if self.config.policy != "fixed":
-            self._forced = [0, *range(count - size + 1, count)]
+            self._forced = [0, *range(count - 1, 0, -self.period)][:size]
         if self._optimizer is not None and self.config.policy != "fixed":
             _fill(self._optimizer)
 

@@ -116,7 +116,7 @@ def train(
     bound = None if budget is None else Budget.parse(budget)
     folder = None if out is None else Path(out)
     checkpoint = None if folder is None else folder / CHECKPOINT
-    agreed = {"savers": list(stack.slugs), "seed": seed, **(settings or {})}
+    agreed = {"savers": list(stack.names), "seed": seed, **(settings or {})}
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         held = ranks.first_says(checkpoint is not None and checkpoint.exists())
@@ -255,7 +255,7 @@ class _Run:
     def _refuse(self, step: int, needed: int) -> None:
         assert self.bound is not None
         kept = "" if self.folder is None else f"; step {step} is kept in {self.folder}"
-        tiers = ", ".join(f"{tier} {format_bytes(n)}" for tier, n in self.peak.by_tier.items())
+        tiers = ", ".join(f"{tier} {format_bytes(n)}" for tier, n in self.peak.in_memory.by_tier.items())
         raise BudgetError(
             f"step {step} ({tiers})",
             needed=needed,

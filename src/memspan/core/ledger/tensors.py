@@ -382,6 +382,7 @@ def _nothing(*args: Any) -> None:
 def _mode(watch: TensorWatch) -> TorchDispatchMode:
     """A dispatch mode that books every storage that an operation makes or resizes."""
     import torch
+    from torch._subclasses.fake_tensor import FakeTensor
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils._pytree import tree_leaves
 
@@ -408,6 +409,8 @@ def _mode(watch: TensorWatch) -> TorchDispatchMode:
                 storage = output.untyped_storage()
                 if id(storage) not in live:
                     book(storage)
+            elif kind == _FRESH and type(output) is FakeTensor and output.layout is strided:
+                book(output.untyped_storage(), output.fake_device)  # `device` would be another operation
             else:
                 for value in tree_leaves(output):
                     if isinstance(value, plain):
