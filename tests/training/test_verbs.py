@@ -60,6 +60,8 @@ def test_plan_prints_a_table_and_what_would_do(configuration: Path, tmp_path: Pa
         (["--flops", "1e9"], 2, "--flops and --bandwidth go together"),
         (["--savers", "zep", *RATES], 2, "zep is no saver"),
         (["--savers", "napa-vq", *RATES], 2, "planned"),
+        (["--savers", "coat:group", *RATES], 2, "coat:NAME=VALUE"),
+        (["--savers", "none", "--most", "0", *RATES], 2, "most is 0"),
         (["--seq", "4096"], 2, "positions end at"),
         (["--attention", "nonsense", *RATES], 6, "nonsense"),
     ],
@@ -90,6 +92,23 @@ def test_pretraining_from_a_configuration(configuration: Path, tmp_path: Path, c
     resumed = said(capsys)
     assert (resumed["resumed_at"], resumed["steps"]) == (4, 6)
     assert resumed["loss"]["first"] == report["loss"]["first"]
+
+
+def test_savers_with_settings_are_planned_kept_and_resumed(
+    configuration: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    savers = "chunked-loss:tokens=8,coat:activations=False"
+    assert main(["plan", "--model", str(configuration), "--seq", "16", "--savers", savers, *RATES, "--json"]) == 0
+    found = {tuple(one["savers"]) for one in said(capsys)["plans"]}
+    assert found == {(), *((one,) for one in savers.split(",")), tuple(savers.split(","))}
+    (tmp_path / "text.txt").write_text(WORDS * 20)
+    job = ["--model", str(configuration), "--task", "pretrain", "--seq", "16", "--data", str(tmp_path / "text.txt")]
+    out = tmp_path / "run"
+    assert main(["train", *job, "--out", str(out), "--steps", "2", "--savers", savers, "--json"]) == 0
+    assert said(capsys)["savers"] == savers.split(",")
+    assert json.loads((out / "config.json").read_text())["savers"] == savers
+    assert main(["train", "--resume", "--out", str(out), "--steps", "3", "--json"]) == 0
+    assert (report := said(capsys))["resumed_at"] == 2 and report["savers"] == savers.split(",")
 
 
 def test_finetuning_a_model_within_a_budget(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
