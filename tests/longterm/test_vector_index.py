@@ -28,12 +28,17 @@ WORDS = [f"w{number}" for number in range(120)]
 EXHAUSTIVE = IndexChoice(system="spann", above=100, recall=1.0)
 
 
-@pytest.fixture(autouse=True)
-def sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+def set_small(patch: pytest.MonkeyPatch) -> None:
+    """Small sizes until the patch is undone."""
     for module, names in ((parts, ("PASSAGES", "JOINED")), (nearest, ("SCAN_ALL",)), (vector_index, ("_TAIL",))):
         for name in names:
-            monkeypatch.setattr(module, name, getattr(module, name))
+            patch.setattr(module, name, getattr(module, name))
     small()
+
+
+@pytest.fixture(autouse=True)
+def sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_small(monkeypatch)
 
 
 def turns(count: int, first: int = 0) -> list[Episode]:
@@ -360,12 +365,22 @@ def test_what_is_evicted_is_not_found_and_counts_no_longer(tmp_path: Path):
         assert not [uid for uid, mark in marks.items() if uid not in here and mark in held]
 
 
+@pytest.fixture(scope="module")
+def indexed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a closed store with an index, to copy."""
+    path = tmp_path_factory.mktemp("indexed") / "a.db"
+    with pytest.MonkeyPatch.context() as patch:
+        set_small(patch)
+        with opened(path) as memory:
+            memory.add(turns(1500))
+            memory.embed_pending()
+    return path.parent
+
+
 @pytest.mark.parametrize("damage", ["missing", "no meta", "tables", "lists", "ids", "older store"])
-def test_a_damaged_index_is_passed_over_found_and_made_again(damage: str, tmp_path: Path):
-    path = tmp_path / "a.db"
-    with opened(path) as memory:
-        memory.add(turns(1500))
-        memory.embed_pending()
+def test_a_damaged_index_is_passed_over_found_and_made_again(damage: str, indexed: Path, tmp_path: Path):
+    path = tmp_path / "copy" / "a.db"
+    shutil.copytree(indexed, path.parent)
     (folder,) = folders(path)
     if damage == "missing":
         shutil.rmtree(folder)

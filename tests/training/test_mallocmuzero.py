@@ -162,6 +162,7 @@ from memspan.training.mallocmuzero.reference import Shape
 from tests.training.test_mallocmuzero import cut_up
 problem = cut_up(0, 300)
 shape, rank = Shape.of(problem), np.arange(300)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is ignored
 for wait in (0.3, 0.31, 0.32, 0.33):
     threading.Timer(wait, os.kill, (os.getpid(), signal.SIGINT)).start()
     try:

@@ -93,7 +93,11 @@ def test_the_residual_identity_gives_the_distance_up_to_the_code_of_the_residual
     estimate = identity + 2 * (left @ q)
     # The estimate is off by the product of the query with what the code leaves, and by nothing else.
     q8, step = codes.quantize_query(q)
-    dot = step * scale * (codes.dots4(codes.nibbles(code), q8) - 7.5 * q8.astype(np.int64).sum())
+    dot = (
+        step
+        * scale
+        * (codes.dots4(codes.unpack4(codes.nibbles(code)).astype(np.float32), q8) - 7.5 * q8.astype(np.int64).sum())
+    )
     add = (x.astype(np.float64) ** 2).sum(1) - (h.astype(np.float64) ** 2).sum()
     from_code = ((q - h).astype(np.float64) ** 2).sum() + add - 2 * dot
     rounding = 2 * np.abs((code - 7.5) * scale[:, None]).sum(1) * step / 2
@@ -119,4 +123,7 @@ def test_products_are_those_of_the_codes():
     flat = eight.transpose(0, 2, 1, 3).reshape(2, 16, 96).astype(np.int64)
     assert (codes.dots8(eight, q) == flat @ q.astype(np.int64)).all()
     four = rng.integers(0, 16, (7, 96)).astype(np.uint8)
-    assert (codes.dots4(codes.nibbles(four), q) == four.astype(np.int64) @ q.astype(np.int64)).all()
+    assert (
+        codes.dots4(codes.unpack4(codes.nibbles(four)).astype(np.float32), q)
+        == four.astype(np.int64) @ q.astype(np.int64)
+    ).all()

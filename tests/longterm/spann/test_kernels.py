@@ -87,7 +87,7 @@ def test_integer_products_are_the_reference_bit_for_bit(level: int, padded: int,
             ):
                 packed = codes.nibbles(four)
                 blocks = packed.reshape(count, 16, padded // 8, 4).transpose(0, 2, 1, 3).copy()
-                wanted = codes.dots4(packed, q).reshape(count, 16)
+                wanted = codes.dots4(codes.unpack4(packed).astype(np.float32), q).reshape(count, 16)
                 assert (scan(level, 4, unaligned(blocks, 21), unaligned(q, 3)) == wanted).all()
 
 

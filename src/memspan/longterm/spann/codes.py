@@ -157,6 +157,6 @@ def dots8(codes: Bytes, q: npt.NDArray[np.int8]) -> npt.NDArray[np.int32]:
     return np.asarray(products, np.int32)
 
 
-def dots4(packed: Bytes, q: npt.NDArray[np.int8]) -> npt.NDArray[np.int32]:
-    """Integer products [n] of 4-bit entries [n, d/2] with a query [d]."""
-    return np.asarray(unpack4(packed).astype(np.float32) @ q.astype(np.float32)).astype(np.int32)
+def dots4(codes: Floats, q: npt.NDArray[np.int8]) -> Floats:
+    """Products [n] of unpacked 4-bit entries [n, d] with a query [d]: whole numbers, which float32 holds exactly."""
+    return np.asarray(codes @ q.astype(np.float32), np.float32)

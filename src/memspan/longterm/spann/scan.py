@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,36 @@ from .layout import Files, Tables
 from .pages import Rows
 from .pending import Pending
 from .space import Floats, Space, distances
+
+HELD = 1 << 20  # bytes of unpacked lists that a search keeps for its other queries
+
+
+@dataclass(frozen=True)
+class Unpacked:
+    """The entries of a list that a search may answer with: codes [n, d], add, scale and slots [n]."""
+
+    codes: Floats
+    add: Floats
+    scale: Floats
+    slots: Slots
+
+
+@dataclass
+class Held:
+    """Lists that earlier queries of a search unpacked."""
+
+    lists: dict[int, list[Unpacked]] = field(default_factory=dict)
+    bytes: int = 0
+
+    def put(self, number: int, entries: list[Unpacked]) -> None:
+        """Keeps a list; those kept before are let go when there is no more room."""
+        size = sum(e.codes.nbytes for e in entries)
+        if self.bytes + size > HELD:
+            self.lists.clear()
+            self.bytes = 0
+        if size <= HELD:
+            self.lists[number] = entries
+            self.bytes += size
 
 
 class Scan(ABC):
@@ -44,9 +75,10 @@ class Scan(ABC):
         slots = np.full((len(raw), k), NONE, np.uint32)
         best = np.full((len(raw), k), np.inf, np.float32)
         read = touched = ranked = 0
+        held = Held()
         for i, q in enumerate(inner):
             number, base = self.near_heads(q, effort, only)
-            slot, estimate, done = self._scan(q, number, base, k, effort, only)
+            slot, estimate, done = self._scan(q, number, base, k, effort, only, held)
             keep = estimate.argsort(kind="stable")[: max(effort.rerank, k)]
             slot = slot[keep]
             read += done
@@ -86,7 +118,14 @@ class Scan(ABC):
         return number[order], d[order]
 
     def _scan(
-        self, q: Floats, number: npt.NDArray[np.int64], base: Floats, k: int, effort: Effort, only: Only | None
+        self,
+        q: Floats,
+        number: npt.NDArray[np.int64],
+        base: Floats,
+        k: int,
+        effort: Effort,
+        only: Only | None,
+        held: Held,
     ) -> tuple[Slots, Floats, int]:
         """Slots seen in the lists, their estimates, and how many lists were read."""
         q8, step = codes.quantize_query(q)
@@ -96,25 +135,38 @@ class Scan(ABC):
         seen = np.zeros(self.slots, np.bool_)  # of which the system gives only the pages that are touched
         bounded = np.isfinite(effort.stop) or np.isfinite(effort.patience)
         last, best = 0, np.float32(np.inf)
-        for j, (i, h) in enumerate(zip(number, base, strict=True)):
+        for j, (i, h) in enumerate(zip(number.tolist(), base, strict=True)):
             if bounded and len(estimates) >= k and (h > effort.stop * best or j >= effort.patience * (EASY + last)):
                 return slots, estimates, j
-            if self.bad_lists(np.array([i])):
-                raise DamagedLists(self.files.path, [int(i)])
-            for e in self.entries(int(i)):
-                d = (h + e.add) - (2 * step * e.scale) * (codes.dots4(e.packed, q8).astype(np.float32) - bias)
-                fine = e.slots < self.slots  # but in a damaged list
-                fine[fine] = ~test_bits(self.tables.dead, e.slots[fine])
-                if only is not None:
-                    fine[fine] = test_bits(only.slots, e.slots[fine])
-                fine[fine] = ~seen[e.slots[fine]]
-                seen[e.slots[fine]] = True
-                if bounded and fine.any() and (len(estimates) < k or d[fine].min() < best):
+            entries = held.lists.get(i)
+            if entries is None:
+                held.put(i, entries := self._unpacked(i, only))
+            for e in entries:
+                new = ~seen[e.slots]
+                if not new.any():
+                    continue
+                seen[e.slots] = True
+                d = ((h + e.add) - (2 * step * e.scale) * (codes.dots4(e.codes, q8) - bias))[new]
+                if bounded and (len(estimates) < k or d.min() < best):
                     last = j + 1
-                slots, estimates = np.concatenate([slots, e.slots[fine]]), np.concatenate([estimates, d[fine]])
+                slots, estimates = np.concatenate([slots, e.slots[new]]), np.concatenate([estimates, d])
                 if bounded and len(estimates) >= k:
                     best = np.partition(estimates, k - 1)[k - 1]
         return slots, estimates.astype(np.float32), len(number)
+
+    def _unpacked(self, number: int, only: Only | None) -> list[Unpacked]:
+        """The entries of a list without deleted rows and those that are not asked for."""
+        if self.bad_lists(np.array([number])):
+            raise DamagedLists(self.files.path, [number])
+        out = []
+        for e in self.entries(number):
+            fine = e.slots < self.slots  # but in a damaged list
+            fine[fine] = ~test_bits(self.tables.dead, e.slots[fine])
+            if only is not None:
+                fine[fine] = test_bits(only.slots, e.slots[fine])
+            levels = codes.unpack4(e.packed[fine]).astype(np.float32)
+            out.append(Unpacked(levels, e.add[fine], e.scale[fine], e.slots[fine]))
+        return out
 
     def entries(self, number: int, *, written: bool = True, pending: bool = True) -> list[codes.Entries]:
         """The entries of a list: those written, then those pending."""
