@@ -24,7 +24,7 @@ CALLS: dict[str, Callable[[], Any]] = {
     "default dtype": lambda: torch.empty(5),
     "product": lambda: square() @ square(),
     "promoted": lambda: torch.ones(3, dtype=torch.int8) + torch.ones(2, 1),
-    "transposed": lambda: square()[:, :4].t(),
+    "transposed": lambda: square().narrow(1, 0, 4).transpose(0, 1),
     "taken apart": lambda: square().view(2, 3, 6).permute(2, 0, 1).unbind(0),
     "split": lambda: square().split([1, 5], dim=1),
     "expanded": lambda: torch.ones(1, 4).expand(3, 4),
