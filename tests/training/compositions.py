@@ -72,7 +72,7 @@ def _serve(folder: Path, steps: int, seconds: float, names: Sequence[str]) -> No
                 time.sleep(seconds)  # which leaves the test the time to kill
                 return data[step % len(data)]
 
-            run(one, steps, batches, out=folder / str(number), save_every=3)
+            run(one, steps, batches, out=folder / str(number), save_every=2)
             os._exit(0)
         children.append(child)
     print(*children, flush=True)
