@@ -328,7 +328,7 @@ def test_several_ranks_are_refused_in_any_loop():
 def test_killed_in_mid_run_each_goes_on_with_the_same_curve(tmp_path: Path):
     together = [names for names in TOGETHER if possible(names)]
     whole = {names: run(names, 5) for names in together}
-    command = [sys.executable, "-m", "tests.training.compositions", str(tmp_path), "5", "0.3", *together]
+    command = [sys.executable, "-m", "tests.training.compositions", str(tmp_path), "5", "0.2", *together]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
     try:
