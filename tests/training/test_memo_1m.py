@@ -36,14 +36,14 @@ def llama():
     return tiny_llama(layers=5)
 
 
-def gradients(model, savers, batches=1):
+def gradients(model, savers, batches=1, **options):
     stack = Stack(savers)
     model, _ = stack.prepare(model.train(), AdamW())
     losses = []
     with stack.step_context():
         for number in range(batches):
             ids = IDS.roll(number, 1)
-            loss = model(input_ids=ids, labels=ids, use_cache=False).loss
+            loss = model(input_ids=ids, labels=ids, **{"use_cache": False, **options}).loss
             loss.backward()
             losses.append(float(loss.detach()))
     return losses, [one.grad for one in model.parameters()], stack
@@ -66,6 +66,13 @@ def test_gradients_are_the_plain_steps(make, alpha):
 def test_gradients_add_up_over_batches():
     _, wanted, _ = gradients(llama(), [], 3)
     _, found, _ = gradients(llama(), [Memo(alpha=0.5, block=8)], 3)
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(found, wanted, strict=True))
+
+
+@pytest.mark.parametrize("make", [llama, gpt])
+def test_a_cache_that_nobody_declined_changes_nothing(make):
+    _, wanted, _ = gradients(make(), [], use_cache=True)
+    _, found, _ = gradients(make(), [Memo(alpha=0.5, block=8)], use_cache=True)
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(found, wanted, strict=True))
 
 

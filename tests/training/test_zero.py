@@ -225,6 +225,7 @@ def test_wrong_settings_and_impossible_lists_are_refused():
 
 
 def test_other_optimizers_and_whole_numbers_are_refused():
+    from memspan.training.coat import Coat
     from memspan.training.q_galore import QGaLore
 
     class Counting(nn.Module):
@@ -234,7 +235,9 @@ def test_other_optimizers_and_whole_numbers_are_refused():
 
     with pytest.raises(UnsupportedModelError, match=r"cannot split codes, which is of torch\.int8"):
         Zero().change(Counting())
-    with left_out(2), pytest.raises(UnsupportedModelError, match="GaLoreAdamW may need whole tensors"):
+    with left_out(2), pytest.raises(UnsupportedModelError, match="PackedAdamW may need whole tensors"):
+        Stack([Zero(), Coat(activations=False)]).prepare(tiny_llama(), AdamW())
+    with left_out(2), pytest.raises(InputError, match="q-galore works on one device"):
         Stack([Zero(), QGaLore(weight_bits=32)]).prepare(tiny_llama(), AdamW())
 
 

@@ -20,6 +20,7 @@ from memspan.core.catalog import load as load_system
 from memspan.core.catalog import systems
 from memspan.core.errors import ConflictError, InputError
 from memspan.core.footprint import Footprint
+from memspan.training import ranks
 from memspan.training.estimate import Estimate
 from memspan.training.spec import TASKS, Spec
 
@@ -30,6 +31,9 @@ PARTS = ("weights", "layers", "tokens", "loss", "activations", "optimizer", "dis
 layer sees. *loss*: the output embedding and the loss. *activations*: what is kept for the backward pass. *optimizer*:
 the update and its state. *distribution*: what each rank holds.
 """
+
+STATES = "memspan"
+"""Where an optimizer's `state_dict` has the savers' own states."""
 
 Batch = Mapping[str, Any]
 Loss = Callable[[nn.Module, Batch], Tensor]
@@ -144,6 +148,7 @@ class Saver:
         period: after how many layers the largest step repeats, where `uniform`; more than one where layers take turns.
         runs_alone: with several devices, the planner runs one rank of it in one process, the others left out; without,
             `estimate` is asked.
+        one_device: why ranks cannot share a job with it; empty where they can.
         updates_in_backward: parameters are updated inside the backward pass, after which there are no gradients to clip
             or to add to.
     """
@@ -161,6 +166,7 @@ class Saver:
     settles: int = 1
     period: int = 1
     runs_alone: ClassVar[bool] = False
+    one_device: ClassVar[str] = ""
     updates_in_backward: bool = False
 
     def __init__(self, config: Any = None, **options: Any) -> None:
@@ -192,6 +198,16 @@ class Saver:
         Raises:
             InputError, UnsupportedModelError: it cannot; the message says why and what would help.
         """
+        self.check_ranks(spec.devices)
+
+    def check_ranks(self, count: int) -> None:
+        """Return if so many ranks can share a job.
+
+        Raises:
+            InputError: they cannot.
+        """
+        if count > 1 and self.one_device:
+            raise InputError(f"{self.slug} works on one device: {self.one_device}")
 
     def change(self, model: nn.Module) -> nn.Module:
         """Change the model in place, or wrap it, before the optimizer exists; returns what is trained."""
@@ -324,11 +340,37 @@ class Stack:
             saver.check(spec)
 
     def prepare(self, model: nn.Module, optimizer_factory: OptimizerFactory) -> tuple[nn.Module, torch.optim.Optimizer]:
-        """Model and optimizer to train with."""
+        """Model and optimizer to train with.
+
+        The optimizer's `state_dict` has the savers' states too, so that whoever keeps model and optimizer, such as
+        transformers' `Trainer` or accelerate, keeps all.
+
+        Raises:
+            InputError: several ranks share the job, and a saver works on one device.
+        """
+        for saver in self.savers:
+            saver.check_ranks(ranks.count())
         for saver in self.savers:
             model = saver.change(model)
             optimizer_factory = saver.optimizer(optimizer_factory)
-        return model, optimizer_factory(model)
+        optimizer = optimizer_factory(model)
+        if self.savers:
+            optimizer.register_state_dict_post_hook(self._give)
+            optimizer.register_load_state_dict_pre_hook(self._take)
+        return model, optimizer
+
+    def _give(self, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+        state[STATES] = {"savers": sorted(self.slugs), "states": self.state_dict()}
+
+    def _take(self, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+        held = state.pop(STATES, None)
+        if held is None:
+            return
+        if held["savers"] != sorted(self.slugs):
+            raise InputError(
+                f"the optimizer's state is of a training with the savers {held['savers']}, not {sorted(self.slugs)}"
+            )
+        self.load_state_dict(held["states"])
 
     def batch(self, batch: Batch) -> Batch:
         """The part of a batch that this process computes."""

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from memspan.core.errors import InputError
 from memspan.training import ranks
-from memspan.training.base import Stack
+from memspan.training.base import STATES, Stack
 
 _FORMAT = "memspan-training-1"
 _NAMES = {
@@ -38,7 +38,8 @@ _NAMES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
-_TENSOR, _ITEMS, _TUPLE = "$tensor", "$items", "$tuple"
+_TENSOR, _ITEMS, _TUPLE, _DTYPE, _WRAPPER = "$tensor", "$items", "$tuple", "$dtype", "$wrapper"
+_DTYPES = {str(dtype): dtype for dtype in _NAMES}
 
 
 def save_training(
@@ -60,7 +61,7 @@ def save_training(
     All ranks of a training call it together.
 
     Raises:
-        InputError: a state holds something that is neither tensor nor JSON.
+        InputError: a state holds something that is neither tensor nor JSON, or tensors that could not be read back.
     """
     tensors: dict[Any, tuple[int, Any]] = {}
     states = ranks.from_all(torch.get_rng_state())
@@ -168,7 +169,9 @@ def _plain(optimizer: torch.optim.Optimizer) -> bool:
 def _optimizer_state(optimizer: torch.optim.Optimizer) -> Any:
     """The state of all ranks, as `Optimizer.state_dict` has it; what other ranks hold stands for itself."""
     if _owns(optimizer) is None:
-        return optimizer.state_dict()
+        whole = optimizer.state_dict()
+        whole.pop(STATES, None)  # they are kept by themselves, for every kind of optimizer
+        return whole
     numbers = {p: n for n, p in enumerate(p for group in optimizer.param_groups for p in group["params"])}
     mine = {numbers[p]: state for p, state in optimizer.state.items()}
     said = ranks.from_all({n: {name: _said(value) for name, value in state.items()} for n, state in mine.items()})
@@ -238,6 +241,10 @@ def _pack(value: Any, tensors: dict[Any, tuple[int, Any]]) -> Any:
         number = len(tensors)
         tensors[number] = (number, value)
         return {_TENSOR: number}
+    if _is_wrapper(value):
+        return _pack_wrapper(value, tensors)
+    if isinstance(value, torch.dtype):
+        return {_DTYPE: str(value)}
     if isinstance(value, Tensor):
         number, _ = tensors.setdefault(_key(value, len(tensors)), (len(tensors), value.detach()))
         return {_TENSOR: number}
@@ -252,6 +259,45 @@ def _pack(value: Any, tensors: dict[Any, tuple[int, Any]]) -> Any:
     if value is None or isinstance(value, str | int | float):
         return value
     raise InputError(f"a training's state can hold tensors, numbers and words, not a {type(value).__name__}")
+
+
+def _is_wrapper(value: Any) -> bool:
+    """Whether it is a tensor that is made of others, such as torchao's of 8 bits; those of ranks are divided ones."""
+    from torch.distributed.tensor import DTensor
+    from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+    return type(value) not in (Tensor, nn.Parameter) and (
+        is_traceable_wrapper_subclass(value) and not isinstance(value, DTensor)
+    )
+
+
+def _wrappers() -> dict[str, Any]:
+    """The kinds of such tensors that may come from a file, by name: those whose packages have told PyTorch so."""
+    found = [one[0] if isinstance(one, tuple) else one for one in torch.serialization.get_safe_globals()]
+    return {f"{one.__module__}.{one.__qualname__}": one for one in found if hasattr(one, "__tensor_unflatten__")}
+
+
+def _pack_wrapper(value: Any, tensors: dict[Any, tuple[int, Any]]) -> Any:
+    kind = type(value)
+    name = f"{kind.__module__}.{kind.__qualname__}"
+    if _wrappers().get(name) is not kind:
+        raise InputError(
+            f"a training's state holds a {name}, which could not be read back: its package has to name it by"
+            " torch.serialization.add_safe_globals"
+        )
+    names, context = value.__tensor_flatten__()
+    parts = {one: _pack(getattr(value, one), tensors) for one in names}
+    shape = [_pack(tuple(one), tensors) for one in (value.shape, value.stride())]
+    return {_WRAPPER: [name, parts, _pack(context, tensors), *shape]}
+
+
+def _unpack_wrapper(value: Any, tensor: Callable[[int], Tensor]) -> Any:
+    name, *packed = value
+    kind = _wrappers().get(name)
+    if kind is None:
+        raise InputError(f"it holds a {name}, which is not known here: import its package")
+    parts, context, shape, stride = (_unpack(one, tensor) for one in packed)
+    return kind.__tensor_unflatten__(parts, context, torch.Size(shape), stride)
 
 
 def _key(tensor: Tensor, fresh: int) -> Any:
@@ -275,6 +321,10 @@ def _unpack(value: Any, tensor: Callable[[int], Tensor]) -> Any:
             return tensor(value[_TENSOR])
         if _ITEMS in value:
             return {_unpack(key, tensor): _unpack(one, tensor) for key, one in value[_ITEMS]}
+        if _DTYPE in value:
+            return _DTYPES[value[_DTYPE]]
+        if _WRAPPER in value:
+            return _unpack_wrapper(value[_WRAPPER], tensor)
         if _TUPLE in value:
             return tuple(_unpack(one, tensor) for one in value[_TUPLE])
         return {key: _unpack(one, tensor) for key, one in value.items()}

@@ -34,7 +34,6 @@ from torch import Tensor, nn
 
 from memspan.core.errors import InputError, UnsupportedModelError
 from memspan.training.base import OptimizerFactory, OtherOptimizer, Saver, has_values
-from memspan.training.spec import Spec
 
 POLICIES = ("ist", "rst", "fixed")
 REWARDS = ("exp", "normal")
@@ -108,6 +107,7 @@ class Ist(Saver):
     tasks = frozenset({"finetune", "lora"})
     exact: ClassVar[bool] = False
     quality: ClassVar[str] = "a quarter of the layers' adapters trained in each step"
+    one_device: ClassVar[str] = "ranks that share parameters cannot freeze some of them by step"
 
     def __init__(self, config: Any = None, probe: Callable[[nn.Module], Tensor] | None = None, **options: Any) -> None:
         super().__init__(config, **options)
@@ -123,11 +123,6 @@ class Ist(Saver):
         shares = all(int(self.config.fraction * period * n) == n for n in range(1, 100))
         self.uniform = shares and self.config.policy != "fixed"
         self.period = self.settles = period if self.uniform else 1
-
-    def check(self, spec: Spec) -> None:
-        """Refuse several devices."""
-        if spec.devices > 1:
-            raise InputError("ist works on one device: ranks that share parameters cannot freeze some of them by step")
 
     def change(self, model: nn.Module) -> nn.Module:
         """Find the layers; nothing is changed, and nothing frozen before the optimizer has all adapters."""
@@ -374,7 +369,7 @@ def _fill(optimizer: torch.optim.Optimizer) -> None:
     rates = [group["lr"] for group in optimizer.param_groups]
     empty = [p for group in optimizer.param_groups for p in group["params"] if not optimizer.state.get(p)]
     for group in optimizer.param_groups:
-        group["lr"] = 0.0
+        group["lr"] = group["lr"] * 0.0  # a tensor, in some optimizers
     for parameter in empty:
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()

@@ -234,7 +234,7 @@ class _Run:
             line = {
                 "step": number + 1,
                 "loss": value,
-                "lr": self.optimizer.param_groups[0]["lr"],
+                "lr": float(self.optimizer.param_groups[0]["lr"]),
                 "seconds": round(time.perf_counter() - begun, 4),
                 "bytes": memory(ledger.now),
                 "peak_bytes": memory(ledger.peak),

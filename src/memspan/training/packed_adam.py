@@ -128,6 +128,10 @@ class PackedAdamW(torch.optim.Optimizer):
         Raises:
             InputError: it is of an optimizer with other groups.
         """
+        state_dict = dict(state_dict)
+        for hook in self._optimizer_load_state_dict_pre_hooks.values():
+            given = hook(self, state_dict)
+            state_dict = state_dict if given is None else given
         groups, saved = self.param_groups, state_dict["param_groups"]
         if [len(group["params"]) for group in groups] != [len(group["params"]) for group in saved]:
             raise InputError("the state is of another optimizer: it has other groups of parameters")
@@ -140,6 +144,8 @@ class PackedAdamW(torch.optim.Optimizer):
         self.state = defaultdict(dict)
         for number, values in state_dict["state"].items():
             self.state[known[number]] = _copied(values, known[number].device)
+        for after in self._optimizer_load_state_dict_post_hooks.values():
+            after(self)
 
     # --- one parameter -----------------------------------------------------------------------------------------------
 

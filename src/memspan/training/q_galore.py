@@ -36,7 +36,6 @@ from memspan.training.base import OptimizerFactory, OtherOptimizer, Saver
 from memspan.training.modules import output_heads, replace_modules
 from memspan.training.packed_adam import PackedAdamW, decaying
 from memspan.training.quantized_linear import QuantizedLinear
-from memspan.training.spec import Spec
 
 _MOST_SEED = 2**63 - 1
 _EXTRA = 8  # columns of the range finder beyond the rank
@@ -287,6 +286,7 @@ class QGaLore(Saver):
     tasks = frozenset({"pretrain", "finetune"})
     exact: ClassVar[bool] = False
     quality: ClassVar[str] = "steps of low rank, weights of 8 bits"
+    one_device: ClassVar[str] = "gradients are not gathered over ranks to be projected"
     uniform = True
 
     def __init__(self, config: Any = None, **options: Any) -> None:
@@ -295,11 +295,6 @@ class QGaLore(Saver):
             self.touches = frozenset({"optimizer"})
         self.updates_in_backward = self.config.in_backward
         self._made: GaLoreAdamW | None = None
-
-    def check(self, spec: Spec) -> None:
-        """Refuse several devices."""
-        if spec.devices > 1:
-            raise InputError("q-galore works on one device: gradients are not gathered over ranks to be projected")
 
     def change(self, model: nn.Module) -> nn.Module:
         """Put coded layers in the place of linear ones."""

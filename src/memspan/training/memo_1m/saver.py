@@ -152,7 +152,9 @@ class Memo(Saver):
             if self._passes is None or not torch.is_grad_enabled():
                 return plain(*args, **kwargs)
             weights = {storage_key(one) for one in (*layer.parameters(), *layer.buffers())}
-            return self._passes.run(LayerPass(index, plain, args, kwargs, weights), layer)
+            given = tuple(_uncached(one) for one in args)
+            named = {name: _uncached(one) for name, one in kwargs.items()}
+            return self._passes.run(LayerPass(index, plain, given, named, weights), layer)
 
         return forward
 
@@ -415,6 +417,12 @@ class _Passes:
     def close(self) -> None:
         """The step is over: nothing is held any longer."""
         self._release()
+
+
+def _uncached(value: Any) -> Any:
+    """None for a cache that is empty, which transformers hands out in training, too, where none is declined."""
+    length = getattr(value, "get_seq_length", None)
+    return None if length is not None and not length() else value
 
 
 def _layers(model: nn.Module) -> nn.ModuleList:

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from memspan.core.errors import InputError, UnsupportedModelError
 from memspan.training.base import OptimizerFactory, OtherOptimizer, Saver
 from memspan.training.modules import output_heads, replace_modules
-from memspan.training.spec import Spec
 from memspan.training.sst.layer import SAMPLERS, SpectralLinear, check_finite, iterations_of_a_round
 
 _MOST_SEED = 2**63 - 1
@@ -74,6 +73,7 @@ class SST(Saver):
     tasks = frozenset({"pretrain", "finetune"})
     exact: ClassVar[bool] = False
     quality: ClassVar[str] = "few singular vectors train at a time"
+    one_device: ClassVar[str] = "vectors are not swapped between shards of a matrix"
     uniform = True
 
     def __init__(self, config: Any = None, **options: Any) -> None:
@@ -84,11 +84,6 @@ class SST(Saver):
         self._rates: list[tuple[dict[str, Any], Any]] = []
         self._decay = 0.0
         self._steps = 0
-
-    def check(self, spec: Spec) -> None:
-        """Refuse several devices."""
-        if spec.devices > 1:
-            raise InputError("sst works on one device: vectors are not swapped between shards of a matrix")
 
     def change(self, model: nn.Module) -> nn.Module:
         """Put factors in the place of linear layers' weights."""
