@@ -321,7 +321,7 @@ class _Search:
             if smallest is not None and len(self.found) < most:
                 error = self.take(smallest)
                 if error:
-                    self.failed[saver.name] = error
+                    self.failed[saver.slug] = error
 
     def best(self, most: int, *, bounded: bool) -> None:
         """Run the others, in turn the one that promises the best plan and, so that the least is known, the smallest.

@@ -116,7 +116,7 @@ def train(
     bound = None if budget is None else Budget.parse(budget)
     folder = None if out is None else Path(out)
     checkpoint = None if folder is None else folder / CHECKPOINT
-    agreed = {"savers": list(stack.names), "seed": seed, **(settings or {})}
+    agreed = {"savers": list(stack.slugs), "seed": seed, **(settings or {})}
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         held = ranks.first_says(checkpoint is not None and checkpoint.exists())
