@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -93,7 +94,7 @@ def pack(run: Run, seed: int = 0) -> None:
         return
     shape = Shape.of(problem)
     orders = Orders(shape, problem.upper - problem.lower, seed)
-    search = native.search if native.library() is not None else reference.search
+    search = native.Native(shape) if native.library() is not None else partial(reference.search, shape)
     grow = 1.0
     for turn, (order, style, nodes) in enumerate(_schedule()):
         if turn % FORGET == 0:
@@ -105,7 +106,7 @@ def pack(run: Run, seed: int = 0) -> None:
         target = run.goal + int(part * max(0, run.peak - 1 - run.goal))
         first = turn < len(ORDERS)
         rank = orders.rank(order, 1.0 if first else style.noise, 0.0 if first else style.power)
-        status, placed, visited, _ = search(shape, rank, target, nodes, orders.weight, grow, run.over)
+        status, placed, visited, _ = search(rank, target, nodes, orders.weight, grow, run.over)
         run.notes["nodes"] += visited
         run.notes["searches"] += 1
         if status == FOUND:
