@@ -74,7 +74,7 @@ class Search {
            int64_t slots, const volatile int32_t* stop)
         : s(shape), set(settings), weight(weight), table(table), slots(slots), stop(stop), capacity(V(set.capacity)),
           rank(s.n), begin(s.n), until(s.n), joined(s.k + 1, 0), number(s.k, 0), stamp(s.k, 0), size(s.n),
-          floor(s.n, 0), at(s.n, 0), lowest(s.n, 0), left(s.k, 0), sum(s.k, 0), soonest(s.k), used(s.n, 0) {
+          floor(s.n, 0), at(s.n, 0), lowest(s.n, 0), left(s.k, 0), sum(s.k, 0), soonest(s.k), members(s.k), worst(s.n, -1), used(s.n, 0) {
         std::vector<int64_t> least(s.n, s.n);
         for (int64_t i = 0; i < s.n; ++i) least[s.kind[i]] = std::min(least[s.kind[i]], order[i]);
         for (int64_t i = 0; i < s.n; ++i) {
@@ -87,6 +87,9 @@ class Search {
                 until[i] = std::max(until[i], s.piece_end[p]);
             }
             add(i, 1);
+            pieces(i, [&](int64_t a, int64_t b) {
+                for (int64_t t = a; t < b; ++t) members[t].push_back(int32_t(i));
+            });
         }
         for (int64_t span = 1; span <= s.k; span *= 2) fullest.emplace_back(s.k);
     }
@@ -273,15 +276,14 @@ class Search {
     }
 
     // The lowest end in section t of another buffer than i.
-    V others_end(int64_t i, int64_t t, const Part& part) {
+    V others_end(int64_t i, int64_t t) {
         Soonest& one = soonest[t];
         if (stamp[t] != round) {
             stamp[t] = round;
             one = {NOWHERE, NOWHERE, -1};
-            for (size_t p = part.first; p < part.end && lowest[pool[p]] < one.second; ++p) {
-                int64_t j = pool[p];
+            for (int64_t j : members[t]) {
+                if (used[j] || lowest[j] + size[j] >= one.second) continue;
                 V end = lowest[j] + size[j];
-                if (used[j] || end >= one.second || !covers(j, t)) continue;
                 if (end < one.end)
                     one = {end, one.end, j};
                 else
@@ -321,8 +323,8 @@ class Search {
             if (used[i]) continue;
             V to = lowest[i];
             if (to == floor[i] && late(i, part)) to = neighbours_end(i, part);
-            int64_t t = fullest_of(i);
-            if (t >= 0 && left[t] > capacity - to) to = std::max(to, others_end(i, t, part));
+            int64_t t = worst[i];
+            if (t >= 0 && left[t] > capacity - to) to = std::max(to, others_end(i, t));
             if (to > lowest[i]) raised.emplace_back(i, to);
         }
         for (auto [i, to] : raised) change(lowest[i], to);
@@ -390,6 +392,7 @@ class Search {
         if (level.refuted) return;
         arrange(part);
         tabulate(part);
+        for (size_t p = part.first; p < part.end; ++p) worst[pool[p]] = used[pool[p]] ? -1 : fullest_of(pool[p]);
         for (int turn = 0; turn < ROUNDS && raise(part); ++turn) arrange(part);
         level.trail = trail.size();
         if (!fits(part)) return;
@@ -437,6 +440,8 @@ class Search {
     // floor: the highest end of a placed neighbour; lowest: how low it can still come; left: bytes not placed yet.
     std::vector<V> size, floor, at, lowest, left, sum;
     std::vector<Soonest> soonest;
+    std::vector<std::vector<int32_t>> members;  // the buffers of each section
+    std::vector<int64_t> worst;                 // the fullest section of each buffer
     std::vector<char> used;
     std::vector<std::vector<int32_t>> fullest;
     std::vector<Change> trail;
