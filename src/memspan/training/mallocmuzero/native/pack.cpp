@@ -64,6 +64,7 @@ struct Level {
     uint64_t key, check;
     bool ranked;   // whether a buffer is late for its rank alone
     bool refuted;  // by the table
+    bool ordered;  // whether candidates are the next ones of the whole part, else of one section
 };
 
 // V: what holds a sum of all sizes.
@@ -74,7 +75,7 @@ class Search {
            int64_t slots, const volatile int32_t* stop)
         : s(shape), set(settings), weight(weight), table(table), slots(slots), stop(stop), capacity(V(set.capacity)),
           rank(s.n), begin(s.n), until(s.n), joined(s.k + 1, 0), number(s.k, 0), stamp(s.k, 0), size(s.n),
-          floor(s.n, 0), at(s.n, 0), lowest(s.n, 0), left(s.k, 0), sum(s.k, 0), soonest(s.k), members(s.k), worst(s.n, -1), used(s.n, 0) {
+          floor(s.n, 0), at(s.n, 0), lowest(s.n, 0), left(s.k, 0), sum(s.k, 0), few(s.k, 0), soonest(s.k), members(s.k), worst(s.n, -1), used(s.n, 0) {
         std::vector<int64_t> least(s.n, s.n);
         for (int64_t i = 0; i < s.n; ++i) least[s.kind[i]] = std::min(least[s.kind[i]], order[i]);
         for (int64_t i = 0; i < s.n; ++i) {
@@ -113,8 +114,10 @@ class Search {
                     counts[1] = std::max(counts[1], ++placed);
                     now = here.part;
                     --now.open;
-                    now.last = at[i];
-                    now.last_rank = rank[i];
+                    if (here.ordered) {
+                        now.last = at[i];
+                        now.last_rank = rank[i];
+                    }
                     if (parted)
                         now = divide(now, level);
                     else
@@ -364,6 +367,48 @@ class Search {
         return true;
     }
 
+    // Whether i can come next in a section only where it lies, if it has to lie at `limit` or lower.
+    bool fixed(int64_t i, V limit, const Part& part) const {
+        return lowest[i] == floor[i] && !late(i, part) && neighbours_end(i, part) > limit;
+    }
+
+    // Replace the candidates by those of one section, if there is one that has fewer and in which they lie fast.
+    bool narrow(const Part& part) {
+        std::fill(few.begin() + part.section, few.begin() + part.until, V(0));
+        for (int64_t t = part.section; t < part.until; ++t) sum[t] = capacity - left[t];
+        V highest = *std::max_element(sum.begin() + part.section, sum.begin() + part.until);
+        for (size_t p = part.first; p < part.end && lowest[pool[p]] <= highest; ++p) {
+            int64_t i = pool[p];
+            if (used[i]) continue;
+            V low = lowest[i];
+            pieces(i, [&](int64_t a, int64_t b) {
+                V *count = few.data(), *limit = sum.data();
+                for (int64_t t = a; t < b; ++t) count[t] += low <= limit[t];
+            });
+        }
+        for (int tries = 0; tries < TRIES; ++tries) {
+            int64_t best = -1;
+            for (int64_t t = part.section; t < part.until; ++t)
+                if (few[t] > 0 && left[t] > 0 && (best < 0 || few[t] < few[best])) best = t;
+            if (best < 0 || few[best] >= V(chosen.size())) return false;
+            few[best] = 0;
+            size_t before = chosen.size();
+            bool good = true;
+            for (int64_t i : members[best]) {
+                if (used[i] || lowest[i] > sum[best]) continue;
+                good = good && fixed(i, sum[best], part);
+                if (!good) break;
+                chosen.push_back(i);
+            }
+            if (good) {
+                chosen.erase(chosen.begin(), chosen.begin() + before);
+                return true;
+            }
+            chosen.resize(before);
+        }
+        return false;
+    }
+
     void enter(Part part) {
         size_t bottom = pool.size();
         if (int64_t(part.end - part.first) > part.open + part.open / 4) {
@@ -386,7 +431,7 @@ class Search {
             check += h * (h | 1);
         }
         levels.push_back({part, pool.size(), pool.size(), bottom, trail.size(), trail.size(), waiting.size(), -1, key,
-                          check, ranked, false});
+                          check, ranked, false, true});
         Level& level = levels.back();
         level.refuted = known(level);
         if (level.refuted) return;
@@ -400,6 +445,7 @@ class Search {
             int64_t i = pool[p];
             if (!used[i] && lowest[i] == floor[i] && floor[i] < height && !late(i, part)) chosen.push_back(i);
         }
+        if (chosen.size() > 1) level.ordered = !narrow(part);
         std::sort(chosen.begin(), chosen.end(), [&](int64_t x, int64_t y) {
             if (floor[x] != floor[y]) return floor[x] < floor[y];
             return rank[x] != rank[y] ? rank[x] < rank[y] : x < y;
@@ -426,7 +472,7 @@ class Search {
     }
 
     static constexpr V NOWHERE = V(1) << (8 * sizeof(V) - 2);
-    static constexpr int ROUNDS = 3;
+    static constexpr int ROUNDS = 3, TRIES = 6;
 
     const Shape& s;
     const Settings& set;
@@ -438,7 +484,7 @@ class Search {
     std::vector<int64_t> rank;  // equal for buffers of a kind
     std::vector<int64_t> begin, until, joined, number, stamp;
     // floor: the highest end of a placed neighbour; lowest: how low it can still come; left: bytes not placed yet.
-    std::vector<V> size, floor, at, lowest, left, sum;
+    std::vector<V> size, floor, at, lowest, left, sum, few;
     std::vector<Soonest> soonest;
     std::vector<std::vector<int32_t>> members;  // the buffers of each section
     std::vector<int64_t> worst;                 // the fullest section of each buffer
