@@ -44,6 +44,8 @@ STYLES = (Style(2, 1.25, 0.3), Style(2, 1.25, 1.0), Style(5, 1.5, 1.0), Style(15
 FIRST = 5.0
 GROWTH = 1.1
 """Each round's failures weigh this much more than those of the one before."""
+ASIDE = (0.0, 0.0, 0.0, 0.5, 0.0, 0.0, 0.0, 0.25)
+"""Parts of the way from the goal back to what was found that some searches are content with."""
 FORGET = len(ORDERS) * len(STYLES) * 15
 """After so many searches weights begin anew: what was learned can lead the wrong way too."""
 
@@ -102,8 +104,8 @@ def pack(run: Run, seed: int = 0) -> None:
             orders.weight[:] = 0.0
             grow = 1.0
         assert run.peak is not None
-        # Three of four searches are for the goal itself, the others for something on the way to it.
-        part = (0.0, 0.0, 0.0, 0.5, 0.0, 0.0, 0.0, 0.25)[turn % 8]
+        # Most searches are for the goal itself, the others for something on the way to it.
+        part = ASIDE[turn % 8] if run.capacity is None or turn % 16 < 8 else 0.0
         target = run.goal + int(part * max(0, run.peak - 1 - run.goal))
         first = turn < len(ORDERS)
         rank = orders.rank(order, 1.0 if first else style.noise, 0.0 if first else style.power)

@@ -5,6 +5,9 @@
 // Precedence: a buffer that cannot be the next one of a section of time, because all that is left there would not fit
 // above it, comes after another of that section; a late one (see reference.py) after any of its neighbours. How low it
 // can come rises with them.
+// Full sections: where all that is left of a section leaves so little room that one of a few buffers has to come next
+// in it, and each of them has to lie where it lies now, these are the alternatives, wherever the section ends. The
+// fewer they are, and the more often the section was overfull before, the sooner it is tried (Boussemart et al. 2004).
 // Memory: what is left of a part, and how low each of it could lie, says whether it can be placed, in whichever way it
 // came about; parts that were refuted are kept in a table.
 
@@ -75,13 +78,13 @@ class Search {
            int64_t slots, const volatile int32_t* stop)
         : s(shape), set(settings), weight(weight), table(table), slots(slots), stop(stop), capacity(V(set.capacity)),
           rank(s.n), begin(s.n), until(s.n), joined(s.k + 1, 0), number(s.k, 0), stamp(s.k, 0), size(s.n),
-          floor(s.n, 0), at(s.n, 0), lowest(s.n, 0), left(s.k, 0), sum(s.k, 0), few(s.k, 0), soonest(s.k), members(s.k), worst(s.n, -1), used(s.n, 0) {
+          floor(s.n, 0), at(s.n, 0), lowest(s.n, 0), left(s.k, 0), sum(s.k, 0), few(s.k, 0), soonest(s.k), members(s.k), worst(s.n, -1), blame(s.k, 0), used(s.n, 0) {
         std::vector<int64_t> least(s.n, s.n);
         for (int64_t i = 0; i < s.n; ++i) least[s.kind[i]] = std::min(least[s.kind[i]], order[i]);
         for (int64_t i = 0; i < s.n; ++i) {
             size[i] = V(s.size[i]);
             rank[i] = least[s.kind[i]];
-            begin[i] = s.k;
+            begin[i] = s.piece_starts[i] < s.piece_starts[i + 1] ? s.k : 0;  // without pieces: anywhere
             until[i] = 0;
             for (int64_t p = s.piece_starts[i]; p < s.piece_starts[i + 1]; ++p) {
                 begin[i] = std::min(begin[i], s.piece_first[p]);
@@ -345,6 +348,7 @@ class Search {
             V room = capacity - lowest[i], most = size[i], mine = size[i];
             if (mine > room) {
                 weight[i] += set.grow;
+                if (worst[i] >= 0) ++blame[worst[i]];
                 return false;
             }
             pieces(i, [&](int64_t a, int64_t b) {
@@ -360,6 +364,7 @@ class Search {
                 for (int64_t t = a; t < b && over < 0; ++t)
                     if (sum[t] == most) over = t;
             });
+            ++blame[over];
             for (size_t q = part.end; q-- > p;)
                 if (!used[pool[q]] && covers(pool[q], over)) weight[pool[q]] += set.grow * set.share;
             return false;
@@ -389,8 +394,10 @@ class Search {
         for (int tries = 0; tries < TRIES; ++tries) {
             int64_t best = -1;
             for (int64_t t = part.section; t < part.until; ++t)
-                if (few[t] > 0 && left[t] > 0 && (best < 0 || few[t] < few[best])) best = t;
-            if (best < 0 || few[best] >= V(chosen.size())) return false;
+                if (few[t] > 0 && few[t] < V(chosen.size()) &&
+                    (best < 0 || few[t] * (1 + blame[best]) < few[best] * (1 + blame[t])))
+                    best = t;
+            if (best < 0) return false;
             few[best] = 0;
             size_t before = chosen.size();
             bool good = true;
@@ -488,6 +495,7 @@ class Search {
     std::vector<Soonest> soonest;
     std::vector<std::vector<int32_t>> members;  // the buffers of each section
     std::vector<int64_t> worst;                 // the fullest section of each buffer
+    std::vector<double> blame;  // how often each section was overfull
     std::vector<char> used;
     std::vector<std::vector<int32_t>> fullest;
     std::vector<Change> trail;
