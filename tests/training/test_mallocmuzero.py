@@ -18,6 +18,7 @@ from memspan.planner.allocator import Buffer, PlacementError, Problem, Run, find
 from memspan.planner.allocator.problem import align
 from memspan.training.mallocmuzero import Action, MallocGame, Program, Stay, map_buffers, native, packing, reference
 from memspan.training.mallocmuzero.game import check_stays
+from memspan.training.mallocmuzero.improving import Improver
 from memspan.training.mallocmuzero.mapping import fill, greedy, upper_bound
 from memspan.training.mallocmuzero.packing import luby
 from memspan.training.mallocmuzero.reference import FOUND, NONE, STOPPED, Shape
@@ -327,7 +328,8 @@ def best_by_force(played: Program) -> float:
     best, open_games = 0.0, [MallocGame(played)]
     while open_games:
         game = open_games.pop()
-        best = max(best, game.benefit)
+        if game.over:  # before, a group may count that is dropped later
+            best = max(best, game.benefit)
         for action in game.legal_actions():
             following = game.clone()
             following.step(action)
@@ -365,6 +367,43 @@ def test_the_tree_search_comes_to_the_best_game(seed):
         search.simulate()
     assert search.best is not None and search.best.benefit >= 0.95 * best
     assert check_stays(played, play_uniformly(played, 4).stays) <= best + 1e-9
+
+
+@pytest.mark.parametrize("seed", range(20, 44))
+def test_nothing_is_worth_more_than_the_bound(seed):
+    pytest.importorskip("scipy")
+    played = program(seed, 4)
+    best = best_by_force(played)
+    improver = Improver(played, greedy(played)[0], seed)
+    improver.improve(30)
+    assert max(best, improver.value) <= upper_bound(played) * (1 + 1e-9)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 400), st.integers(0, 2**32 - 1))
+def test_local_search_keeps_the_rules_and_loses_nothing(seed, draws):
+    played = program(seed)
+    start = greedy(played)[0]
+    improver = Improver(played, start, draws)
+    value = improver.value
+    assert value >= check_stays(played, start) - 1e-9
+    for rounds in (5, 20):
+        improver.improve(rounds)
+        assert improver.value >= value and check_stays(played, improver.stays()) == pytest.approx(improver.value)
+        value = improver.value
+    asked = []
+    improver.improve(1_000, lambda: asked.append(1) or len(asked) > 3)
+    assert len(asked) == 4
+
+
+def test_local_search_trades_what_stands_in_the_way():
+    # a alone is densest, b and c together are worth more; the greedy mapping takes a.
+    rows = [("a", 0, 10, 8, 100.0), ("b", 0, 10, 6, 70.0), ("c", 0, 10, 4, 45.0)]
+    played = Program(Problem(tuple(Buffer(n, a, b, size, benefit=worth) for n, a, b, size, worth in rows)), 10)
+    stays, low = greedy(played)
+    improver = Improver(played, stays)
+    improver.improve(20)
+    assert low == 100 and improver.value == 115 and upper_bound(played) == pytest.approx(115)
 
 
 def test_settings_that_are_none():
