@@ -5,7 +5,8 @@ memory move, or drawn numbers. Packing is tried on the challenging problems of g
 `$MEMSPAN_DATA/minimalloc` holds them (the capacity stands in each name), else on rectangles cut into 60 to 110 buffers,
 in which not one byte is free. Programs for the game are drawn: 20 to 40 buffers, a quarter of them inputs, up to three
 alias groups, fast memory of 40 % of the most bytes that live; what an optimum cannot exceed comes from scipy's
-mixed-integer solver, without regard to addresses. The agent plays one layer of the bundled model forward and backward
+mixed-integer solver, without regard to addresses. A mapping there is the better of the tree search's and the greedy
+one, improved by local search. The agent plays one layer of the bundled model forward and backward
 (its configuration, 64 tokens), the 12 buffers that move the most bytes.
 """
 

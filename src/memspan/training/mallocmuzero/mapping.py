@@ -1,4 +1,4 @@
-"""What lives in fast memory, when and where: greedy, an upper bound, tree search and the agent behind one call.
+"""What lives in fast memory, when and where: greedy, a bound, tree search, agent and local search in one call.
 
 The benefit is a model (bytes that uses move, or what the problem says), not a run time that was measured.
 """

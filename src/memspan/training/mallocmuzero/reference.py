@@ -1,4 +1,4 @@
-"""The packing search in numpy: what `native/pack.cpp` does, readable, and used where that was not compiled.
+"""The packing search in numpy: what `native/pack.cpp` looks for, by plainer means, and used where it was not compiled.
 
 A placement in which no buffer can sink rests on itself: every buffer lies at 0 or on the end of a neighbour in time.
 Such placements are built from the bottom up, buffers in ascending order of (offset, rank), so that each is built in
