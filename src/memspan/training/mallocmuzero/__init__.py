@@ -13,9 +13,12 @@ prefers an address at which a buffer can stay to its last use without driving ou
 (bytes that uses move, or the column `benefit`), not a run time. Packing is not played by the agent: with all buffers
 given and none to drop, a search that can turn back is far better than one that cannot, and it proves its answers. It
 builds placements from the bottom up (Moffitt 2023, "MiniMalloc", ASPLOS) with a sharper test of what may still come:
-a buffer lies on the end of another or at 0, so one that lies lower than the last must first be raised. It is cut short
-and begun again in an order that learns from where the others turned back. What is compiled (`build_native.py`) is that
-search alone; without a compiler numpy does the same, about 15 times slower.
+a buffer lies on the end of another or at 0, so one that lies lower than the last must first be raised. What no chain of
+buffers joins in time any more is searched apart; in a section of time that is nearly full the few buffers that can come
+next there are tried first, wherever it ends; what was refuted once is known when it comes about again. The search is
+cut short and begun again in an order that learns from where the others turned back. What is compiled
+(`build_native.py`) is that search alone; without a compiler numpy does a plainer one, which takes many times as long.
+Mappings, the greedy one or the one that was played, are improved by a local search at the end, which is ours.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What lives in fast memory, when and where: greedy, an upper bound, tree search and the agent behind one call.
+"""What lives in fast memory, when and where: greedy, a bound, tree search, agent and local search in one call.
 
 The benefit is a model (bytes that uses move, or what the problem says), not a run time that was measured.
 """
@@ -14,6 +14,7 @@ from typing import Any
 from memspan.core.errors import InputError, MissingExtraError
 from memspan.planner.allocator.problem import PlacementError, Problem, align
 from memspan.training.mallocmuzero.game import MallocGame, Program, Stay, check_stays
+from memspan.training.mallocmuzero.improving import Improver, groups_of, whole
 from memspan.training.mallocmuzero.tree import TreeSearch
 
 SOLVERS = ("greedy", "mcts", "muzero")
@@ -74,13 +75,13 @@ def map_buffers(
     seed: int = 0,
     bound: bool = False,
 ) -> Mapping:
-    """Decide what lives in a fast memory of `fast_bytes`; the better of the solver's mapping and the greedy one.
+    """Decide what lives in a fast memory of `fast_bytes`: the solver's mapping or the greedy one, the better improved.
 
     Args:
         problem: buffers, with `uses`, `benefit` and `alias` where there are any.
         solver: "greedy", "mcts" (tree search on the game itself) or "muzero" (a model learned by playing).
         bandwidth: bytes a unit of time from slow to fast memory.
-        simulations: of the tree search; games that the agent plays.
+        simulations: of the tree search; games that the agent plays; then rounds of the local search.
         seconds: wall time that it may take; an interruption ends it, and the best so far is returned.
         bound: compute what no mapping can exceed (needs scipy).
 
@@ -111,6 +112,11 @@ def map_buffers(
             notes[f"{begun_from}, filled"] = worth
             if worth > benefit:
                 stays, benefit, name = full, worth, begun_from if begun_from == solver else "greedy, filled"
+        better = Improver(program, stays, seed)
+        better.improve(simulations, over)
+        notes["improved"] = better.value
+        if better.value > benefit:
+            stays, benefit, name = better.stays(), better.value, f"{name}, improved"
     mapping = Mapping(program, tuple(stays), name, benefit, most, time.perf_counter() - begun, notes)
     mapping.check()
     return mapping
@@ -141,14 +147,6 @@ def _play(program: Program, solver: str, simulations: int, seed: int, over: Call
     return agent.best or MallocGame(program)
 
 
-def groups_of(program: Program) -> list[list[int]]:
-    """Buffers that are placed together: alias groups, and the others each alone."""
-    found: dict[str, list[int]] = {}
-    for i, buffer in enumerate(program.problem.buffers):
-        found.setdefault(f"alias {buffer.alias}" if buffer.alias else f"buffer {i}", []).append(i)
-    return list(found.values())
-
-
 def greedy(program: Program) -> tuple[list[Stay], float]:
     """What a compiler does: whole lives in the order of benefit per byte and time, each at the best-fitting address."""
     buffers = program.problem.buffers
@@ -159,7 +157,7 @@ def greedy(program: Program) -> tuple[list[Stay], float]:
 
     stays: list[Stay] = []
     for group in sorted(groups_of(program), key=lambda g: (-density(g), g)):
-        added = [stay for i in group if (stay := _whole(program, i)) is not None]
+        added = [stay for i in group if (stay := whole(program, i)) is not None]
         if len(added) < len(group):
             continue
         taken = sorted(
@@ -201,7 +199,7 @@ def fill(program: Program, stays: Sequence[Stay]) -> list[Stay]:
     for _, i, a, b in sorted(runs):
         if any((i, k) in served for k in range(a, b + 1)):
             continue
-        stay = _whole(program, i, a, b)
+        stay = whole(program, i, a, b)
         if stay is None:
             continue
         taken = sorted(
@@ -223,23 +221,6 @@ def fill(program: Program, stays: Sequence[Stay]) -> list[Stay]:
     return found
 
 
-def _whole(program: Program, buffer: int, a: int = 0, b: int = -1) -> Stay | None:
-    """A buffer in fast memory from its use `a` to its use `b`, at no address yet; None where no transfer is in time."""
-    cells = program.cells[buffer]
-    first = 2 * cells[a]
-    if a or program.problem.buffers[buffer].kind == "input":
-        need, gap = float(program.problem.buffers[buffer].size), cells[a]
-        while need > 0 and gap > 0:
-            gap -= 1
-            need -= program.room[gap]
-        if need > 0:
-            return None
-        first = 2 * gap + 1
-        if a and gap < cells[a - 1]:
-            return None
-    return Stay(buffer, first, 2 * cells[b], 0)
-
-
 def _best_gap(size: int, alignment: int, taken: Sequence[tuple[int, int]], capacity: int) -> int | None:
     """The aligned offset of the smallest gap between [start, end) of `taken`, ascending, that holds `size` bytes."""
     found: tuple[int, int] | None = None
@@ -255,8 +236,9 @@ def _best_gap(size: int, alignment: int, taken: Sequence[tuple[int, int]], capac
 def upper_bound(program: Program, seconds: float = 5.0) -> float:
     """What no mapping is worth more than: the best choice when addresses do not matter, by mixed-integer programming.
 
-    Bytes that are held are bounded at each instruction and between two, transfers by the bandwidth up to each
-    instruction; that a buffer needs its bytes in one piece is left out.
+    Bytes that are held are bounded at each instruction and between two, from the last moment on at which a transfer can
+    begin; transfers by the bandwidth between the use before and their own. That a buffer needs its bytes in one piece
+    is left out, and of an alias group all but one member at each moment.
 
     Raises:
         MissingExtraError: scipy is not installed.
@@ -283,8 +265,9 @@ def upper_bound(program: Program, seconds: float = 5.0) -> float:
         high.append(most)
 
     held: dict[int, list[tuple[int, float]]] = {}  # moment -> bytes by variable
-    copied: list[tuple[int, int, float]] = []  # instruction, variable, bytes
-    shared: dict[tuple[str, int], tuple[int, float]] = {}
+    copied: list[tuple[int, int, int, float]] = []  # after, before which instruction; variable, bytes
+    never: set[int] = set()  # transfers that cannot be in time
+    shared: dict[tuple[str, int], dict[int, list[tuple[int, float]]]] = {}  # by alias, moment and member
     for i, buffer in enumerate(buffers):
         cells, size = program.cells[i], float(buffer.size)
         for k, cell in enumerate(cells):
@@ -296,33 +279,44 @@ def upper_bound(program: Program, seconds: float = 5.0) -> float:
                     terms.append((keep, -1.0))
                     row([(keep, 1.0), (column("serve", i, k - 1), -1.0)], -math.inf, 0.0)
                 row(terms, -math.inf, 0.0)
-                copied.append((cell, copy, size))
-            if buffer.alias:
-                largest = shared.get((buffer.alias, cell), (0, 0.0))[1]
-                shared[buffer.alias, cell] = max((serve, size), (serve, largest), key=lambda one: one[1])
-                row([(serve, 1.0), (column("serve", _first(program, buffer.alias), 0), -1.0)], 0.0, 0.0)
-                continue
-            held.setdefault(2 * cell, []).append((serve, size))
+                copied.append((cells[k - 1] if k else 0, cell, copy, size))
+            spans = [(serve, 2 * cell, 2 * cell + 1)]
             if k or buffer.kind == "input":
-                held.setdefault(2 * cell - 1, []).append((copy, size))
-            for moment in range(2 * cells[k - 1] + 1, 2 * cell) if k else ():
-                held.setdefault(moment, []).append((column("keep", i, k), size))
-    for (_, cell), (serve, size) in shared.items():
-        held.setdefault(2 * cell, []).append((serve, size))
+                begun = whole(program, i, k, k)
+                if begun is None:
+                    never.add(copy)
+                else:
+                    spans.append((copy, begun.first, 2 * cell))
+            if k:
+                spans.append((column("keep", i, k), 2 * cells[k - 1] + 1, 2 * cell))
+            if buffer.alias:
+                row([(serve, 1.0), (column("serve", _first(program, buffer.alias), 0), -1.0)], 0.0, 0.0)
+            for variable, start, end in spans:
+                for moment in range(start, end):
+                    if buffer.alias:
+                        shared.setdefault((buffer.alias, moment), {}).setdefault(i, []).append((variable, size))
+                    else:
+                        held.setdefault(moment, []).append((variable, size))
+    for (_, moment), members in shared.items():
+        largest = max(members.values(), key=lambda one: one[0][1])
+        held.setdefault(moment, []).extend(largest)
     for terms in held.values():
         row(terms, -math.inf, float(program.fast_bytes))
     if math.isfinite(program.bandwidth):
-        for cell in sorted({cell for cell, _, _ in copied}):
-            terms = [(copy, size) for at, copy, size in copied if at <= cell]
-            row(terms, -math.inf, sum(program.room[:cell]))
+        for start in sorted({after for after, _, _, _ in copied}):
+            for end in sorted({before for _, before, _, _ in copied}):
+                inside = [(copy, size) for after, before, copy, size in copied if start <= after and before <= end]
+                room = sum(program.room[start:end])
+                if sum(size for _, size in inside) > room:
+                    row(inside, -math.inf, room)
     rows, cols, values = (np.array(part) for part in zip(*entries, strict=True))
     matrix = coo_array((values, (rows, cols)), shape=(len(low), len(columns))).tocsr()
     worth, top = np.zeros(len(columns)), np.ones(len(columns))
-    for (kind, i, k), j in columns.items():
+    for (kind, i, _), j in columns.items():
         if kind == "serve":
             worth[j] = -program.worth[i]
             top[j] = float(buffers[i].size <= program.fast_bytes)
-        if kind == "copy" and program.cells[i][k] == 0:
+        if j in never:
             top[j] = 0.0
     done = milp(
         worth,

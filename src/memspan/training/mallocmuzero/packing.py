@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -29,19 +30,22 @@ class Style:
     """How one search is begun.
 
     Attributes:
-        nodes: after how many it is cut, times its number of Luby's sequence.
+        nodes: after how many for each buffer it is cut, times its number of Luby's sequence.
         noise: keys are multiplied with a number between 1 and this.
         power: and with their buffer's weight to this power.
     """
 
-    nodes: int
+    nodes: float
     noise: float
     power: float
 
 
-STYLES = (Style(300, 1.25, 0.3), Style(300, 1.25, 1.0), Style(1_000, 1.5, 1.0), Style(3_000, 1.5, 0.0))
+STYLES = (Style(2, 1.25, 0.3), Style(2, 1.25, 1.0), Style(5, 1.5, 1.0), Style(15, 1.5, 0.0))
+FIRST = 5.0
 GROWTH = 1.1
 """Each round's failures weigh this much more than those of the one before."""
+ASIDE = (0.0, 0.0, 0.0, 0.5, 0.0, 0.0, 0.0, 0.25)
+"""Parts of the way from the goal back to what was found that some searches are content with."""
 FORGET = len(ORDERS) * len(STYLES) * 15
 """After so many searches weights begin anew: what was learned can lead the wrong way too."""
 
@@ -93,19 +97,19 @@ def pack(run: Run, seed: int = 0) -> None:
         return
     shape = Shape.of(problem)
     orders = Orders(shape, problem.upper - problem.lower, seed)
-    search = native.search if native.library() is not None else reference.search
+    search = native.Native(shape) if native.library() is not None else partial(reference.search, shape)
     grow = 1.0
     for turn, (order, style, nodes) in enumerate(_schedule()):
         if turn % FORGET == 0:
             orders.weight[:] = 0.0
             grow = 1.0
         assert run.peak is not None
-        # Three of four searches are for the goal itself, the others for something on the way to it.
-        part = (0.0, 0.0, 0.0, 0.5, 0.0, 0.0, 0.0, 0.25)[turn % 8]
+        # Most searches are for the goal itself, the others for something on the way to it.
+        part = ASIDE[turn % 8] if run.capacity is None or turn % 16 < 8 else 0.0
         target = run.goal + int(part * max(0, run.peak - 1 - run.goal))
         first = turn < len(ORDERS)
         rank = orders.rank(order, 1.0 if first else style.noise, 0.0 if first else style.power)
-        status, placed, visited, _ = search(shape, rank, target, nodes, orders.weight, grow, run.over)
+        status, placed, visited, _ = search(rank, target, int(nodes * len(problem)) + 1, orders.weight, grow, run.over)
         run.notes["nodes"] += visited
         run.notes["searches"] += 1
         if status == FOUND:
@@ -127,10 +131,10 @@ def _greedy(problem: Problem) -> Iterator[list[int]]:
             yield place_in_order(problem, order, best=best)
 
 
-def _schedule() -> Iterator[tuple[str, Style, int]]:
-    """Order, style and nodes of each search, without end."""
+def _schedule() -> Iterator[tuple[str, Style, float]]:
+    """Order, style and nodes for each buffer of each search, without end."""
     for order in ORDERS:
-        yield order, STYLES[0], 1_000
+        yield order, STYLES[0], FIRST
     for number in itertools.count(1):
         for style in STYLES:
             for order in ORDERS:

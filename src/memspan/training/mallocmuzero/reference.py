@@ -1,4 +1,4 @@
-"""The packing search in numpy: what `native/pack.cpp` does, readable, and used where that was not compiled.
+"""The packing search in numpy: what `native/pack.cpp` looks for, by plainer means, and used where it was not compiled.
 
 A placement in which no buffer can sink rests on itself: every buffer lies at 0 or on the end of a neighbour in time.
 Such placements are built from the bottom up, buffers in ascending order of (offset, rank), so that each is built in
@@ -35,6 +35,7 @@ class Shape:
         piece_starts: buffer i's pieces are [piece_starts[i], piece_starts[i + 1]) [n + 1].
         piece_first, piece_end: sections that each piece covers, [first, end) [m].
         sections: number of stretches of time between two changes.
+        kind: equal for buffers that differ in nothing [n].
         neighbour_starts, neighbours: numbers of each buffer's neighbours, likewise.
     """
 
@@ -45,6 +46,7 @@ class Shape:
     piece_first: Ints
     piece_end: Ints
     sections: int
+    kind: Ints
     neighbour_starts: Ints
     neighbours: Ints
 
@@ -63,6 +65,7 @@ class Shape:
             piece_first=np.searchsorted(times, start).astype(np.int64),
             piece_end=np.searchsorted(times, end).astype(np.int64),
             sections=len(times) - 1,
+            kind=_kinds(problem),
             neighbour_starts=np.cumsum([0, *(len(others) for others in beside)]).astype(np.int64),
             neighbours=np.concatenate([*beside, np.zeros(0, np.int64)]).astype(np.int64),
         )
@@ -80,6 +83,12 @@ class Shape:
         """For each buffer, the most bytes that live in one of its sections [n]."""
         live = self.size @ self.cover
         return np.array([live[row].max() for row in self.cover], np.int64)
+
+
+def _kinds(problem: Problem) -> Ints:
+    known: dict[object, int] = {}
+    rows = ((tuple(buffer.pieces), buffer.size, buffer.alignment) for buffer in problem.buffers)
+    return np.array([known.setdefault(row, len(known)) for row in rows], np.int64)
 
 
 def search(

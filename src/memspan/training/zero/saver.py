@@ -80,7 +80,7 @@ class Zero(Saver):
     Config = ZeroConfig
     touches = frozenset({"distribution"})
     exact: ClassVar[bool] = True
-    settles: ClassVar[int] = 2  # the weights of the next layer are gathered while one computes
+    settles = 2  # the weights of the next layer are gathered while one computes
     runs_alone: ClassVar[bool] = True
 
     def __init__(self, config: Any = None, **options: Any) -> None:
