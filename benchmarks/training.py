@@ -389,7 +389,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=positive, default=40, help="of training (40)")
     parser.add_argument("--lr", type=float, default=2e-5, help="learning rate of full fine-tuning (2e-5)")
     parser.add_argument("--rows", type=positive, default=8, help="held-out rows (8)")
-    parser.add_argument("--most", type=positive, default=20, help="combinations that the planner runs (20)")
+    parser.add_argument("--most", type=positive, default=16, help="combinations that the planner runs (16)")
     parser.add_argument("--threads", type=positive, default=1, help="threads of PyTorch (1)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--out", type=Path, help="a file for what --json prints")

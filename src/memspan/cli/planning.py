@@ -63,7 +63,7 @@ def add_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--savers", metavar="A,B", help="consider these only (default: all that work); settings as in zero:stage=2"
     )
-    sub.add_argument("--most", type=int, metavar="N", help="combinations to run at most (default: 20)")
+    sub.add_argument("--most", type=int, metavar="N", help="combinations to run at most (default: 16)")
     sub.add_argument("--flops", type=float, metavar="N", help="of the device, a second (default: this machine, timed)")
     sub.add_argument("--bandwidth", metavar="BYTES", help="of the device's memory, a second; goes with --flops")
     sub.add_argument("--link", metavar="BYTES", help="a second between devices (default: communication costs no time)")

@@ -16,7 +16,7 @@ from memspan.training.estimate import Estimate, memory, replicated
 from memspan.training.spec import Spec
 from memspan.training.step import language_model_loss
 
-MOST = 20  # combinations that are run
+MOST = 16  # combinations that are run
 _ADAPTERS = "adapters"
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 _CPU = torch.device("cpu")
+_UNSAFE_VIEW = torch.ops.aten._unsafe_view.default  # whose schema does not say that it is a view
 _NOT_KEPT = object()  # a result that PyTorch's own mode has to make each time
 _PLAIN = frozenset(
     (int, float, bool, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format, torch.Size)
@@ -153,7 +154,7 @@ def _recipe(output: Any, tensors: list[FakeTensor], func: Any) -> Any:
     storage = output.untyped_storage()
     for at, one in enumerate(tensors):
         if one.untyped_storage()._cdata == storage._cdata:
-            if not func.is_view:
+            if not (func.is_view or func is _UNSAFE_VIEW):
                 raise _Other
             return torch.UntypedStorage, (at, shape, stride, offset, output.dtype)
     again = torch.empty_strided(shape, stride, dtype=output.dtype, device="meta")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
@@ -19,6 +20,7 @@ _SIDE = 1024  # of the matrices whose product is timed
 # of every tensor back to the system, and what is timed is page faults.
 _COPIED = 2 << 20
 _RUNS = 5
+_DEVICE = torch.ops.prim.device.default
 _CPU_ATTENTION = "aten::_scaled_dot_product_flash_attention_for_cpu"
 
 
@@ -43,6 +45,8 @@ class WorkMode(TorchDispatchMode):
         return False  # nothing is compiled where work is counted
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is _DEVICE and type(args[0]) is FakeTensor:
+            return args[0].fake_device  # which autograd asks of every fake tensor, as if that were an operation
         kwargs = kwargs or {}
         output = func(*args, **kwargs)
         if func.namespace == "c10d":
