@@ -370,10 +370,15 @@ def draw(report: dict[str, Any], path: Path) -> None:
     left.invert_yaxis()
     left.set(xlabel="MiB at the peak")
     left.legend(fontsize=7)
+    named: dict[tuple[float, float], list[str]] = {}  # what lies at one place has one label
     for name, row in made.items():
         at = (row["peak_bytes"] / 2**20, row["validation"]["after_steps"])
-        right.scatter(*at, s=14)
-        right.annotate(name, at, fontsize=6, xytext=(3, 3), textcoords="offset points")
+        near = next((one for one in named if abs(one[0] - at[0]) < 25 and abs(one[1] - at[1]) < 1e-3), at)
+        named.setdefault(near, []).append(name)
+    for at, names in named.items():
+        right.scatter(*at, s=14, color="tab:blue")
+        right.annotate("\n".join(names), at, fontsize=6, xytext=(3, 3), textcoords="offset points", rotation=25)
+    right.margins(x=0.25)
     right.set(xlabel="MiB at the peak", ylabel=f"validation loss after {report['job']['steps']} steps, nats")
     figure.savefig(path, dpi=120)
 
