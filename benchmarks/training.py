@@ -44,6 +44,7 @@ from memspan.core.ledger import Ledger
 from memspan.models.configuration import load_config, load_trainable
 from memspan.planner import Hardware, plan
 from memspan.planner.imagine import imagine
+from memspan.planner.search import MOST
 from memspan.training import AdamW, Saver, Spec, Stack, Step, TokenBatches, find_saver, known_savers
 from memspan.training.data import tokens_of
 from memspan.training.estimate import memory
@@ -394,7 +395,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=positive, default=40, help="of training (40)")
     parser.add_argument("--lr", type=float, default=2e-5, help="learning rate of full fine-tuning (2e-5)")
     parser.add_argument("--rows", type=positive, default=8, help="held-out rows (8)")
-    parser.add_argument("--most", type=positive, default=16, help="combinations that the planner runs (16)")
+    parser.add_argument("--most", type=positive, default=MOST, help=f"combinations that the planner runs ({MOST})")
     parser.add_argument("--threads", type=positive, default=1, help="threads of PyTorch (1)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--out", type=Path, help="a file for what --json prints")

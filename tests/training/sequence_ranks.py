@@ -11,12 +11,12 @@ import torch
 from torch import nn
 
 from memspan.core.errors import InputError
-from memspan.core.ledger import Ledger
 from memspan.core.testing import tiny_llama
 from memspan.training import AdamW, Spec, Stack, Step, ranks, train
 from memspan.training.sequence_parallelism import Layout, Ring, SequenceParallelism, projected_attention
 from memspan.training.sequence_parallelism.ring import Seen, ring_attention
 from memspan.training.step import language_model_loss
+from tests.training.held import least_held
 
 CASES: dict[str, dict[str, Any]] = {
     "ring": {},
@@ -115,23 +115,14 @@ def job(length: int = LENGTH) -> Spec:
 
 
 def held(options: dict[str, Any], savers: list[Any]) -> dict[str, Any]:
-    """The stretches of a step once there is state, as this rank's ledger saw them.
-
-    Of three such steps the least, since gloo's thread may hold a tensor for a moment after its collective has returned.
-    """
+    """The stretches of a step, as this rank's ledger sees them."""
     spec, stack = job(), Stack([SequenceParallelism(bucket=BUCKET, **options), *savers])
     model, optimizer = stack.prepare(spec.build(), AdamW())
     step = Step(model.train(), optimizer, stack, clip=1.0)
     step(spec.random_batch())
-    seen = []
-    for _ in range(3):
-        with Ledger(model, optimizer=optimizer) as ledger:
-            given = spec.random_batch()
-            step(given, ledger)
-            del given
-        seen.append({name: one.by_tier for name, one in ledger.stretches.items()})
+    seen = least_held(step, spec.random_batch)
     stack.finish(model)
-    return {name: min((one[name] for one in seen), key=lambda tiers: sum(tiers.values())) for name in seen[0]}
+    return seen
 
 
 def resumed(folder: Path, options: dict[str, Any]) -> dict[str, Any]:

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 from memspan.core.errors import ConflictError, InputError
-from memspan.core.ledger import Ledger
 from memspan.core.testing import tiny_llama
 from memspan.training import AdamW, Spec, Stack, Step, ranks, train
 from memspan.training.zero import Zero
+from tests.training.held import least_held
 
 CASES: dict[str, dict[str, Any]] = {
     "0": {"stage": 0, "bucket": 20_000},
@@ -58,25 +58,19 @@ def job() -> Spec:
 
 
 def held(options: dict[str, Any]) -> dict[str, Any]:
-    """The stretches of a step once there is state, as this rank's ledger saw them.
-
-    Of three such steps the least, since gloo's thread may hold a tensor for a moment after its collective has returned.
-    """
+    """The stretches of a step, as this rank's ledger sees them."""
     spec, stack = job(), Stack([Zero(**options)])
     model, optimizer = stack.prepare(spec.build(), AdamW())
     step = Step(model.train(), optimizer, stack, clip=1.0)
-    ids = torch.randint(0, 128, (stack.row_ranks(2), LENGTH))
-    step({"input_ids": ids, "labels": ids})
-    seen = []
-    for _ in range(3):
-        with Ledger(model, optimizer=optimizer) as ledger:
-            batch = {"input_ids": (ids := torch.randint(0, 128, (stack.row_ranks(2), LENGTH))), "labels": ids}
-            del ids
-            step(batch, ledger)
-            del batch
-        seen.append({name: one.by_tier for name, one in ledger.stretches.items()})
+
+    def rows() -> dict[str, torch.Tensor]:
+        ids = torch.randint(0, 128, (stack.row_ranks(2), LENGTH))
+        return {"input_ids": ids, "labels": ids}
+
+    step(rows())
+    seen = least_held(step, rows)
     stack.finish(model)
-    return {name: min((one[name] for one in seen), key=lambda tiers: sum(tiers.values())) for name in seen[0]}
+    return seen
 
 
 def resumed(folder: Path, options: dict[str, Any]) -> dict[str, Any]:

@@ -198,7 +198,7 @@ class MallocGame:
             return None
         first = here
         if not made:
-            begun = self._transfer(buffer.size, turn.instruction)
+            begun = transfer(self.room, buffer.size, turn.instruction)
             if begun is None or (turn.use and begun < program.cells[turn.buffer][turn.use - 1]):
                 return None
             first = 2 * begun + 1
@@ -220,7 +220,7 @@ class MallocGame:
             self._address[group] = done.offset if isinstance(done, Stay) else -1
         if isinstance(done, Stay):
             if action == Action.COPY:
-                self._transfer(program.problem.buffers[turn.buffer].size, turn.instruction, spend=True)
+                transfer(self.room, program.problem.buffers[turn.buffer].size, turn.instruction, spend=True)
             if action == Action.NO_COPY and turn.use:
                 self.stays[self._current[turn.buffer]] = done
             else:
@@ -240,20 +240,6 @@ class MallocGame:
         self.actions, self._current, self._address = state.actions, state._current, state._address
         self._saved, self._forced, self.backups = state._saved, forced, backups
         self._apply(Action.DROP, -1)
-
-    def _transfer(self, size: int, before: int, *, spend: bool = False) -> int | None:
-        """The latest instruction after which a transfer may begin that ends before another, or None."""
-        need = float(size)
-        at = before - 1
-        while at >= 0:
-            part = min(need, self.room[at])
-            if spend:
-                self.room[at] -= part if math.isfinite(self.room[at]) else 0.0
-            need -= part
-            if need <= 0:
-                return at
-            at -= 1
-        return None
 
     def _taken(self, buffer: int, first: int, last: int, *, waiting: bool = False) -> list[tuple[int, int]]:
         """What is held of the address space between two moments; a group does not stand in its own way.
@@ -312,6 +298,27 @@ class MallocGame:
         return np.concatenate([np.minimum(grid, 1.0).ravel(), facts])
 
 
+def transfer(room: list[float], size: float, before: int, earliest: int = 0, *, spend: bool = False) -> int | None:
+    """The latest instruction after which a transfer may begin that ends before another, or None.
+
+    Args:
+        room: bytes that can still be moved after each instruction; with `spend` what is moved is taken off.
+        size: bytes to move.
+        before: instruction before which the transfer ends.
+        earliest: first instruction after which it may begin.
+        spend: move them.
+    """
+    need = float(size)
+    for gap in range(before - 1, earliest - 1, -1):
+        part = min(need, room[gap])
+        if spend:
+            room[gap] -= part if math.isfinite(room[gap]) else 0.0
+        need -= part
+        if need <= 0:
+            return gap
+    return None
+
+
 def check_stays(program: Program, stays: Sequence[Stay]) -> float:
     """The benefit of a mapping, independent of the game: which uses lie in a stay, and whether all is in order.
 
@@ -346,12 +353,8 @@ def check_stays(program: Program, stays: Sequence[Stay]) -> float:
         made = turn.use == 0 and buffers[turn.buffer].kind != "input"
         if made or stay.first <= before:
             continue
-        need = float(buffers[turn.buffer].size)
-        for gap in range(turn.instruction - 1, stay.first // 2 - 1, -1):
-            part = min(need, room[gap])
-            room[gap] -= part if math.isfinite(room[gap]) else 0.0
-            need -= part
-        if need > 0:
+        size = buffers[turn.buffer].size
+        if transfer(room, size, turn.instruction, stay.first // 2, spend=True) is None:
             raise PlacementError(f"there is no bandwidth to bring buffer {buffers[turn.buffer].id} for a use")
     for group in {buffer.alias for buffer in buffers if buffer.alias}:
         members = [i for i, buffer in enumerate(buffers) if buffer.alias == group]

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from memspan.planner.allocator.problem import align
-from memspan.training.mallocmuzero.game import Program, Stay
+from memspan.training.mallocmuzero.game import Program, Stay, transfer
 
 LOSS = 0.01
 """Part of the benefit that a round may lose at first."""
@@ -102,16 +102,23 @@ def whole(program: Program, buffer: int, a: int = 0, b: int = -1) -> Stay | None
     cells = program.cells[buffer]
     first = 2 * cells[a]
     if a or program.problem.buffers[buffer].kind == "input":
-        need, gap = float(program.problem.buffers[buffer].size), cells[a]
-        while need > 0 and gap > 0:
-            gap -= 1
-            need -= program.room[gap]
-        if need > 0:
+        gap = transfer(program.room, program.problem.buffers[buffer].size, cells[a], cells[a - 1] if a else 0)
+        if gap is None:
             return None
         first = 2 * gap + 1
-        if a and gap < cells[a - 1]:
-            return None
     return Stay(buffer, first, 2 * cells[b], 0)
+
+
+def best_gap(size: int, alignment: int, taken: Sequence[tuple[int, int]], capacity: int) -> int | None:
+    """The aligned offset of the smallest gap between [start, end) of `taken`, ascending, that holds `size` bytes."""
+    found: tuple[int, int] | None = None
+    at = 0
+    for start, end in [*taken, (capacity, capacity)]:
+        offset = align(at, alignment)
+        if start - offset >= size and (found is None or start - at < found[0]):
+            found = (start - at, offset)
+        at = max(at, end)
+    return None if found is None else found[1]
 
 
 class Improver:
@@ -193,14 +200,8 @@ class Improver:
         if not self.units[more].copies or math.isinf(self.program.bandwidth):
             return True
         room = list(self.program.room)
-        for _, before, begin, need in sorted(copy for i in (*self.chosen, more) for copy in self.units[i].copies):
-            for gap in range(before - 1, begin - 1, -1):
-                part = min(need, room[gap])
-                room[gap] -= part
-                need -= part
-            if need > 0:
-                return False
-        return True
+        copies = sorted(copy for i in (*self.chosen, more) for copy in self.units[i].copies)
+        return all(transfer(room, size, before, begin, spend=True) is not None for _, before, begin, size in copies)
 
     def _may(self, i: int, offset: int) -> bool:
         one = self.units[i]
@@ -223,14 +224,9 @@ class Improver:
             if not served.isdisjoint(one.uses):
                 continue
             taken = sorted((at, at + self.units[j].size) for j, at in self.chosen.items() if self._beside[i][j])
-            tightest, found, at = math.inf, -1, 0
-            for start, end in (*taken, (self.program.fast_bytes, 0)):
-                offset = align(at, one.alignment)
-                if one.size <= start - offset and start - at < tightest:
-                    tightest, found = start - at, offset
-                at = max(at, end)
-            if found >= 0 and self._in_time(i):
-                self.chosen[i] = found
+            offset = best_gap(one.size, one.alignment, taken, self.program.fast_bytes)
+            if offset is not None and self._in_time(i):
+                self.chosen[i] = offset
                 served |= one.uses
 
     def _force(self) -> bool:

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from memspan.core.errors import InputError, MissingExtraError
-from memspan.planner.allocator.problem import PlacementError, Problem, align
+from memspan.planner.allocator.problem import PlacementError, Problem
 from memspan.training.mallocmuzero.game import MallocGame, Program, Stay, check_stays
-from memspan.training.mallocmuzero.improving import Improver, groups_of, whole
+from memspan.training.mallocmuzero.improving import Improver, best_gap, groups_of, whole
 from memspan.training.mallocmuzero.tree import TreeSearch
 
 SOLVERS = ("greedy", "mcts", "muzero")
@@ -166,7 +166,7 @@ def greedy(program: Program) -> tuple[list[Stay], float]:
             if any(other.first <= stay.last and stay.first <= other.last for stay in added)
         )
         size, alignment = max(buffers[i].size for i in group), math.lcm(*(buffers[i].alignment for i in group))
-        offset = _best_gap(size, alignment, taken, program.fast_bytes)
+        offset = best_gap(size, alignment, taken, program.fast_bytes)
         if offset is None:
             continue
         placed = [replace(stay, offset=offset) for stay in added]
@@ -207,7 +207,7 @@ def fill(program: Program, stays: Sequence[Stay]) -> list[Stay]:
             for other in found
             if other.first <= stay.last and stay.first <= other.last
         )
-        offset = _best_gap(buffers[i].size, buffers[i].alignment, taken, program.fast_bytes)
+        offset = best_gap(buffers[i].size, buffers[i].alignment, taken, program.fast_bytes)
         if offset is None:
             continue
         added = replace(stay, offset=offset)
@@ -219,18 +219,6 @@ def fill(program: Program, stays: Sequence[Stay]) -> list[Stay]:
         found.append(added)
         served.update((i, k) for k in range(a, b + 1))
     return found
-
-
-def _best_gap(size: int, alignment: int, taken: Sequence[tuple[int, int]], capacity: int) -> int | None:
-    """The aligned offset of the smallest gap between [start, end) of `taken`, ascending, that holds `size` bytes."""
-    found: tuple[int, int] | None = None
-    at = 0
-    for start, end in [*taken, (capacity, capacity)]:
-        offset = align(at, alignment)
-        if start - offset >= size and (found is None or start - at < found[0]):
-            found = (start - at, offset)
-        at = max(at, end)
-    return None if found is None else found[1]
 
 
 def upper_bound(program: Program, seconds: float = 5.0) -> float:
